@@ -1,1 +1,2 @@
+//! Compiles `proto/` without `protoc`.
 fn main() {}
