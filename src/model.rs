@@ -1,0 +1,462 @@
+//! The nouns that every other module shares: what a source sees ([`View`]) and what is true ([`Mesh`]).
+//!
+//! It is not protobuf, not AWS, not serde, and does no I/O.
+//!
+//! Invariant: every collection is ordered, so equal knowledge is equal memory and gives equal bytes later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Declares a cheap-to-clone string newtype.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The name as shared text.
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+name! {
+    /// A mesh namespace, such as `prod`.
+    Namespace
+}
+name! {
+    /// The discovery name of a service inside its namespace, such as `payments`.
+    ServiceName
+}
+name! {
+    /// What runs: an ECS task ARN, a Cloud Map instance id, or a name given in a file. Never an address,
+    /// because addresses are reused.
+    InstanceId
+}
+
+/// A service across namespaces.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Where the name is unique.
+    pub namespace: Namespace,
+    /// The discovery name.
+    pub name: ServiceName,
+}
+
+impl ServiceKey {
+    /// The key of `name` in `namespace`.
+    pub fn new(namespace: impl Into<Namespace>, name: impl Into<ServiceName>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Protocol {
+    /// Bytes: no retries of requests, no routes.
+    #[default]
+    Tcp,
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+}
+
+impl Protocol {
+    /// Every word that [`FromStr`] takes.
+    pub const WORDS: [&'static str; 4] = ["tcp", "http", "http2", "grpc"];
+
+    /// The word for it in ECS and in Legation's files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// Whether requests (rather than bytes) are routed.
+    pub fn is_http(self) -> bool {
+        self != Self::Tcp
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "tcp" => Ok(Self::Tcp),
+            "http" => Ok(Self::Http),
+            "http2" => Ok(Self::Http2),
+            "grpc" => Ok(Self::Grpc),
+            _ => Err(UnknownWord(&Self::WORDS)),
+        }
+    }
+}
+
+/// A word outside a closed list; holds the words that would have been right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnknownWord(pub &'static [&'static str]);
+
+impl fmt::Display for UnknownWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected one of {}", self.0.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownWord {}
+
+/// What clients dial: `http://payments:8080`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Alias {
+    /// The host name, lower case.
+    pub name: Arc<str>,
+    /// The port clients use; it need not be the container's.
+    pub port: u16,
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+/// When a running task counts as ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Readiness {
+    /// Once its container health check passes, where it defines one.
+    #[default]
+    Healthy,
+    /// As soon as it runs.
+    Running,
+}
+
+/// How clients treat one service. `None` means the profile's number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Knobs {
+    /// The whole request, retries included; zero is none. Not for TCP.
+    pub request_timeout: Option<Duration>,
+    /// A silent connection; zero is none.
+    pub idle_timeout: Option<Duration>,
+    /// Retries after the first try, 0..=10.
+    pub retry_attempts: Option<u32>,
+}
+
+/// A service as it was described, without its endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceSpec {
+    /// Which service.
+    pub key: ServiceKey,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What clients dial.
+    pub aliases: Vec<Alias>,
+    /// How clients treat it.
+    pub knobs: Knobs,
+    /// When its tasks are ready.
+    pub readiness: Readiness,
+    /// When it came to be, where the source knows; the older one keeps a contested name.
+    pub created_at: Option<SystemTime>,
+    /// Who described it, for people: `ecs prod-a/payments`.
+    pub origin: Arc<str>,
+}
+
+/// The health of a running instance as its source reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// No check is defined.
+    NoCheck,
+    /// A check is defined and has not spoken; `gate_over` once the start gate has passed.
+    Unknown {
+        /// Whether the time that a start may take is over.
+        gate_over: bool,
+    },
+    /// The check passes.
+    Healthy,
+    /// The check fails; `gate_over` once the start gate has passed.
+    Unhealthy {
+        /// Whether the time that a start may take is over.
+        gate_over: bool,
+    },
+}
+
+/// Why an instance is going away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopCause {
+    /// Asked for: a deployment, scale-in, `StopTask`.
+    Planned,
+    /// Fargate Spot or a termination notice.
+    Spot,
+    /// An essential container ended by itself.
+    Crashed,
+}
+
+/// Where an instance is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Before RUNNING.
+    Starting,
+    /// RUNNING, and meant to be.
+    Running(Health),
+    /// Still up, but told to stop.
+    Stopping(StopCause),
+    /// Its containers are gone.
+    Stopped,
+}
+
+/// How the source knows an instance; also the order in which sources outrank each other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Member {
+    /// A task that ECS itself reports.
+    Ecs,
+    /// A Cloud Map instance; `cluster` when its attributes say that an ECS cluster runs it.
+    CloudMap {
+        /// The name of that ECS cluster.
+        cluster: Option<Arc<str>>,
+    },
+    /// Written in a file.
+    File,
+}
+
+/// One instance on one port of one service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// What runs.
+    pub instance: InstanceId,
+    /// Where, once known.
+    pub address: Option<IpAddr>,
+    /// On which port, once known.
+    pub port: Option<u16>,
+    /// Its availability zone.
+    pub zone: Option<Arc<str>>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it began to run; of two instances at one address the younger is believed.
+    pub started_at: Option<SystemTime>,
+    /// How the source knows it.
+    pub member: Member,
+    /// Whether it speaks Service Connect's own TLS, which our sidecars can't.
+    pub foreign_tls: bool,
+}
+
+/// One service as one source sees it: registrations ordered by instance, then port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceView {
+    /// Its description.
+    pub spec: Arc<ServiceSpec>,
+    /// Its instances, ordered by instance and port.
+    pub registrations: Vec<Registration>,
+}
+
+/// Container ports of running tasks, by task: where a sidecar must not listen.
+pub type OccupiedPorts = BTreeMap<InstanceId, Arc<[u16]>>;
+
+/// What one source sees, complete as of one reading. An error ages it and never shrinks it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    /// Services by key. Unchanged services keep their `Arc` from one view to the next.
+    pub services: BTreeMap<ServiceKey, Arc<ServiceView>>,
+    /// The ECS clusters whose tasks this view holds completely, by name.
+    pub clusters: BTreeSet<Arc<str>>,
+    /// Container ports by task.
+    pub occupied: Arc<OccupiedPorts>,
+    /// What is wrong with the descriptions.
+    pub findings: Vec<Finding>,
+}
+
+/// One diagnosed problem. Codes are stable: `product.md`, section 10.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Finding {
+    /// The stable code, such as `PORT001`.
+    pub code: &'static str,
+    /// What it is about: `ecs prod-a/payments, tag legation:alias/htp`.
+    pub object: String,
+    /// What is wrong and what would be right, for people; may span lines.
+    pub message: String,
+}
+
+/// What clients are told of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// In rotation.
+    Healthy,
+    /// Present, used only as a last resort.
+    Draining,
+    /// Present, not used.
+    Unhealthy,
+    /// Not in the load assignment.
+    Absent,
+}
+
+impl State {
+    /// The word for it in the API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// Why an endpoint has its state: the words of `product.md`, section 6.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[expect(missing_docs, reason = "each is the word it prints")]
+pub enum Reason {
+    Ready,
+    NoCheck,
+    GateExpired,
+    Starting,
+    NoAddress,
+    NoPort,
+    ForeignTls,
+    AwaitingHealth,
+    ContainerUnhealthy,
+    CloudMapUnhealthy,
+    Stopping,
+    SpotInterruption,
+    LastHope,
+    Crashed,
+    Stopped,
+    AddressReused,
+    NoTask,
+}
+
+impl Reason {
+    /// The word, the same in the API, in logs and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NoCheck => "no-check",
+            Self::GateExpired => "gate-expired",
+            Self::Starting => "starting",
+            Self::NoAddress => "no-address",
+            Self::NoPort => "no-port",
+            Self::ForeignTls => "foreign-tls",
+            Self::AwaitingHealth => "awaiting-health",
+            Self::ContainerUnhealthy => "container-unhealthy",
+            Self::CloudMapUnhealthy => "cloudmap-unhealthy",
+            Self::Stopping => "stopping",
+            Self::SpotInterruption => "spot-interruption",
+            Self::LastHope => "last-hope",
+            Self::Crashed => "crashed",
+            Self::Stopped => "stopped",
+            Self::AddressReused => "address-reused",
+            Self::NoTask => "no-task",
+        }
+    }
+}
+
+/// The one verdict about an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// What clients are told.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// An instance with its verdict.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// What runs.
+    pub instance: InstanceId,
+    /// Where, once known.
+    pub address: Option<IpAddr>,
+    /// On which port, once known.
+    pub port: Option<u16>,
+    /// Its availability zone.
+    pub zone: Option<Arc<str>>,
+    /// Whether it gets traffic, and why.
+    pub verdict: Verdict,
+}
+
+/// A service as it is: its description and every endpoint, served or not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Its description; the same `Arc` while unchanged.
+    pub spec: Arc<ServiceSpec>,
+    /// Every endpoint, ordered by instance and port; the same `Arc` while unchanged.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+/// One namespace as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MeshNamespace {
+    /// Its name.
+    pub name: Namespace,
+    /// Its services by discovery name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// The loopback address of each alias name.
+    pub addresses: Arc<BTreeMap<Arc<str>, Ipv4Addr>>,
+}
+
+/// What is true, joined from every source.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mesh {
+    /// Namespaces by name; one that is configured exists even while it is empty.
+    pub namespaces: BTreeMap<Namespace, Arc<MeshNamespace>>,
+    /// Container ports by task, one map for each source that knows any.
+    pub occupied: Vec<Arc<OccupiedPorts>>,
+    /// What is wrong with the descriptions, ordered.
+    pub findings: Vec<Finding>,
+}

@@ -1,0 +1,200 @@
+//! The cell that a source writes, and the pace at which it reads.
+//!
+//! It is not a queue: a reader gets the newest complete [`View`], never a list of changes.
+//!
+//! Invariant: a view enters the cell whole or not at all. An error ages the reading and never shrinks it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::model::View;
+
+pub mod cloudmap;
+pub mod ecs;
+pub mod file;
+
+/// Why a reading failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceError {
+    /// What was asked: `ecs:ListTasks`, or a path.
+    pub operation: String,
+    /// The kind of failure, stable enough to count: `ThrottlingException`, `timeout`.
+    pub code: String,
+    /// The rest, for people.
+    pub message: String,
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.operation, self.code, self.message)
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// An uninterrupted run of failures.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failing {
+    /// When the first of them happened.
+    pub since: SystemTime,
+    /// How many in a row.
+    pub count: u64,
+    /// The newest.
+    pub error: SourceError,
+}
+
+/// What a source has said so far.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The last complete view; `None` until the source has spoken once.
+    pub view: Option<Arc<View>>,
+    /// When the last complete reading was taken.
+    pub as_of: Option<SystemTime>,
+    /// When the answer arrived that last changed the view.
+    pub changed_at: Option<SystemTime>,
+    /// Set while the newest attempt failed.
+    pub failing: Option<Failing>,
+    /// Complete readings so far.
+    pub readings: u64,
+    /// Failed attempts so far.
+    pub errors: u64,
+}
+
+/// The writing end of a cell. Not `Clone`: one source, one writer.
+#[derive(Debug)]
+pub struct CellWriter {
+    name: Arc<str>,
+    cell: watch::Sender<Reading>,
+}
+
+/// The reading end of a cell.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The source's name for people: `ecs/prod-a`.
+    pub name: Arc<str>,
+    reading: watch::Receiver<Reading>,
+}
+
+/// A new cell for the source called `name`.
+pub fn cell(name: impl Into<Arc<str>>) -> (CellWriter, Cell) {
+    let name = name.into();
+    let (cell, reading) = watch::channel(Reading::default());
+    (CellWriter { name: Arc::clone(&name), cell }, Cell { name, reading })
+}
+
+impl CellWriter {
+    /// The source's name for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The view that readers see now.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.cell.borrow().view.clone()
+    }
+
+    /// Replaces the view by a complete one read just now. An equal view only renews the reading's age.
+    pub fn publish(&self, view: View) {
+        let now = SystemTime::now();
+        let changed = self.view().as_deref() != Some(&view); // outside the lock: it compares every endpoint
+        self.cell.send_modify(|reading| {
+            if let Some(failing) = reading.failing.take() {
+                let seconds = now.duration_since(failing.since).unwrap_or_default().as_secs();
+                info!(source = %self.name, failed = failing.count, seconds, "source recovered");
+            }
+            if changed {
+                reading.view = Some(Arc::new(view));
+                reading.changed_at = Some(now);
+            }
+            reading.as_of = Some(now);
+            reading.readings += 1;
+        });
+    }
+
+    /// Records a failed attempt; the view stays. Logged when the kind of failure changes, not each time.
+    pub fn fail(&self, error: SourceError) {
+        let now = SystemTime::now();
+        self.cell.send_modify(|reading| {
+            reading.errors += 1;
+            let before = reading.failing.take();
+            if before.as_ref().is_none_or(|f| f.error.code != error.code) {
+                let age = reading.as_of.and_then(|at| now.duration_since(at).ok()).map(|age| age.as_secs());
+                warn!(source = %self.name, %error, serving_view_aged_seconds = age, "source failing");
+            }
+            reading.failing = Some(match before {
+                Some(f) => Failing { count: f.count + 1, error, ..f },
+                None => Failing { since: now, count: 1, error },
+            });
+        });
+    }
+}
+
+impl Cell {
+    /// What the source has said so far.
+    pub fn reading(&self) -> Reading {
+        self.reading.borrow().clone()
+    }
+
+    /// Waits for the next reading or failure; `false` when the source has ended.
+    pub async fn changed(&mut self) -> bool {
+        self.reading.changed().await.is_ok()
+    }
+}
+
+/// Something that can be read completely, again and again.
+pub trait Sweep {
+    /// Reads everything once. An error, a refusal or a half-read page is `Err`: never a smaller view.
+    fn sweep(&mut self) -> impl Future<Output = Result<View, SourceError>> + Send;
+}
+
+/// How often to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// The time between the starts of two readings; each is spread by a tenth.
+    pub interval: Duration,
+    /// The longest pause between failed attempts.
+    pub max_backoff: Duration,
+}
+
+/// Reads until `shutdown`: at the interval, and after failures with exponential backoff and jitter.
+pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(200).min(pace.max_backoff))
+        .with_max_delay(pace.max_backoff)
+        .with_jitter()
+        .without_max_times();
+    let mut pauses = backoff.build();
+    loop {
+        let started = tokio::time::Instant::now();
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => return,
+            outcome = source.sweep() => outcome,
+        };
+        let wake = match outcome {
+            Ok(view) => {
+                cell.publish(view);
+                pauses = backoff.build();
+                started + jittered(pace.interval)
+            }
+            Err(error) => {
+                cell.fail(error);
+                tokio::time::Instant::now() + pauses.next().unwrap_or(pace.max_backoff)
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+/// `interval` spread by a tenth either way, so that replicas don't ask AWS in step.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}
