@@ -1,1 +1,258 @@
-//! changes.
+//! The ledger of withdrawals: which endpoints left rotation, and when each sidecar was told and agreed.
+//!
+//! It is not on the way of a push: losing it would lose figures, never traffic.
+//!
+//! Invariant: a sidecar counts once for a withdrawal, and only if it was connected when that was published.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+
+use crate::model::{InstanceId, Reason, ServiceKey};
+
+/// How many withdrawals are remembered.
+const REMEMBERED: u64 = 512;
+/// How many of the slowest sidecars are named.
+const SLOWEST: usize = 10;
+/// How long sidecars are awaited before a withdrawal's figures are final.
+const OPEN_FOR: Duration = Duration::from_secs(60);
+
+/// One endpoint leaving rotation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Withdrawal {
+    /// Whose endpoint.
+    pub service: ServiceKey,
+    /// What leaves.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Its port.
+    pub port: Option<u16>,
+    /// Why.
+    pub reason: Reason,
+    /// The load assignment that no longer holds it.
+    pub assignment: Arc<str>,
+    /// The snapshot that took it out.
+    pub generation: u64,
+    /// When the source's answer arrived.
+    pub seen_at: SystemTime,
+    /// When the snapshot was published.
+    pub published_at: SystemTime,
+}
+
+/// One sidecar's answer to a withdrawal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The sidecar's node id.
+    pub node: Arc<str>,
+    /// From the source's sight to its ACK.
+    pub after: Duration,
+}
+
+/// How far a withdrawal has come.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// When the first sidecar was sent it.
+    pub first_sent_at: Option<SystemTime>,
+    /// When the newest sidecar was sent it.
+    pub last_sent_at: Option<SystemTime>,
+    /// When the first ACK came.
+    pub first_ack_at: Option<SystemTime>,
+    /// When the newest ACK came.
+    pub last_ack_at: Option<SystemTime>,
+    /// Sidecars that were sent it.
+    pub sent: usize,
+    /// Sidecars that accepted it.
+    pub acked: usize,
+    /// The slowest ACKs, slowest first.
+    pub slowest: Vec<Answer>,
+}
+
+/// A withdrawal with its figures.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Counts up from 1 in this process.
+    pub id: u64,
+    /// Streams opened with this number or later started without the endpoint.
+    pub streams_before: u64,
+    /// What left.
+    pub withdrawal: Withdrawal,
+    /// Who has been told.
+    pub progress: Progress,
+}
+
+#[derive(Debug)]
+struct Entry {
+    change: Change,
+    sent_to: HashSet<u64>,
+    acked_by: HashSet<u64>,
+}
+
+/// The ledger. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    entries: Arc<DashMap<u64, Entry>>,
+    open: Arc<DashMap<Arc<str>, Vec<u64>>>,
+    next_id: Arc<AtomicU64>,
+    next_stream: Arc<AtomicU64>,
+}
+
+impl Ledger {
+    /// A number for a new stream.
+    pub fn new_stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Enters a withdrawal; call it before the snapshot is published, so that no ACK is early.
+    pub fn open(&self, withdrawal: Withdrawal) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let streams_before = self.next_stream.load(Ordering::Relaxed);
+        let assignment = Arc::clone(&withdrawal.assignment);
+        let now = withdrawal.published_at;
+        let change = Change { id, streams_before, withdrawal, progress: Progress::default() };
+        self.entries.insert(id, Entry { change, sent_to: HashSet::new(), acked_by: HashSet::new() });
+        if id > REMEMBERED {
+            self.entries.remove(&(id - REMEMBERED));
+        }
+        let mut open = self.open.entry(assignment).or_default();
+        open.retain(|old| self.is_open(*old, now));
+        open.push(id);
+    }
+
+    fn is_open(&self, id: u64, now: SystemTime) -> bool {
+        self.entries.get_mut(&id).is_some_and(|mut entry| {
+            let age = now.duration_since(entry.change.withdrawal.published_at).unwrap_or_default();
+            if age > OPEN_FOR {
+                entry.sent_to = HashSet::new();
+                entry.acked_by = HashSet::new();
+            }
+            age <= OPEN_FOR
+        })
+    }
+
+    /// `stream` was sent `assignment` from `generation`. Returns the time since the source saw each
+    /// withdrawal that the sidecar now learns.
+    pub fn sent(&self, assignment: &str, generation: u64, stream: u64, now: SystemTime) -> Vec<Duration> {
+        self.each_open(assignment, generation, stream, |entry| {
+            let since = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
+            let progress = &mut entry.change.progress;
+            entry.sent_to.insert(stream).then(|| {
+                progress.sent += 1;
+                progress.first_sent_at.get_or_insert(now);
+                progress.last_sent_at = Some(now);
+                since
+            })
+        })
+    }
+
+    /// `stream` of `node` accepted `assignment` from `generation`. Returns the time since the source saw
+    /// each withdrawal that the sidecar now holds.
+    pub fn acked(
+        &self,
+        assignment: &str,
+        generation: u64,
+        stream: u64,
+        node: &Arc<str>,
+        now: SystemTime,
+    ) -> Vec<Duration> {
+        self.each_open(assignment, generation, stream, |entry| {
+            let after = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
+            let progress = &mut entry.change.progress;
+            (entry.sent_to.contains(&stream) && entry.acked_by.insert(stream)).then(|| {
+                progress.acked += 1;
+                progress.first_ack_at.get_or_insert(now);
+                progress.last_ack_at = Some(now);
+                let place = progress.slowest.partition_point(|answer| answer.after >= after);
+                progress.slowest.insert(place, Answer { node: Arc::clone(node), after });
+                progress.slowest.truncate(SLOWEST);
+                after
+            })
+        })
+    }
+
+    fn each_open(
+        &self,
+        assignment: &str,
+        generation: u64,
+        stream: u64,
+        mut visit: impl FnMut(&mut Entry) -> Option<Duration>,
+    ) -> Vec<Duration> {
+        let Some(ids) = self.open.get(assignment).map(|ids| ids.clone()) else { return Vec::new() };
+        ids.iter()
+            .filter_map(|id| {
+                let mut entry = self.entries.get_mut(id)?;
+                let concerns =
+                    stream < entry.change.streams_before && entry.change.withdrawal.generation <= generation;
+                concerns.then(|| visit(&mut entry)).flatten()
+            })
+            .collect()
+    }
+
+    /// The remembered withdrawals, newest first.
+    pub fn list(&self) -> Vec<Change> {
+        let mut changes: Vec<_> = self.entries.iter().map(|entry| entry.change.clone()).collect();
+        changes.sort_by_key(|change| std::cmp::Reverse(change.id));
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn withdrawal(generation: u64) -> Withdrawal {
+        Withdrawal {
+            service: ServiceKey::new("prod", "payments"),
+            instance: "task/1".into(),
+            address: None,
+            port: None,
+            reason: Reason::Stopping,
+            assignment: "prod/payments".into(),
+            generation,
+            seen_at: SystemTime::UNIX_EPOCH,
+            published_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn at(ms: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_sidecar_counts_once_and_only_if_it_was_there() {
+        let ledger = Ledger::default();
+        let (early, other) = (ledger.new_stream(), ledger.new_stream());
+        ledger.open(withdrawal(7));
+        let late = ledger.new_stream();
+        let node: Arc<str> = "checkout-1".into();
+
+        assert!(ledger.sent("prod/payments", 6, early, at(1)).is_empty(), "an older snapshot tells nothing");
+        assert_eq!(ledger.sent("prod/payments", 7, early, at(2)), [Duration::from_millis(2)]);
+        assert!(ledger.sent("prod/payments", 8, early, at(3)).is_empty());
+        assert!(ledger.sent("prod/payments", 8, late, at(3)).is_empty());
+        assert!(ledger.acked("prod/payments", 8, other, &node, at(4)).is_empty(), "never sent, never agreed");
+        assert_eq!(ledger.sent("prod/payments", 8, other, at(4)).len(), 1);
+        assert_eq!(ledger.acked("prod/payments", 7, early, &node, at(5)), [Duration::from_millis(5)]);
+        assert_eq!(ledger.acked("prod/payments", 8, other, &node, at(9)), [Duration::from_millis(9)]);
+        assert!(ledger.acked("prod/payments", 8, early, &node, at(10)).is_empty());
+
+        let [change] = ledger.list().try_into().unwrap();
+        assert_eq!((change.progress.sent, change.progress.acked), (2, 2));
+        assert_eq!(change.progress.last_ack_at, Some(at(9)));
+        assert_eq!(change.progress.slowest[0].after, Duration::from_millis(9));
+    }
+
+    #[test]
+    fn the_ledger_is_bounded() {
+        let ledger = Ledger::default();
+        for generation in 0..REMEMBERED + 10 {
+            ledger.open(withdrawal(generation));
+        }
+        assert_eq!(ledger.list().len() as u64, REMEMBERED);
+        assert_eq!(ledger.list()[0].id, REMEMBERED + 10);
+    }
+}

@@ -1,1 +1,85 @@
-//! store.
+//! The latest snapshot of each namespace: one writer, many readers.
+//!
+//! It is not a cache: nothing expires and no cell is ever taken away.
+//!
+//! Invariant: readers never block the writer nor each other, and no snapshot with a dangling reference
+//! gets in.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+use tracing::error;
+
+use crate::model::Namespace;
+use crate::snapshot::Snapshot;
+
+type Cells = DashMap<Namespace, watch::Sender<Arc<Snapshot>>>;
+
+/// The reading end.
+#[derive(Clone, Debug)]
+pub struct Store {
+    cells: Arc<Cells>,
+}
+
+/// The writing end. Not `Clone`.
+#[derive(Debug)]
+pub struct Writer {
+    cells: Arc<Cells>,
+}
+
+/// An empty store: it stays so until every source has spoken once.
+pub fn store() -> (Writer, Store) {
+    let cells = Arc::new(Cells::new());
+    (Writer { cells: Arc::clone(&cells) }, Store { cells })
+}
+
+impl Writer {
+    /// Makes `snapshot` the latest of its namespace. A snapshot that isn't closed is refused, loudly, and the
+    /// last good one stays: Envoy would wait 15 s for what is missing.
+    pub fn publish(&self, snapshot: Snapshot) {
+        if let Some((from, to)) = snapshot.tables().dangling() {
+            error!(namespace = %snapshot.namespace, %from, %to, "snapshot refused: dangling reference");
+            return;
+        }
+        let snapshot = Arc::new(snapshot);
+        match self.cells.get(&snapshot.namespace) {
+            Some(cell) => {
+                cell.send_replace(snapshot);
+            }
+            None => {
+                let (cell, _) = watch::channel(Arc::clone(&snapshot));
+                self.cells.insert(snapshot.namespace.clone(), cell);
+            }
+        }
+    }
+
+    /// The latest snapshot of a namespace.
+    pub fn latest(&self, namespace: &Namespace) -> Option<Arc<Snapshot>> {
+        self.cells.get(namespace).map(|cell| Arc::clone(&cell.borrow()))
+    }
+}
+
+impl Store {
+    /// Whether anything has been published, which means that every source has spoken once.
+    pub fn is_synced(&self) -> bool {
+        !self.cells.is_empty()
+    }
+
+    /// The latest snapshot of a namespace, now and from now on; `None` if there is no such namespace (yet).
+    pub fn subscribe(&self, namespace: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        self.cells.get(namespace).map(|cell| cell.subscribe())
+    }
+
+    /// The latest snapshot of a namespace.
+    pub fn latest(&self, namespace: &str) -> Option<Arc<Snapshot>> {
+        self.cells.get(namespace).map(|cell| Arc::clone(&cell.borrow()))
+    }
+
+    /// The namespaces there are, sorted.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        let mut names: Vec<_> = self.cells.iter().map(|cell| cell.key().clone()).collect();
+        names.sort();
+        names
+    }
+}

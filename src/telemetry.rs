@@ -1,1 +1,101 @@
-//! telemetry.
+//! Logs and counters.
+//!
+//! It is not a place for decisions: whatever is counted here is decided elsewhere.
+//!
+//! Invariant: no task ids in labels, so the number of series is bounded by services and reasons.
+
+use std::io::IsTerminal;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+/// Labels of a count of responses, ACKs or NACKs.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct TypeLabels {
+    /// The mesh namespace.
+    pub namespace: String,
+    /// `CDS`, `EDS`, `LDS` or `RDS`.
+    pub r#type: &'static str,
+}
+
+/// Labels of a count of streams.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct StreamLabels {
+    /// The mesh namespace.
+    pub namespace: String,
+    /// `delta`.
+    pub protocol: &'static str,
+}
+
+/// Labels of a step of a withdrawal.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct StageLabels {
+    /// `withdraw`.
+    pub op: &'static str,
+    /// `pushed` or `acked`, each counted once for each sidecar.
+    pub stage: &'static str,
+}
+
+/// What hot paths count. Clones share the counters.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Open streams.
+    pub streams: Family<StreamLabels, Gauge>,
+    /// Responses sent.
+    pub responses: Family<TypeLabels, Counter>,
+    /// Responses accepted.
+    pub acks: Family<TypeLabels, Counter>,
+    /// Responses refused.
+    pub nacks: Family<TypeLabels, Counter>,
+    /// From a source's sight of a change to a sidecar.
+    pub propagation: Family<StageLabels, Histogram>,
+    /// From a changed view to the published snapshots.
+    pub build: Histogram,
+}
+
+impl Metrics {
+    /// New counters, registered under `legation_*`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let seconds =
+            || Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0]);
+        let metrics = Self {
+            streams: Family::default(),
+            responses: Family::default(),
+            acks: Family::default(),
+            nacks: Family::default(),
+            propagation: Family::new_with_constructor(seconds),
+            build: Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]),
+        };
+        let registry = registry.sub_registry_with_prefix("legation");
+        registry.register("xds_streams", "Open streams", metrics.streams.clone());
+        registry.register("xds_responses", "Responses sent", metrics.responses.clone());
+        registry.register("xds_acks", "Responses accepted", metrics.acks.clone());
+        registry.register("xds_nacks", "Responses refused", metrics.nacks.clone());
+        registry.register_with_unit(
+            "propagation",
+            "From a source's sight of a change to a sidecar",
+            Unit::Seconds,
+            metrics.propagation.clone(),
+        );
+        registry.register_with_unit(
+            "snapshot_build_duration",
+            "From a changed view to the published snapshots",
+            Unit::Seconds,
+            metrics.build.clone(),
+        );
+        metrics
+    }
+}
+
+/// Starts logging to stderr: as text to a terminal, else as JSON. `RUST_LOG` sets the level, `info` by default.
+pub fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if terminal { builder.init() } else { builder.json().flatten_event(true).init() }
+}

@@ -1,1 +1,3 @@
 //! xds.
+
+pub mod clients;
