@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn metadata(more: &[&str]) -> cargo_metadata::Result<cargo_metadata::Metadata> {
     let target = env::var("TARGET").unwrap_or_default();
-    let options = ["--locked", "--filter-platform", &target].iter().chain(more);
+    let always = ["--locked", "--filter-platform", &target];
+    let options = always.iter().chain(more);
     cargo_metadata::MetadataCommand::new()
         .manifest_path("Cargo.toml")
         .other_options(options.map(|option| (*option).to_owned()).collect::<Vec<_>>())
