@@ -1,0 +1,120 @@
+//! LDS: one `Listener` for each alias at its loopback address, and the Host-routed one for `HTTP_PROXY`.
+//!
+//! It is not about who may have which listener: the port trap is the slice's business.
+//!
+//! Invariant: no listener holds what a route or an endpoint may change, because a changed listener drains.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds,
+    http_connection_manager::{CodecType, RouteSpecifier, ServerHeaderTransformation},
+    http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+
+use super::{ads, cluster, endpoint, number, profile, proto, route};
+use crate::model::{Alias, MeshNamespace, Namespace, ServiceSpec};
+use crate::snapshot::{Resource, ResourceType};
+use crate::vip;
+
+/// The loopback address of each alias of a service, in the order of its aliases.
+pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+    let address =
+        |alias: &Alias| namespace.addresses.get(vip::base_name(namespace.name.as_str(), &alias.name));
+    spec.aliases.iter().filter_map(|alias| address(alias).copied()).collect()
+}
+
+/// The listener of one alias: `prod/payments:8080`.
+pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> Resource {
+    let namespace = &spec.key.namespace;
+    let name: Arc<str> = format!("{namespace}/{alias}").into();
+    let (filter, depends_on) = if spec.protocol.is_http() {
+        let routes = route::name(spec);
+        let idle = spec.knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
+        (http_filter(&name, &routes, idle), (ResourceType::Route, routes))
+    } else {
+        (tcp_filter(spec, &name), (ResourceType::Cluster, cluster::name(&spec.key)))
+    };
+    listener(name, address, alias.port, filter).depending_on([depends_on])
+}
+
+/// The listener that routes by Host, for applications with `HTTP_PROXY=http://127.0.0.1:15001`.
+pub fn proxy_listener(namespace: &Namespace) -> Resource {
+    let name = route::proxy_name(namespace);
+    let filter = http_filter(&name, &name, profile::HTTP_IDLE_TIMEOUT);
+    listener(Arc::clone(&name), Ipv4Addr::LOCALHOST, profile::PROXY_PORT, filter)
+        .depending_on([(ResourceType::Route, name)])
+}
+
+fn listener(name: Arc<str>, address: Ipv4Addr, port: u16, filter: Filter) -> Resource {
+    let listener = Listener {
+        name: name.to_string(),
+        address: Some(endpoint::socket_address(IpAddr::V4(address), port)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..Default::default()
+    };
+    Resource::encode(ResourceType::Listener, name, &listener).binding(port)
+}
+
+fn http_filter(stat: &str, routes: &str, idle: std::time::Duration) -> Filter {
+    let router = Any {
+        type_url: "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router".to_owned(),
+        value: Router::default().encode_to_vec(),
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: stat.to_owned(),
+        codec_type: CodecType::Auto.into(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(router)),
+            ..Default::default()
+        }],
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(proto(idle)),
+            ..Default::default()
+        }),
+        stream_idle_timeout: Some(proto(idle)),
+        // What the application answers is the application's.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        ..Default::default()
+    };
+    filter(
+        "envoy.filters.network.http_connection_manager",
+        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        &manager,
+    )
+}
+
+fn tcp_filter(spec: &ServiceSpec, stat: &str) -> Filter {
+    let idle = spec.knobs.idle_timeout.unwrap_or(profile::TCP_IDLE_TIMEOUT);
+    let retries = spec.knobs.retry_attempts.unwrap_or(profile::RETRY_ATTEMPTS);
+    let proxy = TcpProxy {
+        stat_prefix: stat.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(spec.key.to_string())),
+        idle_timeout: Some(proto(idle)),
+        max_connect_attempts: Some(number(retries + 1)),
+        ..Default::default()
+    };
+    filter(
+        "envoy.filters.network.tcp_proxy",
+        "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        &proxy,
+    )
+}
+
+fn filter(name: &str, type_url: &str, config: &impl Message) -> Filter {
+    let config = Any { type_url: type_url.to_owned(), value: config.encode_to_vec() };
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}

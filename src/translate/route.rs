@@ -1,0 +1,148 @@
+//! RDS: one `RouteConfiguration` for each HTTP service, and one that routes by Host for `HTTP_PROXY`.
+//!
+//! It is not about TCP, whose listeners name their cluster themselves.
+//!
+//! Invariant: no two virtual hosts of a configuration share a domain, which Envoy would refuse.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
+    route, route_action, route_match,
+};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+
+use super::{cluster, number, profile, proto};
+use crate::model::{Namespace, ServiceSpec};
+use crate::snapshot::{Resource, ResourceType};
+use crate::vip;
+
+/// The name of a service's route configuration: that of its cluster.
+pub fn name(spec: &ServiceSpec) -> Arc<str> {
+    cluster::name(&spec.key)
+}
+
+/// The name of the Host-routed listener and of its routes. `@` is in no service's name.
+pub fn proxy_name(namespace: &Namespace) -> Arc<str> {
+    format!("{namespace}/@http-proxy").into()
+}
+
+/// Whatever comes to one of the service's own listeners goes to it.
+pub fn service_routes(spec: &ServiceSpec) -> Resource {
+    let name = name(spec);
+    let routes = RouteConfiguration {
+        name: name.to_string(),
+        virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()])],
+        ..Default::default()
+    };
+    Resource::encode(ResourceType::Route, Arc::clone(&name), &routes)
+        .depending_on([(ResourceType::Cluster, name)])
+}
+
+/// Routes by Host to every HTTP service; an unknown host gets 404 with the reason.
+pub fn proxy_routes(namespace: &Namespace, specs: &[Arc<ServiceSpec>]) -> Resource {
+    let name = proxy_name(namespace);
+    let specs = || specs.iter().filter(|spec| spec.protocol.is_http());
+    let mut taken = BTreeSet::new();
+    // A host without a port means port 80; where nobody has that, the first alias of the name will do.
+    let mut plain: Vec<_> =
+        specs().flat_map(|spec| spec.aliases.iter().map(move |alias| (alias, spec))).collect();
+    plain.sort_by_key(|(alias, spec)| (alias.port != 80, alias.port, spec.key.clone()));
+    let plain: BTreeSet<_> = plain
+        .into_iter()
+        .filter(|(alias, _)| taken.insert(vip::base_name(namespace.as_str(), &alias.name)))
+        .map(|(alias, spec)| (alias, &spec.key))
+        .collect();
+    let mut virtual_hosts: Vec<_> = specs()
+        .filter(|spec| !spec.aliases.is_empty())
+        .map(|spec| {
+            let domains = spec.aliases.iter().flat_map(|alias| {
+                let base = vip::base_name(namespace.as_str(), &alias.name);
+                let names = [base.to_owned(), format!("{base}.{namespace}")];
+                let with_port = names.clone().map(|name| format!("{name}:{}", alias.port));
+                let plain = plain.contains(&(alias, &spec.key)).then_some(names);
+                with_port.into_iter().chain(plain.into_iter().flatten())
+            });
+            virtual_host(spec, domains.collect())
+        })
+        .collect();
+    virtual_hosts.push(no_such_name());
+    let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
+    let clusters = specs().filter(|spec| !spec.aliases.is_empty()).map(|spec| cluster::name(&spec.key));
+    Resource::encode(ResourceType::Route, name, &routes)
+        .depending_on(clusters.map(|cluster| (ResourceType::Cluster, cluster)))
+}
+
+fn virtual_host(spec: &ServiceSpec, domains: Vec<String>) -> VirtualHost {
+    VirtualHost {
+        name: spec.key.to_string(),
+        domains,
+        routes: vec![Route {
+            r#match: Some(everything()),
+            action: Some(route::Action::Route(RouteAction {
+                cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(spec.key.to_string())),
+                // Zero must be said: Envoy takes silence for 15 s.
+                timeout: Some(proto(spec.knobs.request_timeout.unwrap_or(profile::REQUEST_TIMEOUT))),
+                retry_policy: retry_policy(spec.knobs.retry_attempts.unwrap_or(profile::RETRY_ATTEMPTS)),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn no_such_name() -> VirtualHost {
+    let reason = HeaderValue {
+        key: "x-legation-reason".to_owned(),
+        value: "no-such-name".to_owned(),
+        ..Default::default()
+    };
+    VirtualHost {
+        name: "@no-such-name".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![Route {
+            r#match: Some(everything()),
+            action: Some(route::Action::DirectResponse(DirectResponseAction {
+                status: 404,
+                ..Default::default()
+            })),
+            response_headers_to_add: vec![HeaderValueOption { header: Some(reason), ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn everything() -> RouteMatch {
+    let prefix = route_match::PathSpecifier::Prefix("/".to_owned());
+    RouteMatch { path_specifier: Some(prefix), ..Default::default() }
+}
+
+fn retry_policy(attempts: u32) -> Option<RetryPolicy> {
+    let previous_hosts = Any {
+        type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            .to_owned(),
+        value: PreviousHostsPredicate {}.encode_to_vec(),
+    };
+    (attempts > 0).then(|| RetryPolicy {
+        retry_on: profile::RETRY_ON.to_owned(),
+        num_retries: Some(number(attempts)),
+        retriable_status_codes: profile::RETRY_CODES.to_vec(),
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(previous_hosts)),
+        }],
+        host_selection_retry_max_attempts: profile::RETRY_HOST_ATTEMPTS,
+        retry_back_off: Some(RetryBackOff {
+            base_interval: Some(proto(profile::RETRY_BACKOFF)),
+            max_interval: Some(proto(profile::RETRY_BACKOFF_MAX)),
+        }),
+        ..Default::default()
+    })
+}
