@@ -95,7 +95,7 @@ impl Session {
         let names = sent.resources.iter().map(|(name, _)| Arc::clone(name)).collect();
         Ok(match &request.error_detail {
             Some(error) => {
-                self.of(kind).refuse(&sent.resources);
+                self.of(kind).refuse(&sent);
                 Heard::Nack(kind, sent.generation, names, error.message.clone())
             }
             None => Heard::Ack(kind, sent.generation, names),
@@ -139,6 +139,10 @@ impl Session {
     /// The next response in push order, if the client may have one now.
     pub fn next_response(&mut self, now: Instant) -> Option<Response> {
         for kind in ResourceType::ALL {
+            // Endpoints may overtake clusters that wait for an ACK, and end the wait; what routes to them may not.
+            if kind > ResourceType::Endpoint && self.of(ResourceType::Cluster).has_work() {
+                return None;
+            }
             if self.of(kind).has_work() && self.of(kind).waits_until().is_none_or(|until| until <= now) {
                 let slice = &self.slice;
                 let batch = self.subscriptions[kind as usize].next_upserts(kind, slice, RESPONSE_BYTES);
@@ -167,7 +171,8 @@ impl Session {
         let (nonce, generation) = (self.last_nonce, self.slice.snapshot().generation);
         let members =
             resources.iter().map(|resource| (Arc::clone(&resource.name), resource.version)).collect();
-        self.of(kind).sent(Sent { nonce, generation, resources: members, at: now });
+        let sent = Sent { nonce, generation, resources: members, removed: removed.clone(), at: now };
+        self.of(kind).sent(sent);
         Response { kind, nonce, generation, resources, removed }
     }
 

@@ -23,6 +23,7 @@ pub(super) struct Sent {
     pub(super) nonce: u64,
     pub(super) generation: u64,
     pub(super) resources: Vec<(Name, Version)>,
+    pub(super) removed: Vec<Name>,
     pub(super) at: Instant,
 }
 
@@ -268,13 +269,18 @@ impl Subscription {
         self.outstanding.drain(..=place).next_back()
     }
 
-    /// After a NACK nothing is known of these, and they are not sent again until they change.
-    pub(super) fn refuse(&mut self, resources: &[(Name, Version)]) {
-        for (name, version) in resources {
+    /// After a NACK nothing is known of its resources, and they are not sent again until they change. What
+    /// was to be removed along with them is removed again, alone.
+    pub(super) fn refuse(&mut self, sent: &Sent) {
+        for (name, version) in &sent.resources {
             if self.wants(name) {
                 self.held.insert(Arc::clone(name), None);
                 self.rejected.insert(Arc::clone(name), *version);
             }
+        }
+        for name in sent.removed.iter().filter(|_| !sent.resources.is_empty()) {
+            self.held.entry(Arc::clone(name)).or_insert(None);
+            self.changed.insert(Arc::clone(name));
         }
     }
 }
