@@ -1,4 +1,4 @@
-//! Legation.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod admin;
 pub mod app;
