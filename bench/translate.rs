@@ -1,0 +1,87 @@
+//! How long the pure part takes: 1,000 services of 20 tasks, one of which stops.
+//!
+//! `cargo bench --bench translate` prints the time of a join, of a translation from nothing, and of the
+//! re-translation after one stop. The last must stay under 5 ms.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use legation::mesh;
+use legation::model::{
+    Alias, Health, Knobs, Member, Mesh, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
+    ServiceSpec, ServiceView, StopCause, TaskState, View,
+};
+use legation::translate::Translator;
+
+const SERVICES: usize = 1000;
+const TASKS: usize = 20;
+
+fn registration(service: usize, task: usize, phase: Phase) -> Registration {
+    let n = u32::try_from(service * TASKS + task).unwrap();
+    Registration {
+        instance: format!("arn:aws:ecs:eu-west-1:000000000000:task/prod-a/{n:032x}").into(),
+        address: Some(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))),
+        port: Some(8080),
+        zone: Some(["eu-west-1a", "eu-west-1b", "eu-west-1c"][task % 3].into()),
+        phase,
+        started_at: None,
+        member: Member::Ecs,
+        foreign_tls: false,
+    }
+}
+
+fn view(stopped: Option<usize>) -> Arc<View> {
+    let services = (0..SERVICES).map(|service| {
+        let name = format!("service-{service:04}");
+        let spec = ServiceSpec {
+            key: ServiceKey::new("prod", name.as_str()),
+            protocol: Protocol::Http,
+            aliases: vec![Alias { name: name.as_str().into(), port: 8080 }],
+            knobs: Knobs::default(),
+            readiness: Readiness::Healthy,
+            created_at: None,
+            origin: format!("ecs prod-a/{name}").into(),
+        };
+        let phase = |task| match stopped {
+            Some(stopped) if (service, task) == (stopped, 0) => Phase::Stopping(StopCause::Planned),
+            _ => Phase::Running(Health::Healthy),
+        };
+        let registrations = (0..TASKS).map(|task| registration(service, task, phase(task))).collect();
+        (spec.key.clone(), Arc::new(ServiceView { spec: Arc::new(spec), registrations }))
+    });
+    let services: std::collections::BTreeMap<ServiceKey, Arc<ServiceView>> = services.collect();
+    let tasks = services.values().flat_map(|service| &service.registrations).map(|registration| {
+        let state = TaskState { instance: registration.instance.clone(), phase: registration.phase, started_at: None };
+        (registration.address.unwrap(), state)
+    });
+    let tasks = Arc::new(tasks.collect());
+    Arc::new(View { services, clusters: ["prod-a".into()].into(), tasks, ..View::default() })
+}
+
+fn bench(criterion: &mut Criterion) {
+    let namespaces: BTreeSet<Namespace> = ["prod".into()].into();
+    let before = mesh::join(&namespaces, &[view(None)], &Mesh::default());
+    let stopped = [view(Some(500))];
+    let after = mesh::join(&namespaces, &stopped, &before);
+
+    criterion.bench_function("join 20,000 tasks after one stop", |bench| {
+        bench.iter(|| mesh::join(&namespaces, black_box(&stopped), &before));
+    });
+    criterion.bench_function("translate 1,000 services from nothing", |bench| {
+        bench.iter(|| Translator::default().translate(black_box(&before.namespaces["prod"])));
+    });
+    criterion.bench_function("re-translate 1,000 services after one stop", |bench| {
+        let mut translator = Translator::default();
+        let mut turn = [&before, &after].into_iter().cycle();
+        translator.translate(&before.namespaces["prod"]);
+        bench.iter(|| translator.translate(black_box(&turn.next().unwrap().namespaces["prod"])));
+    });
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
