@@ -58,6 +58,8 @@ pub struct TypeStatus {
     pub rejected: BTreeMap<Arc<str>, Version>,
     /// Responses sent.
     pub responses: u64,
+    /// Resources and removals sent, in all responses: what really travelled.
+    pub resources: u64,
     /// Responses refused.
     pub nacks: u64,
 }

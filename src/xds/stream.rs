@@ -317,6 +317,7 @@ impl Connection {
             let status = client.types.entry(response.kind).or_default();
             status.sent = Some((response.generation, now));
             status.responses += 1;
+            status.resources += (response.resources.len() + response.removed.len()) as u64;
         });
         if response.kind == ResourceType::Endpoint {
             for resource in &response.resources {
