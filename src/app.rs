@@ -1,1 +1,221 @@
-//! app.
+//! The composition root: the only place that knows every part, and where settings turn into parts.
+//!
+//! It has no logic of its own: it makes the parts, connects them, and waits for one of two ends.
+//!
+//! Invariant: the process ends because it was asked to, or because a part ended unasked, which is an error.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::admin::{self, AdminState};
+use crate::changes::Ledger;
+use crate::config::{Config, Discover};
+use crate::diagnostic;
+use crate::model::Mesh;
+use crate::pipeline::Pipeline;
+use crate::source::cloudmap::{self, CloudMapSource};
+use crate::source::ecs::{self, EcsSource, NamespaceRule};
+use crate::source::{self, Cell, Pace, aws, file};
+use crate::store::{Store, store};
+use crate::telemetry::Metrics;
+use crate::xds::clients::Clients;
+use crate::{shutdown, xds};
+
+/// The parts that run until the process ends, each by name.
+type Parts = JoinSet<(String, anyhow::Result<()>)>;
+
+/// Runs the control plane until a signal; an error means that it could not start or that a part failed.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    check_files(&config)?;
+    let stopping = shutdown::on_signal().context("can't listen for signals")?;
+    let listeners = Listeners::bind(&config).await?;
+    let mut parts = Parts::new();
+    let cells = start_sources(&config, &mut parts, &stopping).await;
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (writer, store) = store();
+    let (mesh, meshes) = watch::channel(Arc::new(Mesh::default()));
+    let (ledger, clients) = (Ledger::default(), Clients::default());
+
+    let state = AdminState {
+        mesh: meshes,
+        store: store.clone(),
+        clients: clients.clone(),
+        ledger: ledger.clone(),
+        cells: cells.clone(),
+        registry: Arc::new(registry),
+        stopping: stopping.clone(),
+        started_at: SystemTime::now(),
+    };
+    let pipeline = Pipeline {
+        namespaces: config.namespaces.keys().cloned().collect::<BTreeSet<_>>(),
+        cells,
+        writer,
+        mesh,
+        ledger: ledger.clone(),
+        metrics: metrics.clone(),
+    };
+    let token = stopping.clone();
+    spawn(&mut parts, "pipeline", async move {
+        pipeline.run(token).await;
+        Ok(())
+    });
+    let grace = config.shutdown_grace;
+    let server = xds::Server { store, clients, ledger, metrics, identifier: identifier(), stopping, grace };
+    listeners.serve(server, state, parts).await
+}
+
+/// A bad file keeps the server from starting; later it only keeps the last good one in force.
+fn check_files(config: &Config) -> anyhow::Result<()> {
+    let files = config.namespaces.iter().flat_map(|(namespace, settings)| {
+        settings.files.iter().map(move |path| (namespace, path))
+    });
+    let problems: Vec<_> = files.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect();
+    if !problems.is_empty() {
+        bail!("a file source is wrong\n\n{}", diagnostic::render_all(&problems, false));
+    }
+    Ok(())
+}
+
+/// Starts every source and returns their cells, the most trusted first.
+async fn start_sources(config: &Config, parts: &mut Parts, stopping: &CancellationToken) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    let mut cell = |name: String| {
+        let (writer, cell) = source::cell(name);
+        cells.push(cell);
+        writer
+    };
+    let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
+    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
+    let aws = aws.load().await;
+    for (cluster, namespaces) in clusters(config) {
+        let source = EcsSource::new(aws.ecs(), ecs::Settings { cluster: cluster.clone(), namespaces });
+        let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
+        let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
+        spawn(parts, name, async { run.await; Ok(()) });
+    }
+    for (namespace, settings) in &config.namespaces {
+        for cloud_map in &settings.cloud_map {
+            let settings =
+                cloudmap::Settings { cloud_map_namespace: cloud_map.clone(), namespace: namespace.clone() };
+            let source = CloudMapSource::new(aws.cloudmap(), settings);
+            let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
+            let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
+            spawn(parts, name, async { run.await; Ok(()) });
+        }
+    }
+    for (namespace, settings) in &config.namespaces {
+        for path in &settings.files {
+            let name = format!("file/{}", path.display());
+            let writer = cell(name.clone());
+            let run = file::run(path.clone(), namespace.clone(), writer, stopping.clone());
+            spawn(parts, name, async { run.await; Ok(()) });
+        }
+    }
+    cells
+}
+
+/// The clusters to watch, each with the namespaces that it feeds.
+fn clusters(config: &Config) -> Vec<(String, Vec<NamespaceRule>)> {
+    let mut clusters: Vec<(String, Vec<NamespaceRule>)> = Vec::new();
+    for (namespace, settings) in &config.namespaces {
+        let discover = match settings.discover {
+            Discover::Labelled => ecs::Discover::Labelled,
+            Discover::All => ecs::Discover::All,
+        };
+        for cluster in &settings.clusters {
+            let rule = NamespaceRule { namespace: namespace.clone(), discover };
+            match clusters.iter_mut().find(|(known, _)| known == cluster) {
+                Some((_, rules)) => rules.push(rule),
+                None => clusters.push((cluster.clone(), vec![rule])),
+            }
+        }
+    }
+    clusters
+}
+
+/// The three ports, bound before anything starts, so that a taken one is told at once.
+struct Listeners {
+    xds: TcpListener,
+    metrics: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let listen = config.listen;
+        let taken = |what: &'static str, address: SocketAddr| move || format!("can't listen on {address} for {what}");
+        Ok(Self {
+            xds: xds::listen(listen.xds).with_context(taken("xDS", listen.xds))?,
+            metrics: TcpListener::bind(listen.metrics).await.with_context(taken("metrics", listen.metrics))?,
+            admin: TcpListener::bind(listen.admin).await.with_context(taken("admin", listen.admin))?,
+        })
+    }
+
+    /// Serves until asked to stop: streams end first, and admin answers until they have.
+    async fn serve(self, server: xds::Server, state: AdminState, mut parts: Parts) -> anyhow::Result<()> {
+        let (stopping, done) = (server.stopping.clone(), CancellationToken::new());
+        info!(
+            xds = %self.xds.local_addr()?,
+            metrics = %self.metrics.local_addr()?,
+            admin = %self.admin.local_addr()?,
+            version = env!("CARGO_PKG_VERSION"),
+            "legation is up"
+        );
+        let mut pages = Parts::new();
+        let (metrics, token) = (state.clone(), done.clone());
+        spawn(&mut pages, "metrics", async move {
+            admin::serve_metrics(self.metrics, metrics, token).await.context("metrics")
+        });
+        let token = done.clone();
+        spawn(&mut pages, "admin", async move {
+            admin::serve_admin(self.admin, state, token).await.context("admin")
+        });
+        spawn(&mut parts, "xds", async move { xds::serve(self.xds, server).await.context("xDS") });
+
+        let outcome = tokio::select! {
+            outcome = supervise(&mut parts, &stopping) => outcome,
+            outcome = supervise(&mut pages, &done) => outcome,
+        };
+        stopping.cancel();
+        while parts.join_next().await.is_some() {}
+        done.cancel();
+        while pages.join_next().await.is_some() {}
+        outcome
+    }
+}
+
+/// Waits until every part has ended as asked, or the first has ended unasked.
+async fn supervise(parts: &mut Parts, asked: &CancellationToken) -> anyhow::Result<()> {
+    while let Some(part) = parts.join_next().await {
+        let (name, outcome) = part.context("a part panicked")?;
+        outcome.with_context(|| format!("{name} failed"))?;
+        if !asked.is_cancelled() {
+            error!(part = name, "ended unasked");
+            bail!("{name} ended without being asked to");
+        }
+    }
+    Ok(())
+}
+
+fn spawn(parts: &mut Parts, name: impl Into<String>, part: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    let name = name.into();
+    parts.spawn(async move { (name, part.await) });
+}
+
+/// What sidecars are told of this replica.
+fn identifier() -> Arc<str> {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("legation/{} {host}", env!("CARGO_PKG_VERSION")).into()
+}
