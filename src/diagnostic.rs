@@ -134,6 +134,11 @@ impl<'a> Document<'a> {
         Self { file, text: text.strip_prefix('\u{feff}').unwrap_or(text) }
     }
 
+    /// The folder that relative paths in the file start from.
+    pub fn folder(&self) -> &'a Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
     /// A problem with the whole file.
     pub fn whole(&self, code: &'static str, message: impl Into<String>) -> Problem {
         Problem::whole(self.file.display().to_string(), code, message)

@@ -58,14 +58,12 @@ impl<'a> Checker<'a> {
     }
 
     /// `checked`, or every problem in the order of the file.
-    pub fn finish<T>(mut self, checked: Option<T>) -> Result<T, Vec<Problem>> {
-        match checked {
-            Some(checked) if self.problems.is_empty() => Ok(checked),
-            _ => {
-                self.problems.sort_by_key(|problem| (problem.line, problem.column));
-                Err(self.problems)
-            }
+    pub fn finish<T>(mut self, checked: T) -> Result<T, Vec<Problem>> {
+        if self.problems.is_empty() {
+            return Ok(checked);
         }
+        self.problems.sort_by_key(|problem| (problem.line, problem.column));
+        Err(self.problems)
     }
 
     /// A duration within limits.
