@@ -77,6 +77,11 @@ impl Problem {
         }
     }
 
+    /// `services.yaml:7`, as far as the place is known.
+    pub fn line_of_file(&self) -> String {
+        if self.line == 0 { self.file.to_string() } else { format!("{}:{}", self.file, self.line) }
+    }
+
     /// The problem as people read it: message, place, line, caret. Without a newline at its end.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
