@@ -1,3 +1,5 @@
+//! Files that people write, and what they are told.
+
 use expect_test::{Expect, expect};
 
 use super::super::{Cell, cell};
