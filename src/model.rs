@@ -309,6 +309,20 @@ pub struct ServiceView {
 /// Container ports of running tasks, by task: where a sidecar must not listen.
 pub type OccupiedPorts = BTreeMap<InstanceId, Arc<[u16]>>;
 
+/// A running or stopping ECS task, whether or not it is part of a service here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TaskState {
+    /// The task ARN.
+    pub instance: InstanceId,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it began to run.
+    pub started_at: Option<SystemTime>,
+}
+
+/// Every ECS task of a cluster by address; the youngest where an address was reused.
+pub type TasksByAddress = BTreeMap<IpAddr, TaskState>;
+
 /// What one source sees, complete as of one reading. An error ages it and never shrinks it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -318,6 +332,8 @@ pub struct View {
     pub clusters: BTreeSet<Arc<str>>,
     /// Container ports by task.
     pub occupied: Arc<OccupiedPorts>,
+    /// Every task of those clusters by address: what tells a live Cloud Map instance from a stale one.
+    pub tasks: Arc<TasksByAddress>,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
