@@ -7,12 +7,15 @@
 mod describing;
 mod judging;
 mod reading;
+mod world;
 
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::builders::{ContainerDefinitionBuilder, PortMappingBuilder, TaskBuilder};
-use aws_sdk_ecs::types::{ApplicationProtocol, ContainerDefinition, HealthCheck, PortMapping, Task, TaskDefinition};
+use aws_sdk_ecs::types::{
+    ApplicationProtocol, ContainerDefinition, HealthCheck, PortMapping, Task, TaskDefinition,
+};
 
 use super::facts::{self, Revision};
 use super::{Discover, NamespaceRule};

@@ -83,7 +83,10 @@ fn tagged<'a>(tags: &'a [(&'a str, &'a str)]) -> Given<'a> {
     Given { tags, ..Given::default() }
 }
 
-fn block(namespace: &str, services: Vec<ServiceConnectServiceBuilder>) -> Option<ServiceConnectConfiguration> {
+fn block(
+    namespace: &str,
+    services: Vec<ServiceConnectServiceBuilder>,
+) -> Option<ServiceConnectConfiguration> {
     let services = services.into_iter().map(|service| service.build().expect("a port name")).collect();
     let block = ServiceConnectConfiguration::builder().enabled(true).namespace(namespace);
     Some(block.set_services(Some(services)).build())
@@ -111,7 +114,10 @@ fn defaults_name_a_service_after_itself_and_its_ports() {
     assert_eq!(offers, ["prod/payments http payments:8080"]);
     assert_eq!(findings, NONE);
     let (offers, _) = tagged(&label).brief(&two_ports());
-    assert_eq!(offers, ["prod/payments-http http payments-http:8080", "prod/payments-admin grpc payments-admin:9000"]);
+    assert_eq!(
+        offers,
+        ["prod/payments-http http payments-http:8080", "prod/payments-admin grpc payments-admin:9000"]
+    );
     let (offers, _) = Given { name: "Payments", ..tagged(&label) }.brief(&one_port());
     assert_eq!(offers, ["prod/payments http payments:8080"], "lower case");
     let (offers, findings) = tagged(&label).brief(&with_ports(&[]));
@@ -147,11 +153,13 @@ fn roles_keep_a_service_from_being_offered() {
 
 #[test]
 fn service_connect_is_layer_one() {
-    let (offers, findings) = connected("prod", vec![sc("http").client_aliases(alias(None, 80))]).brief(&two_ports());
+    let (offers, findings) =
+        connected("prod", vec![sc("http").client_aliases(alias(None, 80))]).brief(&two_ports());
     assert_eq!(offers, ["prod/http http http.prod:80"], "only what the block lists, under its defaults");
     assert_eq!(findings, NONE);
     let full = sc("http").discovery_name("pay").client_aliases(alias(Some("payments"), 8080));
-    let timeouts = TimeoutConfiguration::builder().idle_timeout_seconds(60).per_request_timeout_seconds(0).build();
+    let timeouts =
+        TimeoutConfiguration::builder().idle_timeout_seconds(60).per_request_timeout_seconds(0).build();
     let (specs, _) = connected("prod", vec![full.timeout(timeouts)]).described(&one_port());
     let spec = &specs[0];
     assert_eq!(spec.key.to_string(), "prod/pay");
@@ -195,7 +203,8 @@ fn tags_win_value_by_value() {
         ("legation:retry.attempts/http", "0"),
         ("legation:readiness", "running"),
     ];
-    let timeouts = TimeoutConfiguration::builder().idle_timeout_seconds(60).per_request_timeout_seconds(9).build();
+    let timeouts =
+        TimeoutConfiguration::builder().idle_timeout_seconds(60).per_request_timeout_seconds(9).build();
     let under = sc("http").discovery_name("low").client_aliases(alias(Some("low"), 1)).timeout(timeouts);
     let given = Given { connect: block("prod", vec![under]), ..tagged(&tags) };
     let (specs, findings) = given.described(&one_port());
@@ -212,22 +221,36 @@ fn tags_win_value_by_value() {
     // A new discovery name takes the default alias with it, and a tag offers what the block does not.
     let (offers, _) = tagged(&[("legation:discovery-name/http", "pay")]).brief(&one_port());
     assert_eq!(offers, ["prod/pay http pay:8080"]);
-    let also = Given { connect: block("prod", vec![sc("http")]), ..tagged(&[("legation:timeout.idle/admin", "1s")]) };
-    assert_eq!(also.brief(&two_ports()).0, ["prod/http http http:8080", "prod/payments-admin grpc payments-admin:9000"]);
+    let also = Given {
+        connect: block("prod", vec![sc("http")]),
+        ..tagged(&[("legation:timeout.idle/admin", "1s")])
+    };
+    assert_eq!(
+        also.brief(&two_ports()).0,
+        ["prod/http http http:8080", "prod/payments-admin grpc payments-admin:9000"]
+    );
 }
 
 #[test]
 fn the_namespace_is_said_or_the_only_one() {
     let two = || vec![rule("dev", Discover::Labelled), rule("prod", Discover::Labelled)];
     let in_two = |tags: &'static [(&'static str, &'static str)]| Given { rules: two(), ..tagged(tags) };
-    assert_eq!(in_two(&[("legation:namespace", "dev")]).brief(&one_port()).0, ["dev/payments http payments:8080"]);
-    assert_eq!(in_two(&[("legation:role", "auto")]).brief(&one_port()), (vec![], vec!["CFG002 ecs prod-a/payments".into()]));
+    assert_eq!(
+        in_two(&[("legation:namespace", "dev")]).brief(&one_port()).0,
+        ["dev/payments http payments:8080"]
+    );
+    assert_eq!(
+        in_two(&[("legation:role", "auto")]).brief(&one_port()),
+        (vec![], vec!["CFG002 ecs prod-a/payments".into()])
+    );
     assert_eq!(in_two(&[]).brief(&one_port()), (vec![], vec![]), "it asked for nothing");
-    let all = Given { rules: vec![rule("dev", Discover::All), rule("prod", Discover::All)], ..Given::default() };
+    let all =
+        Given { rules: vec![rule("dev", Discover::All), rule("prod", Discover::All)], ..Given::default() };
     assert_eq!(all.brief(&one_port()).1, ["CFG002 ecs prod-a/payments"]);
     let by_connect = Given { rules: two(), ..connected("dev", vec![sc("http")]) };
     assert_eq!(by_connect.brief(&one_port()).0, ["dev/http http http:8080"]);
-    let both = Given { tags: &[("legation:namespace", "prod")], rules: two(), ..connected("dev", vec![sc("http")]) };
+    let both =
+        Given { tags: &[("legation:namespace", "prod")], rules: two(), ..connected("dev", vec![sc("http")]) };
     assert_eq!(both.brief(&one_port()).0, ["prod/http http http:8080"], "the tag wins");
     let (specs, findings) = tagged(&[("legation:namespace", "pord")]).described(&one_port());
     assert_eq!(specs, [], "it never joins a namespace that it did not name");
@@ -250,7 +273,11 @@ fn a_port_that_is_not_there_is_shown_with_those_that_are() {
                          ^^^"]]
     .assert_eq(&findings[0].message);
     let (_, findings) = tagged(&[("legation:alias/", "a:1")]).described(&with_ports(&[]));
-    assert!(findings[0].message.starts_with("no container port is named `` in task definition payments:7, which names no ports\n"));
+    assert!(
+        findings[0].message.starts_with(
+            "no container port is named `` in task definition payments:7, which names no ports\n"
+        )
+    );
 }
 
 #[test]

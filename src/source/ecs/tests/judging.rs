@@ -17,7 +17,8 @@ use crate::source::ecs::tasks::{Answer, Tasks};
 /// A revision with an application, a proxy (both checked) and a helper that is not essential.
 fn two_checked() -> Revision {
     let helper = ContainerDefinition::builder().name("helper").essential(false);
-    let (app, envoy) = (ContainerDefinition::builder().name("app"), ContainerDefinition::builder().name("envoy"));
+    let (app, envoy) =
+        (ContainerDefinition::builder().name("app"), ContainerDefinition::builder().name("envoy"));
     revision("payments:7", vec![checked(app), checked(envoy), checked(helper)])
 }
 
@@ -101,7 +102,8 @@ fn containers_that_are_gone_make_a_stopped_task() {
 
 #[test]
 fn health_is_judged_over_essential_containers_with_a_check() {
-    let (unknown, unhealthy) = (|gate_over| Health::Unknown { gate_over }, |gate_over| Health::Unhealthy { gate_over });
+    let (unknown, unhealthy) =
+        (|gate_over| Health::Unknown { gate_over }, |gate_over| Health::Unhealthy { gate_over });
     for (app, envoy, helper, at_once, later) in [
         ("HEALTHY", "HEALTHY", "UNHEALTHY", Health::Healthy, Health::Healthy),
         ("HEALTHY", "UNKNOWN", "HEALTHY", unknown(false), unknown(true)),
@@ -112,7 +114,8 @@ fn health_is_judged_over_essential_containers_with_a_check() {
     ] {
         let task = || {
             let task = task("t").containers(container("app", app, "RUNNING"));
-            task.containers(container("envoy", envoy, "RUNNING")).containers(container("helper", helper, "RUNNING"))
+            task.containers(container("envoy", envoy, "RUNNING"))
+                .containers(container("helper", helper, "RUNNING"))
         };
         let two = two_checked();
         assert_eq!(phase(task(), &two, 1_000 + 479), Phase::Running(at_once), "{app} {envoy} {helper}");
@@ -123,7 +126,8 @@ fn health_is_judged_over_essential_containers_with_a_check() {
     let half = task("t").containers(container("app", "HEALTHY", "RUNNING"));
     assert_eq!(phase(half, &two_checked(), 1_001), Phase::Running(unknown(false)));
     // Without a start the gate counts from the creation; without either it stays closed.
-    let created = task("t").set_started_at(None).created_at(aws_sdk_ecs::primitives::DateTime::from_secs(900));
+    let created =
+        task("t").set_started_at(None).created_at(aws_sdk_ecs::primitives::DateTime::from_secs(900));
     assert_eq!(phase(created, &two_checked(), 1_380), Phase::Running(unknown(true)));
     let timeless = task("t").set_started_at(None);
     assert_eq!(phase(timeless, &two_checked(), 999_999), Phase::Running(unknown(false)));
