@@ -25,7 +25,8 @@ fn describe_status(status: &Value, namespaces: &[Value], findings: &[Value]) -> 
         _ => "not ready: waiting for the first complete reading of every source",
     };
     let sidecars = &status["proxies"];
-    let mut text = format!("legation {}, {state}\n\n", clean(&word(&status["version"])));
+    let (version, up) = (clean(&word(&status["version"])), age(&status["uptimeMs"]));
+    let mut text = format!("legation {version}, up {up}, {state}\n\n");
     let sources = status["sources"].as_array().map_or(&[][..], Vec::as_slice).iter();
     text += &table(
         &["SOURCE", "READ", "READINGS", "ERRORS", "STATE"],
@@ -87,7 +88,7 @@ impl SyncState {
     }
 }
 
-fn describe_proxies(proxies: &[Value]) -> String {
+pub(super) fn describe_proxies(proxies: &[Value]) -> String {
     if proxies.is_empty() {
         return "no sidecars\n".to_owned();
     }
