@@ -123,7 +123,8 @@ fn run(
 ) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send {
     async_stream::try_stream! {
         let Some(first) = first_request(&mut requests, &server.stopping).await? else { return };
-        let mut connection = Connection::open(server, peer, &first)?;
+        let opened = Connection::open(server, peer, &first);
+        let mut connection = opened.inspect_err(|status| info!(reason = status.message(), "sidecar refused"))?;
         connection.on_request(&first)?;
         let closing = connection.server.closing();
         tokio::pin!(closing);
