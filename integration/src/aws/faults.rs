@@ -116,9 +116,14 @@ impl Faults {
 
     /// Waits until the endpoint listens, or does not, as the faults want it.
     pub async fn settled(&self) {
-        let mut listening = self.0.listening.subscribe();
-        // The sender lives as long as this handle.
-        let _ = listening.wait_for(|listening| *listening == *self.0.wanted.borrow()).await;
+        let (mut wanted, mut listening) = (self.0.wanted.subscribe(), self.0.listening.subscribe());
+        // The senders live as long as this handle.
+        while *wanted.borrow_and_update() != *listening.borrow_and_update() {
+            let _ = tokio::select! {
+                changed = wanted.changed() => changed,
+                changed = listening.changed() => changed,
+            };
+        }
     }
 
     /// Calls of one operation so far, failed ones too.
