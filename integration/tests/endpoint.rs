@@ -14,6 +14,7 @@ use integration::aws::{FakeAws, Fault, Operation};
 use integration::world::{CrashPlan, HealthCheck, NamespaceKind, Pace, ServiceSpec, StopPlan, TaskSpec};
 use sdk::{cloud_map, code_of_list, described, listed, start};
 use support::{served, version, world};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn each_stage_of_a_life_is_listed_and_described_as_ecs_does() {
@@ -123,8 +124,16 @@ async fn an_outage_refuses_connections_and_ends_on_the_same_port() {
     let (faults, url) = (fake.faults(), fake.url());
     for _ in 0..3 {
         assert!(listed(&ecs, 100).await.is_empty());
+        let mut held = tokio::net::TcpStream::connect(fake.address()).await.unwrap();
+        // An answer on it, so that it was surely accepted.
+        held.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        held.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 400");
         faults.set(Fault::Outage);
         faults.settled().await;
+        let end = tokio::time::timeout(support::SOON, held.read_to_end(&mut Vec::new())).await;
+        end.expect("an old connection is cut").expect("in an orderly way");
         let refused = tokio::net::TcpStream::connect(fake.address()).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let error = ecs.list_tasks().cluster("c").send().await.unwrap_err();
@@ -140,6 +149,10 @@ async fn an_outage_refuses_connections_and_ends_on_the_same_port() {
     assert!(tokio::net::TcpStream::connect(fake.address()).await.is_err());
     fake.restart().await;
     assert!(listed(&ecs, 100).await.is_empty());
+    faults.set(Fault::Outage);
+    faults.settled().await;
+    fake.restart().await;
+    assert!(listed(&ecs, 100).await.is_empty(), "a restart ends an outage");
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ impl Faults {
         self.with(|table| table.one.insert(operation, rule));
     }
 
-    /// Ends every fault. After an outage, [`Faults::settled`] returns when it listens again.
+    /// Ends every fault. After an outage (or a stop), [`Faults::settled`] returns when it listens again.
     pub fn clear(&self) {
         self.with(|table| {
             table.all = None;
@@ -169,7 +169,11 @@ impl Faults {
         self.0.wanted.subscribe()
     }
 
+    /// Closes the endpoint, or opens it and ends an outage of everything.
     pub(super) fn want(&self, listening: bool) {
+        if listening {
+            self.with(|table| table.all = table.all.take().filter(|rule| rule.fault != Fault::Outage));
+        }
         self.0.wanted.send_replace(listening);
     }
 
