@@ -6,7 +6,10 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-target=${CARGO_TARGET_DIR:-"$here/../target"}
+case ${CARGO_TARGET_DIR:-target} in
+    /*) target=$CARGO_TARGET_DIR ;;
+    *) target=$here/../${CARGO_TARGET_DIR:-target} ;;
+esac
 mkdir -p "$target"
 target=$(CDPATH='' cd -- "$target" && pwd)
 venv=$target/python

@@ -116,13 +116,19 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens whenever it is wanted. `reserved` keeps the port in between.
-    async fn run(self: Arc<Self>, address: SocketAddr, listener: TcpListener, reserved: TcpSocket) {
+    /// Listens whenever it is wanted. The reserved socket keeps the port in between.
+    async fn run(self: Arc<Self>, address: SocketAddr, listener: TcpListener, _reserved: TcpSocket) {
         let mut wanted = self.faults.wanted();
         let mut listener = Some(listener);
         loop {
-            if wanted.wait_for(|wanted| *wanted).await.is_err() {
-                return;
+            let open = *wanted.borrow_and_update();
+            if !open {
+                listener = None;
+                self.faults.set_listening(false);
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+                continue;
             }
             let opened = match listener.take() {
                 Some(listener) => Ok(listener),
@@ -131,8 +137,9 @@ impl Endpoint {
             let open = match opened {
                 Ok(open) => open,
                 Err(error) => {
-                    tracing::error!(%address, %error, "cannot listen again");
-                    break;
+                    tracing::error!(%address, %error, "cannot listen again yet");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
                 }
             };
             self.faults.set_listening(true);
@@ -152,9 +159,7 @@ impl Endpoint {
             }
             drop(open);
             connections.shutdown().await;
-            self.faults.set_listening(false);
         }
-        drop(reserved);
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {

@@ -7,6 +7,7 @@
 
 mod address;
 mod discovery;
+mod launch;
 mod lifecycle;
 mod model;
 mod protocol;
@@ -14,6 +15,7 @@ mod server;
 mod services;
 mod spec;
 mod state;
+mod task;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -26,13 +28,14 @@ use tokio::sync::watch;
 
 pub use discovery::{HealthCheck, Instance, MapService, Namespace, NamespaceKind};
 pub use model::{
-    AppProtocol, ClientAlias, Cluster, Container, ContainerDefinition, Deployment, DeploymentStatus,
-    DesiredStatus, Health, LastStatus, PortMapping, RolloutState, Serve, Service, ServiceConnect,
-    ServiceConnectService, ServiceRegistry, ServiceStatus, Stamp, StopCode, Tags, Task, TaskDefinition,
+    AppProtocol, ClientAlias, Cluster, ContainerDefinition, Deployment, DeploymentStatus, DesiredStatus,
+    Health, LastStatus, PortMapping, RolloutState, Serve, Service, ServiceConnect, ServiceConnectService,
+    ServiceRegistry, ServiceStatus, Stamp, StopCode, Tags, TaskDefinition,
 };
 pub use server::{RequestLog, ServerKind};
 pub use spec::{CrashPlan, DefinitionSpec, Pace, ServiceSpec, StopPlan, TaskSpec, WorldConfig};
 pub(crate) use state::{Counts, State};
+pub use task::{Container, Task, Transition};
 
 /// What a world refuses.
 #[derive(Debug)]

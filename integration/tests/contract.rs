@@ -4,7 +4,7 @@
 //! runs the comparison against it.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// The endpoint's process, which ends with the test.
@@ -14,13 +14,6 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-fn target() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => PathBuf::from(target),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     }
 }
 
@@ -41,7 +34,8 @@ fn answers_have_the_shapes_of_the_service_models() {
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line).expect("it prints its URL");
 
-    let tests = Command::new(target().join("python/bin/python"))
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into());
+    let tests = Command::new(here.join("..").join(target).join("python/bin/python"))
         .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "test_contract.py"])
         .current_dir(here.join("python"))
         .env("LEGATION_FAKE_AWS", line.trim())

@@ -100,7 +100,7 @@ impl Faults {
         self.with(|table| table.one.insert(operation, rule));
     }
 
-    /// Ends every fault. After an outage, [`Faults::settled`] returns when it listens again.
+    /// Ends every fault. After an outage (or a stop), [`Faults::settled`] returns when it listens again.
     pub fn clear(&self) {
         self.with(|table| {
             table.all = None;
@@ -116,9 +116,14 @@ impl Faults {
 
     /// Waits until the endpoint listens, or does not, as the faults want it.
     pub async fn settled(&self) {
-        let mut listening = self.0.listening.subscribe();
-        // The sender lives as long as this handle.
-        let _ = listening.wait_for(|listening| *listening == *self.0.wanted.borrow()).await;
+        let (mut wanted, mut listening) = (self.0.wanted.subscribe(), self.0.listening.subscribe());
+        // The senders live as long as this handle.
+        while *wanted.borrow_and_update() != *listening.borrow_and_update() {
+            let _ = tokio::select! {
+                changed = wanted.changed() => changed,
+                changed = listening.changed() => changed,
+            };
+        }
     }
 
     /// Calls of one operation so far, failed ones too.
@@ -164,7 +169,11 @@ impl Faults {
         self.0.wanted.subscribe()
     }
 
+    /// Closes the endpoint, or opens it and ends an outage of everything.
     pub(super) fn want(&self, listening: bool) {
+        if listening {
+            self.with(|table| table.all = table.all.take().filter(|rule| rule.fault != Fault::Outage));
+        }
         self.0.wanted.send_replace(listening);
     }
 

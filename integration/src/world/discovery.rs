@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::model::{Health, Service, Stamp, Task, words};
+use super::model::{Deployment, Health, Service, Stamp, words};
 use super::state::State;
+use super::task::Task;
 use super::{World, WorldError};
 
 words! {
@@ -311,7 +312,7 @@ impl State {
         task: &Task,
         service: &Service,
     ) -> Vec<(String, BTreeMap<String, String>)> {
-        let own = |d: &&super::model::Deployment| Some(&d.id) == task.started_by.as_ref();
+        let own = |d: &&Deployment| Some(&d.id) == task.started_by.as_ref();
         let Some(deployment) = service.deployments.iter().find(own) else { return Vec::new() };
         let Some(connect) = deployment.service_connect.as_ref().filter(|c| c.enabled) else {
             return Vec::new();

@@ -122,7 +122,7 @@ impl Bound {
     /// Starts to listen. Must be called inside a tokio runtime.
     pub(super) fn listen(self, identity: Identity) -> Result<TaskServer, (SocketAddr, io::Error)> {
         let (phase, _) = watch::channel(Phase::Serving);
-        let tracker = TaskTracker::new();
+        let (listening, connections) = (TaskTracker::new(), TaskTracker::new());
         let identity = Arc::new(identity);
         let mut listeners = Vec::with_capacity(self.sockets.len());
         for (socket, kind, address) in self.sockets {
@@ -130,10 +130,11 @@ impl Bound {
         }
         for (listener, kind) in listeners {
             let port = Port { kind, identity: identity.clone(), phase: phase.subscribe() };
-            tracker.spawn(port.accept(listener, tracker.clone()));
+            listening.spawn(port.accept(listener, connections.clone()));
         }
-        tracker.close();
-        Ok(TaskServer { phase, tracker })
+        listening.close();
+        connections.close();
+        Ok(TaskServer { phase, listening, connections })
     }
 }
 
@@ -149,7 +150,8 @@ fn bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
 #[derive(Debug)]
 pub(crate) struct TaskServer {
     phase: watch::Sender<Phase>,
-    tracker: TaskTracker,
+    listening: TaskTracker,
+    connections: TaskTracker,
 }
 
 impl TaskServer {
@@ -163,21 +165,28 @@ impl TaskServer {
         });
     }
 
-    /// Accepts nothing more, and waits until what is in flight is answered; cuts it at the deadline.
-    /// Returns whether everything finished by itself.
-    pub(super) async fn drain(&self, deadline: Instant) -> bool {
+    /// Accepts nothing more, and lets connections end after what they are answering. Returns when the
+    /// listeners are closed.
+    pub(super) async fn close(&self) {
         self.advance(Phase::Draining);
-        let finished = tokio::time::timeout_at(deadline.into(), self.tracker.wait()).await.is_ok();
+        self.listening.wait().await;
+    }
+
+    /// After [`TaskServer::close`]: waits until what is in flight is answered, and cuts it at the
+    /// deadline. Returns whether everything finished by itself.
+    pub(super) async fn finish(&self, deadline: Instant) -> bool {
+        let finished = tokio::time::timeout_at(deadline.into(), self.connections.wait()).await.is_ok();
         if !finished {
             self.kill().await;
         }
         finished
     }
 
-    /// Dies at once, as on SIGKILL; returns when nothing listens any more.
+    /// Dies at once, as on SIGKILL; returns when nothing listens and every connection is cut.
     pub(super) async fn kill(&self) {
         self.advance(Phase::Killed);
-        self.tracker.wait().await;
+        self.listening.wait().await;
+        self.connections.wait().await;
     }
 }
 
@@ -189,7 +198,7 @@ struct Port {
 }
 
 impl Port {
-    async fn accept(mut self, listener: TcpListener, tracker: TaskTracker) {
+    async fn accept(mut self, listener: TcpListener, connections: TaskTracker) {
         loop {
             tokio::select! {
                 biased;
@@ -197,7 +206,7 @@ impl Port {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         self.identity.log.connections.fetch_add(1, Ordering::AcqRel);
-                        tracker.spawn(serve(self.kind, stream, self.identity.clone(), self.phase.clone()));
+                        connections.spawn(serve(self.kind, stream, self.identity.clone(), self.phase.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(task = self.identity.task, %error, "accept failed");

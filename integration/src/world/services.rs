@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::discovery::HealthCheck;
-use super::lifecycle::Launch;
+use super::launch::Launch;
 use super::model::{
     Deployment, DeploymentStatus, DesiredStatus, LastStatus, RolloutState, Service, ServiceConnect,
-    ServiceStatus, Stamp, Tags, Task, TaskDefinition,
+    ServiceStatus, Stamp, Tags, TaskDefinition,
 };
 use super::state::State;
+use super::task::Task;
 use super::{ServiceSpec, StopPlan, TaskSpec, World, WorldError};
 
 /// How long a rolling deployment waits for one new task.
@@ -27,11 +28,12 @@ impl World {
             let (cluster, name) = (spec.cluster.clone(), spec.name.clone());
             let (count, settled) = (spec.desired_count, spec.settled);
             state.insert_service(spec)?;
+            let plan = state.plan_in_first_zone(&cluster, &name)?;
+            let mut zones = state.service(&cluster, &name)?.zones.clone().into_iter().cycle();
             let mut launched = Vec::with_capacity(count as usize);
             for _ in 0..count {
-                let plan = state.plan_for_service(&cluster, &name);
-                let plan = plan.map(|launch| Launch { settled, ..launch });
-                match plan.and_then(|plan| state.launch(plan, self.runtime().ok())) {
+                let zone = zones.next().unwrap_or_else(|| plan.zone.clone());
+                match state.launch(Launch { zone, settled, ..plan.clone() }, self.runtime().ok()) {
                     Ok(task) => launched.push(task),
                     Err(error) => {
                         state.undo_service(&cluster, &name);
@@ -39,6 +41,7 @@ impl World {
                     }
                 }
             }
+            state.settle_service(&cluster, &name);
             Ok(launched)
         })?;
         let arns = launched.iter().map(|task| task.arn.clone()).collect();

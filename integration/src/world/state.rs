@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::WorldError;
 use super::discovery::{MapService, Namespace};
-use super::model::{Cluster, DesiredStatus, LastStatus, Service, Task, TaskDefinition};
+use super::model::{Cluster, DesiredStatus, LastStatus, Service, TaskDefinition};
 use super::server::TaskServer;
+use super::task::Task;
 
 /// Everything in the account.
 #[derive(Debug, Clone)]
@@ -123,6 +124,7 @@ impl State {
         let found = self.tasks.get(arn).ok_or_else(|| WorldError::Missing(format!("task {arn}")))?;
         let mut task = Task::clone(found);
         let result = change(&mut task);
+        task.note_version();
         self.sync_registrations(&mut task);
         let (cluster, service) = (task.cluster.clone(), task.service.clone());
         self.tasks.insert(arn.to_owned(), Arc::new(task));
