@@ -4,4 +4,5 @@ pub mod envoy;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod scene;
 pub mod wait;

@@ -194,9 +194,11 @@ impl Lane {
                     Some(open) => open,
                     None => Connection::open(&self.way).await?,
                 };
-                open.exchange(&self.way).await?;
-                connection = Some(open);
-                Ok(())
+                let outcome = open.exchange(&self.way).await;
+                if outcome.is_ok() || open.tells_when_closed() {
+                    connection = Some(open);
+                }
+                outcome
             };
             let outcome = tokio::time::timeout(EXCHANGE, exchange).await;
             match outcome.unwrap_or_else(|_| Err(format!("no answer in {EXCHANGE:?}"))) {

@@ -139,11 +139,11 @@ impl Drop for Process {
     }
 }
 
-/// The last lines of a file; empty if it can't be read.
+/// The last lines of a file, each cut at 400 characters; empty if it can't be read.
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let text = text.unwrap_or_default();
-    let all: Vec<_> = text.lines().collect();
+    let all: Vec<String> = text.lines().map(|line| line.chars().take(400).collect()).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 

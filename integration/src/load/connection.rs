@@ -131,6 +131,11 @@ impl Connection {
         })
     }
 
+    /// Whether [`Connection::is_open`] knows, also after a failure.
+    pub(super) fn tells_when_closed(&self) -> bool {
+        !matches!(self, Self::Lines(..))
+    }
+
     /// Whether it was closed since the last exchange. A line connection is found out by using it.
     pub(super) async fn is_open(&mut self) -> bool {
         match self {
