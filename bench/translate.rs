@@ -56,7 +56,11 @@ fn view(stopped: Option<usize>) -> Arc<View> {
     });
     let services: std::collections::BTreeMap<ServiceKey, Arc<ServiceView>> = services.collect();
     let tasks = services.values().flat_map(|service| &service.registrations).map(|registration| {
-        let state = TaskState { instance: registration.instance.clone(), phase: registration.phase, started_at: None };
+        let state = TaskState {
+            instance: registration.instance.clone(),
+            phase: registration.phase,
+            started_at: None,
+        };
         (registration.address.unwrap(), state)
     });
     let tasks = Arc::new(tasks.collect());

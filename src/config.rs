@@ -1,1 +1,118 @@
-//! config.
+//! The server's own settings: a file and the environment into a checked [`Config`].
+//!
+//! It is not policy: nothing here says how clients treat a service.
+//!
+//! Invariant: a [`Config`] that exists can be started; every problem that one look can find is told at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::diagnostic::{Document, Problem, REJECTED, read_yaml};
+use crate::model::Namespace;
+
+mod checks;
+mod environment;
+mod written;
+
+/// The checked settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// How to reach AWS.
+    pub aws: Aws,
+    /// The time between two readings of an ECS cluster.
+    pub ecs_interval: Duration,
+    /// The time between two readings of a Cloud Map namespace.
+    pub cloud_map_interval: Duration,
+    /// The longest pause between failed readings.
+    pub max_backoff: Duration,
+    /// How long streams get to end when the server stops.
+    pub shutdown_grace: Duration,
+    /// The namespaces to serve; at least one.
+    pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
+}
+
+/// Where the server listens. Port 0 takes a free one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// For sidecars.
+    pub xds: SocketAddr,
+    /// For health checks and Prometheus.
+    pub metrics: SocketAddr,
+    /// For people; always loopback, since it has no authentication yet.
+    pub admin: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self {
+            xds: SocketAddr::new(any, 18000),
+            metrics: SocketAddr::new(any, 9090),
+            admin: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 19000),
+        }
+    }
+}
+
+/// How to reach AWS; what is `None` is found as in every AWS tool.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Aws {
+    /// The Region.
+    pub region: Option<String>,
+    /// An endpoint in place of AWS's own, for all services.
+    pub endpoint_url: Option<String>,
+}
+
+/// The sources of one namespace; at least one.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NamespaceConfig {
+    /// ECS clusters, by name or ARN.
+    pub clusters: Vec<String>,
+    /// Cloud Map namespaces that are read as extra members.
+    pub cloud_map: Vec<String>,
+    /// File sources, each joined to the folder of the configuration.
+    pub files: Vec<PathBuf>,
+    /// Which ECS services join.
+    pub discover: Discover,
+}
+
+/// Which ECS services join a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Discover {
+    /// Those that ask for it: a `legation` key or a Service Connect block.
+    #[default]
+    Labelled,
+    /// Every named port.
+    All,
+}
+
+impl Config {
+    /// Reads `file`, with the `environment` above it.
+    pub fn load(
+        file: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let name = file.display().to_string();
+            vec![Problem::whole(name, REJECTED, format!("can't read the configuration: {error}"))]
+        })?;
+        Self::parse(file, &text, environment)
+    }
+
+    /// Reads the `text` of `file`, with the `environment` above it.
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut written = read_yaml(file, text).map_err(|problem| vec![problem])?;
+        let strangers = environment::apply(&mut written, environment);
+        checks::check(Document::new(file, text), written, strangers)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod admin;
-pub mod app;
 pub mod bootstrap;
 pub mod changes;
 pub mod cli;

@@ -15,9 +15,11 @@ use tracing::{info, warn};
 
 use crate::model::View;
 
+pub mod aws;
 pub mod cloudmap;
 pub mod ecs;
 pub mod file;
+pub mod words;
 
 /// Why a reading failed.
 #[derive(Clone, PartialEq, Eq, Debug)]

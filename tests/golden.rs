@@ -31,8 +31,10 @@ fn inputs(kind: ResourceType) -> Vec<PathBuf> {
 
 fn check(kind: ResourceType) {
     for input in inputs(kind) {
-        let resources: Vec<_> =
-            translated(&input)[kind].values().map(|resource| json::resource_json(resource).unwrap()).collect();
+        let resources: Vec<_> = translated(&input)[kind]
+            .values()
+            .map(|resource| json::resource_json(resource).unwrap())
+            .collect();
         let output = input.to_string_lossy().replace(".in.yaml", ".out.json");
         let text = serde_json::to_string_pretty(&resources).unwrap() + "\n";
         expect_file![output].assert_eq(&text);

@@ -1,8 +1,15 @@
-//! Legation against real Envoy and an endpoint that answers like AWS.
+//! Legation against the real thing: real Envoy, and an endpoint that answers like AWS.
+//!
+//! This crate holds what integration tests, the demo and the benchmarks stand on. It is not part of the
+//! product. Invariant: nothing here talks to AWS; every address it uses is on loopback.
+
+pub mod aws;
 pub mod control_plane;
 pub mod envoy;
+pub mod estate;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod scene;
 pub mod wait;
+pub mod world;

@@ -1,1 +1,186 @@
-//! source/cloudmap.
+//! One Cloud Map namespace as a source: members that ECS does not run, or runs elsewhere.
+//!
+//! It is not a judge: an instance that says a watched ECS cluster runs it is ECS's to judge, in the mesh.
+//!
+//! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_sdk_servicediscovery::Client;
+use aws_sdk_servicediscovery::types::{
+    FilterCondition, HealthStatusFilter, NamespaceFilter, NamespaceFilterName, NamespaceSummary,
+    ServiceFilter, ServiceFilterName, ServiceSummary,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use self::members::ServiceFacts;
+use super::aws::{Pages, bad_response, failed};
+use super::words;
+use super::{SourceError, Sweep};
+use crate::model::{Namespace, ServiceKey, ServiceView, View};
+
+mod members;
+
+/// Calls under way at once.
+const AT_ONCE: usize = 6;
+const LIST_PAGE: i32 = 100;
+/// As many as a service can have: discovery has no pages, and its default is 100.
+const ALL_INSTANCES: i32 = 1_000;
+
+const LIST_NAMESPACES: &str = "servicediscovery:ListNamespaces";
+const LIST_SERVICES: &str = "servicediscovery:ListServices";
+const DISCOVER_INSTANCES: &str = "servicediscovery:DiscoverInstances";
+
+/// What to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The Cloud Map namespace, by name.
+    pub cloud_map_namespace: String,
+    /// The namespace that its services join.
+    pub namespace: Namespace,
+}
+
+/// The source: the calls, and what is known so far.
+#[derive(Debug)]
+pub struct CloudMapSource {
+    client: Client,
+    settings: Settings,
+    /// Kept from one reading to the next, because namespaces may be listed but once a second.
+    found: Option<Found>,
+    services: BTreeMap<ServiceKey, Arc<ServiceView>>,
+}
+
+/// The namespace as calls name it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Found {
+    id: String,
+    /// Discovery's name for it, which may differ from the one that people see.
+    http_name: String,
+}
+
+impl CloudMapSource {
+    /// A source that has read nothing yet.
+    pub fn new(client: Client, settings: Settings) -> Self {
+        Self { client, settings, found: None, services: BTreeMap::new() }
+    }
+
+    async fn find(&self) -> Result<Found, SourceError> {
+        let wanted = self.settings.cloud_map_namespace.as_str();
+        let filter = NamespaceFilter::builder()
+            .name(NamespaceFilterName::Name)
+            .values(wanted)
+            .condition(FilterCondition::Eq)
+            .build()
+            .map_err(|error| bad_response(LIST_NAMESPACES, error))?;
+        let mut namespaces = self.namespaces(Some(filter)).await?;
+        // Two private DNS namespaces may share a name: every replica takes the same one.
+        namespaces.sort_by(|a, b| a.id().cmp(&b.id()));
+        if let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == Some(wanted)) {
+            let properties = namespace.properties().and_then(|properties| properties.http_properties());
+            let http_name = properties.and_then(|http| http.http_name()).unwrap_or(wanted);
+            let id = namespace.id().ok_or_else(|| bad_response(LIST_NAMESPACES, "a namespace lacks `Id`"))?;
+            return Ok(Found { id: id.to_owned(), http_name: http_name.to_owned() });
+        }
+        let all = self.namespaces(None).await?;
+        let mut names: Vec<_> = all.iter().filter_map(NamespaceSummary::name).collect();
+        names.sort_unstable();
+        let near = words::did_you_mean(wanted, names.iter().copied());
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Err(SourceError {
+            operation: LIST_NAMESPACES.into(),
+            code: "NamespaceNotFound".into(),
+            message: format!("no Cloud Map namespace is called `{wanted}`; there are: {names}{near}"),
+        })
+    }
+
+    async fn namespaces(
+        &self,
+        filter: Option<NamespaceFilter>,
+    ) -> Result<Vec<NamespaceSummary>, SourceError> {
+        let (mut found, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_NAMESPACES));
+        loop {
+            let call = self.client.list_namespaces().max_results(LIST_PAGE).set_next_token(token);
+            let call = call.set_filters(filter.clone().map(|filter| vec![filter]));
+            let page = call.send().await.map_err(|e| failed(LIST_NAMESPACES, e))?;
+            token = pages.next(page.next_token())?;
+            let lacks = || bad_response(LIST_NAMESPACES, "the answer lacks `Namespaces`");
+            found.extend(page.namespaces.ok_or_else(lacks)?);
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn services(&self, found: &Found) -> Result<Vec<ServiceSummary>, SourceError> {
+        let filter = ServiceFilter::builder()
+            .name(ServiceFilterName::NamespaceId)
+            .values(&found.id)
+            .condition(FilterCondition::Eq)
+            .build()
+            .map_err(|error| bad_response(LIST_SERVICES, error))?;
+        let (mut services, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
+        loop {
+            let call = self.client.list_services().max_results(LIST_PAGE).set_next_token(token);
+            let page = call.filters(filter.clone()).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
+            token = pages.next(page.next_token())?;
+            let lacks = || bad_response(LIST_SERVICES, "the answer lacks `Services`");
+            services.extend(page.services.ok_or_else(lacks)?);
+            if token.is_none() {
+                return Ok(services);
+            }
+        }
+    }
+
+    async fn instances(&self, found: &Found, service: ServiceSummary) -> Result<ServiceFacts, SourceError> {
+        let lacks = |what: &str| bad_response(DISCOVER_INSTANCES, format!("the answer lacks `{what}`"));
+        let name = service.name().ok_or_else(|| bad_response(LIST_SERVICES, "a service lacks `Name`"))?;
+        let call = self.client.discover_instances().namespace_name(&found.http_name).service_name(name);
+        let call = call.max_results(ALL_INSTANCES).health_status(HealthStatusFilter::All);
+        let answer = call.send().await.map_err(|e| failed(DISCOVER_INSTANCES, e))?;
+        let instances = answer.instances.ok_or_else(|| lacks("Instances"))?;
+        members::service(&service, name, &instances).map_err(lacks)
+    }
+
+    async fn read(&self, found: &Found) -> Result<Vec<ServiceFacts>, SourceError> {
+        let services = self.services(found).await?;
+        let calls = services.into_iter().map(|service| self.instances(found, service));
+        stream::iter(calls).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn read_all(&mut self) -> Result<Vec<ServiceFacts>, SourceError> {
+        let known = match self.found.clone() {
+            Some(found) => found,
+            None => self.find().await?,
+        };
+        let services = self.read(&known).await?;
+        if !services.is_empty() || self.found.is_none() {
+            self.found = Some(known);
+            return Ok(services);
+        }
+        // A namespace that was made anew has another id, and the old one lists nothing.
+        let found = self.find().await?;
+        let services = if found == known { services } else { self.read(&found).await? };
+        self.found = Some(found);
+        Ok(services)
+    }
+}
+
+impl Sweep for CloudMapSource {
+    async fn sweep(&mut self) -> Result<View, SourceError> {
+        let services = match self.read_all().await {
+            Ok(services) => services,
+            Err(error) => {
+                self.found = None;
+                return Err(error);
+            }
+        };
+        let Settings { cloud_map_namespace, namespace } = &self.settings;
+        let (services, findings) = members::view(namespace, cloud_map_namespace, services, &self.services);
+        self.services = services.clone();
+        Ok(View { services, findings, ..View::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,139 @@
-//! source/file.
+//! The file source: services and endpoints that a person or a program writes as YAML, into a [`View`].
+//!
+//! It is not the policy file: it says what there is, and only a little about how to treat it.
+//!
+//! Invariant: a file that can't be read, or is wrong anywhere, changes nothing but the reading's age.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{CellWriter, SourceError, Sweep};
+use crate::diagnostic::{Document, Problem, REJECTED, read_yaml, render_all};
+use crate::model::{Namespace, ServiceView, View};
+
+mod checks;
+
+/// How often the file is read even if nobody tells of a change: some file systems never do.
+const POLL: Duration = Duration::from_secs(5);
+/// How long an editor or a volume gets to finish what it began.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Reads the file once.
+pub fn load(path: &Path, namespace: &Namespace) -> Result<View, Vec<Problem>> {
+    let text = std::fs::read_to_string(path).map_err(|error| vec![unreadable(path, &error)])?;
+    parse(path, &text, namespace)
+}
+
+/// Reads the `text` of the file at `path`.
+pub fn parse(path: &Path, text: &str, namespace: &Namespace) -> Result<View, Vec<Problem>> {
+    let written = read_yaml(path, text).map_err(|problem| vec![problem])?;
+    checks::check(Document::new(path, text), written, namespace)
+}
+
+/// Keeps `cell` at what the file says, until `shutdown`.
+pub async fn run(path: PathBuf, namespace: Namespace, cell: CellWriter, shutdown: CancellationToken) {
+    let changed = Arc::new(Notify::new());
+    let mut watcher = None;
+    let mut source = FileSource { path, namespace, last: None };
+    loop {
+        // Watching begins before reading, so that no change falls between the two.
+        watcher = watcher.or_else(|| watch(&source.path, &changed));
+        match source.sweep().await {
+            Ok(view) => cell.publish(view),
+            Err(error) => cell.fail(error),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = changed.notified() => {}
+            () = tokio::time::sleep(POLL) => continue,
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SETTLE) => {}
+        }
+    }
+}
+
+/// Watches the folder and not the file, which editors and volumes replace.
+fn watch(path: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let told = Arc::clone(changed);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+        // Our own reading is an access too.
+        Ok(Event { kind: EventKind::Access(kind), .. }) if kind != AccessKind::Close(AccessMode::Write) => {}
+        Ok(_) | Err(_) => told.notify_one(),
+    });
+    match watcher.and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher))
+    {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            debug!(folder = %folder.display(), %error, "not watched; read every {} s", POLL.as_secs());
+            None
+        }
+    }
+}
+
+/// The file and what it said last.
+#[derive(Debug)]
+struct FileSource {
+    path: PathBuf,
+    namespace: Namespace,
+    last: Option<(String, View)>,
+}
+
+impl Sweep for FileSource {
+    async fn sweep(&mut self) -> Result<View, SourceError> {
+        let text = match tokio::fs::read_to_string(&self.path).await {
+            Ok(text) => text,
+            Err(error) => return Err(self.error(&[unreadable(&self.path, &error)])),
+        };
+        if let Some((before, view)) = &self.last
+            && *before == text
+        {
+            return Ok(view.clone());
+        }
+        let mut view = parse(&self.path, &text, &self.namespace).map_err(|problems| self.error(&problems))?;
+        if let Some((_, before)) = &self.last {
+            share(before, &mut view);
+        }
+        self.last = Some((text, view.clone()));
+        Ok(view)
+    }
+}
+
+impl FileSource {
+    fn error(&self, problems: &[Problem]) -> SourceError {
+        SourceError {
+            operation: self.path.display().to_string(),
+            code: problems.first().map_or(REJECTED, |problem| problem.code).to_owned(),
+            message: render_all(problems, false),
+        }
+    }
+}
+
+/// Keeps the allocations of what has not changed: later stages compare pointers.
+fn share(before: &View, view: &mut View) {
+    for (key, service) in &mut view.services {
+        let Some(old) = before.services.get(key) else { continue };
+        if old == service {
+            *service = Arc::clone(old);
+        } else if old.spec == service.spec {
+            let registrations = service.registrations.clone();
+            *service = Arc::new(ServiceView { spec: Arc::clone(&old.spec), registrations });
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::whole(path.display().to_string(), REJECTED, format!("can't read the services: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,9 @@ impl Subscription {
         let held = self.held.contains_key(&name);
         match kind {
             ResourceType::Cluster | ResourceType::Endpoint if held => {
+                if must {
+                    self.held.insert(Arc::clone(&name), None); // still due, should it come back first
+                }
                 self.removals.insert(name);
             }
             ResourceType::Cluster | ResourceType::Endpoint if must => batch.removed.push(name),

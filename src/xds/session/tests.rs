@@ -352,6 +352,24 @@ fn item_58_a_load_assignment_follows_its_cluster_though_it_did_not_change() {
     stream.expect_silence();
 }
 
+#[test]
+fn item_58_also_when_the_service_went_and_came_back_in_between() {
+    let mut stream = Stream::open([resource(Cluster, "a", "1"), resource(Endpoint, "a", "1")]);
+    stream.ask(Cluster, &[], &[]);
+    stream.expect(Cluster, &["a"], &[]);
+    stream.ask(Endpoint, &["a"], &[]);
+    stream.expect(Endpoint, &["a"], &[]);
+    stream.publish([resource(Cluster, "a", "2"), resource(Endpoint, "a", "1")]);
+    let unanswered = stream.next().unwrap();
+    assert_eq!(unanswered.kind, Cluster);
+    stream.publish([]);
+    stream.expect_silence(); // the load assignment is put off, then the service is back
+    stream.publish([resource(Cluster, "a", "2"), resource(Endpoint, "a", "1")]);
+    stream.expect(Endpoint, &["a"], &[]);
+    stream.answer(&unanswered, None);
+    stream.expect_silence();
+}
+
 fn service(name: &str, content: &str) -> [Resource; 4] {
     ResourceType::ALL.map(|kind| resource(kind, name, content))
 }

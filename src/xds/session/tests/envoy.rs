@@ -225,7 +225,7 @@ fn check_converged(stream: &Stream, envoy: &Envoy) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_ends_with_the_client_holding_what_is_served(history in steps()) {

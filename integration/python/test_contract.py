@@ -1,0 +1,506 @@
+"""Holds the AWS-like endpoint to botocore's service models.
+
+Every operation is called through boto3; the raw answer is compared with the model member by member, and
+members that AWS always sends must be there. LEGATION_FAKE_AWS holds the line that `fake_aws --gallery
+--faulty` printed. It does not judge what the answers mean for Legation.
+"""
+
+import json
+import os
+import re
+
+import boto3
+import botocore.session
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+FAKE = json.loads(os.environ["LEGATION_FAKE_AWS"])
+CLUSTER, NAMESPACE = FAKE["cluster"], FAKE["namespace"]
+
+ECS_OPERATIONS = {
+    "ListClusters", "DescribeClusters", "ListServices", "DescribeServices", "ListTasks", "DescribeTasks",
+    "DescribeTaskDefinition", "ListServicesByNamespace", "DescribeServiceRevisions",
+}
+MAP_OPERATIONS = {
+    "ListNamespaces", "GetNamespace", "ListServices", "GetService", "ListInstances",
+    "GetInstancesHealthStatus", "DiscoverInstances", "DiscoverInstancesRevision",
+}
+
+# Members that AWS always sends, by the model's name of the structure.
+ALWAYS = {
+    "Cluster": "clusterArn clusterName status registeredContainerInstancesCount runningTasksCount "
+    "pendingTasksCount activeServicesCount statistics tags settings capacityProviders "
+    "defaultCapacityProviderStrategy",
+    "Service": "serviceArn serviceName clusterArn loadBalancers serviceRegistries status desiredCount runningCount "
+    "pendingCount launchType taskDefinition deploymentConfiguration deployments events createdAt "
+    "placementConstraints placementStrategy networkConfiguration schedulingStrategy deploymentController "
+    "enableECSManagedTags propagateTags enableExecuteCommand",
+    "Deployment": "id status taskDefinition desiredCount pendingCount runningCount failedTasks createdAt updatedAt "
+    "launchType platformVersion platformFamily networkConfiguration rolloutState rolloutStateReason",
+    "ServiceRegistry": "registryArn",
+    "Task": "attachments availabilityZone clusterArn containers cpu createdAt desiredStatus group healthStatus "
+    "lastStatus launchType memory overrides platformVersion tags taskArn taskDefinitionArn version",
+    "Container": "containerArn taskArn name image lastStatus networkInterfaces healthStatus",
+    "NetworkInterface": "attachmentId privateIpv4Address",
+    "Attachment": "id type status details",
+    "TaskDefinition": "taskDefinitionArn containerDefinitions family revision volumes status requiresAttributes "
+    "placementConstraints compatibilities registeredAt registeredBy networkMode cpu memory",
+    "ContainerDefinition": "name image cpu portMappings essential environment mountPoints volumesFrom",
+    "PortMapping": "containerPort hostPort protocol",
+    "ServiceRevision": "serviceRevisionArn serviceArn clusterArn taskDefinition launchType platformVersion "
+    "platformFamily networkConfiguration containerImages guardDutyEnabled createdAt",
+    "Failure": "arn reason",
+    "NamespaceSummary": "Id Arn Name Type Properties CreateDate",
+    "Namespace": "Id Arn Name Type Properties CreateDate CreatorRequestId",
+    "ServiceSummary": "Id Arn Name Type InstanceCount CreateDate",
+    "cloudmap.Service": "Id Arn Name NamespaceId Type InstanceCount CreateDate CreatorRequestId",
+    "InstanceSummary": "Id Attributes",
+    "HttpInstanceSummary": "InstanceId NamespaceName ServiceName HealthStatus Attributes",
+    # Whole answers.
+    "ListClustersResponse": "clusterArns",
+    "DescribeClustersResponse": "clusters failures",
+    "ListServicesResponse": "serviceArns",
+    "DescribeServicesResponse": "services failures",
+    "ListTasksResponse": "taskArns",
+    "DescribeTasksResponse": "tasks failures",
+    "DescribeTaskDefinitionResponse": "taskDefinition",
+    "ListServicesByNamespaceResponse": "serviceArns",
+    "DescribeServiceRevisionsResponse": "serviceRevisions failures",
+    "ListNamespacesResponse": "Namespaces",
+    "GetNamespaceResponse": "Namespace",
+    "cloudmap.ListServicesResponse": "Services",
+    "GetServiceResponse": "Service",
+    "ListInstancesResponse": "Instances",
+    "GetInstancesHealthStatusResponse": "Status",
+    "DiscoverInstancesResponse": "Instances InstancesRevision",
+    "DiscoverInstancesRevisionResponse": "InstancesRevision",
+}
+
+
+def compare(value, shape, api, path, seen):
+    """Compares a raw JSON value with the model's shape; returns what is wrong."""
+    kind = shape.type_name
+    if kind == "structure":
+        if not isinstance(value, dict):
+            return [f"{path}: not a structure"]
+        seen.add(shape.name)
+        wrong = [f"{path}.{key}: unknown member" for key in value if key not in shape.members]
+        wanted = ALWAYS.get(f"{api}.{shape.name}", ALWAYS.get(shape.name, "")).split()
+        wrong += [f"{path}.{key}: missing" for key in wanted + list(shape.required_members) if key not in value]
+        for key in value.keys() & shape.members.keys():
+            wrong += compare(value[key], shape.members[key], api, f"{path}.{key}", seen)
+        return wrong
+    if kind == "list":
+        if not isinstance(value, list):
+            return [f"{path}: not a list"]
+        return [w for i, item in enumerate(value) for w in compare(item, shape.member, api, f"{path}[{i}]", seen)]
+    if kind == "map":
+        if not isinstance(value, dict):
+            return [f"{path}: not a map"]
+        return [w for key in value for w in compare(value[key], shape.value, api, f"{path}.{key}", seen)]
+    types = {
+        "string": str, "integer": int, "long": int, "boolean": bool, "timestamp": (int, float), "double": (int, float),
+    }
+    if not isinstance(value, types[kind]) or (kind != "boolean" and isinstance(value, bool)):
+        return [f"{path}: {value!r} is not a {kind}"]
+    if kind == "string" and shape.enum and value not in shape.enum:
+        return [f"{path}: {value!r} is not one of {shape.enum}"]
+    return []
+
+
+class Api:
+    """A boto3 client whose every raw answer is compared with the model."""
+
+    def __init__(self, service, url=FAKE["url"]):
+        core = botocore.session.get_session()
+        if service == "servicediscovery":
+            # boto3 would speak CBOR; Legation's SDK speaks JSON, so the comparison is about JSON.
+            model = core.get_component("data_loader").load_service_model(service, "service-2")
+            model["metadata"].update(protocol="json", protocols=["json"])
+        config = Config(
+            inject_host_prefix=False, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10
+        )
+        self.client = boto3.session.Session(botocore_session=core).client(
+            service, endpoint_url=url, region_name="eu-west-1", aws_access_key_id="dummy",
+            aws_secret_access_key="dummy", config=config,
+        )
+        self.name = "cloudmap" if service == "servicediscovery" else service
+        self.called, self.seen = set(), set()
+        self.client.meta.events.register("before-parse", self._compare)
+
+    def _compare(self, operation_model, response_dict, **_):
+        assert response_dict["headers"]["content-type"] == "application/x-amz-json-1.1"
+        assert response_dict["headers"]["x-amzn-requestid"]
+        if response_dict["status_code"] != 200:
+            return
+        try:
+            body = json.loads(response_dict["body"])
+        except ValueError:
+            return
+        wrong = compare(body, operation_model.output_shape, self.name, operation_model.name, self.seen)
+        assert not wrong, "\n".join(wrong)
+        self.called.add(operation_model.name)
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def pages(self, operation, **arguments):
+        return list(self.client.get_paginator(operation).paginate(**arguments))
+
+
+@pytest.fixture(scope="module")
+def ecs():
+    return Api("ecs")
+
+
+@pytest.fixture(scope="module")
+def cloudmap():
+    return Api("servicediscovery")
+
+
+def faulty(fault, service="ecs"):
+    return Api(service, FAKE["faulty"][fault])
+
+
+def refused(kind, call, **arguments):
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    assert caught.value.response["Error"]["Code"] == kind
+    assert caught.value.response["Error"]["Message"]
+    return caught.value.response
+
+
+def task_arns(ecs, **filters):
+    return [arn for page in ecs.pages("list_tasks", **filters) for arn in page["taskArns"]]
+
+
+def described(ecs, arns, cluster=CLUSTER, **more):
+    answer = ecs.describe_tasks(cluster=cluster, tasks=arns, **more)
+    assert answer["failures"] == []
+    return answer["tasks"]
+
+
+# ECS
+
+
+def test_clusters(ecs):
+    arns = ecs.list_clusters()["clusterArns"]
+    assert [arn.split("/")[1] for arn in arns] == [CLUSTER, "spare"]
+    answer = ecs.describe_clusters(clusters=[CLUSTER, arns[1], "nowhere"], include=["TAGS"])
+    assert [c["clusterName"] for c in answer["clusters"]] == [CLUSTER, "spare"]
+    assert answer["clusters"][1]["runningTasksCount"] == 120
+    assert [(f["reason"], f["arn"].split("/")[1]) for f in answer["failures"]] == [("MISSING", "nowhere")]
+
+
+def test_services_are_listed_in_pages_of_ten(ecs):
+    pages = ecs.pages("list_services", cluster=CLUSTER)
+    assert {len(page["serviceArns"]) for page in pages[:-1]} == {10}
+    arns = [arn for page in pages for arn in page["serviceArns"]]
+    assert len(arns) == len(set(arns)) == 32
+    assert not any(arn.endswith("/gone") for arn in arns)
+    hundred = ecs.list_services(cluster=CLUSTER, maxResults=100)
+    assert hundred["serviceArns"] == arns and "nextToken" not in hundred
+    assert ecs.list_services(cluster=CLUSTER, launchType="EC2")["serviceArns"] == []
+
+
+def test_services_are_described_with_tags_and_failures(ecs):
+    answer = ecs.describe_services(cluster=CLUSTER, services=["payments", "nothing", "search"], include=["TAGS"])
+    payments, search = answer["services"]
+    assert payments["tags"] == [{"key": "legation:namespace", "value": NAMESPACE}]
+    assert (payments["desiredCount"], payments["runningCount"], payments["pendingCount"]) == (3, 3, 0)
+    assert re.fullmatch(r"ecs-svc/\d{19}", payments["deployments"][0]["id"])
+    assert payments["deployments"][0]["rolloutState"] == "COMPLETED"
+    assert search["serviceRegistries"][0]["containerPort"] == 7700
+    assert [f["arn"].split("/")[-1] for f in answer["failures"]] == ["nothing"]
+    assert "tags" not in ecs.describe_services(cluster=CLUSTER, services=["payments"])["services"][0]
+    gone = ecs.describe_services(cluster=CLUSTER, services=["gone"])["services"][0]
+    assert gone["status"] == "INACTIVE"
+
+
+def test_a_deployment_under_way_shows_primary_and_active(ecs):
+    service = ecs.describe_services(cluster=CLUSTER, services=["rolling"])["services"][0]
+    primary, active = service["deployments"]
+    assert (primary["status"], primary["rolloutState"], primary["runningCount"]) == ("PRIMARY", "IN_PROGRESS", 1)
+    assert (active["status"], active["runningCount"]) == ("ACTIVE", 2)
+    started_by = {t["startedBy"] for t in described(ecs, task_arns(ecs, cluster=CLUSTER, serviceName="rolling"))}
+    assert started_by == {primary["id"], active["id"]}
+
+
+def test_service_connect_is_on_the_deployment_and_the_revision(ecs, cloudmap):
+    service = ecs.describe_services(cluster=CLUSTER, services=["invoices"])["services"][0]
+    assert "serviceConnectConfiguration" not in service
+    deployment = service["deployments"][0]
+    offer = deployment["serviceConnectConfiguration"]["services"][0]
+    assert offer["clientAliases"] == [{"port": 9000, "dnsName": "invoices"}]
+    assert offer["ingressPortOverride"] == 15000
+    resource = deployment["serviceConnectResources"][0]
+    assert cloudmap.get_service(Id=resource["discoveryArn"])["Service"]["Name"] == "invoices"
+    revision = service["currentServiceRevisions"][0]["arn"]
+    answer = ecs.describe_service_revisions(serviceRevisionArns=[revision, revision + "0"])
+    assert answer["serviceRevisions"][0]["serviceConnectConfiguration"]["namespace"] == NAMESPACE
+    assert answer["failures"][0]["reason"] == "MISSING"
+
+
+def test_services_by_namespace(ecs, cloudmap):
+    by_name = ecs.list_services_by_namespace(namespace=NAMESPACE)["serviceArns"]
+    assert [arn.split("/")[-1] for arn in by_name] == ["invoices"]
+    namespaces = cloudmap.list_namespaces()["Namespaces"]
+    arn = next(ns["Arn"] for ns in namespaces if ns["Name"] == NAMESPACE)
+    assert [a for p in ecs.pages("list_services_by_namespace", namespace=arn) for a in p["serviceArns"]] == by_name
+    refused("NamespaceNotFoundException", ecs.list_services_by_namespace, namespace="nowhere")
+
+
+def test_tasks_are_listed_in_pages_of_a_hundred(ecs):
+    pages = ecs.pages("list_tasks", cluster="spare")
+    assert [len(page["taskArns"]) for page in pages] == [100, 20]
+    arns = [arn for page in pages for arn in page["taskArns"]]
+    assert len(set(arns)) == 120
+    sevens = ecs.pages("list_tasks", cluster="spare", PaginationConfig={"PageSize": 7})
+    assert [arn for page in sevens for arn in page["taskArns"]] == arns
+    assert len(described(ecs, arns[:100], cluster="spare")) == 100
+
+
+def test_task_filters(ecs):
+    payments = task_arns(ecs, cluster=CLUSTER, serviceName="payments")
+    assert len(payments) == 3
+    assert task_arns(ecs, cluster=CLUSTER, family="payments") == payments
+    deployment = described(ecs, payments)[0]["startedBy"]
+    assert task_arns(ecs, cluster=CLUSTER, startedBy=deployment) == payments
+    assert len(task_arns(ecs, cluster=CLUSTER, desiredStatus="STOPPED")) == 3
+    assert task_arns(ecs, cluster=CLUSTER, desiredStatus="PENDING") == []
+    assert task_arns(ecs, cluster=CLUSTER, launchType="EC2") == []
+    refused("ServiceNotFoundException", ecs.list_tasks, cluster=CLUSTER, serviceName="nothing")
+    refused("InvalidParameterException", ecs.list_tasks, cluster=CLUSTER, startedBy="x", family="payments")
+    refused("InvalidParameterException", ecs.list_tasks, cluster=CLUSTER, maxResults=101)
+
+
+def test_a_running_task(ecs):
+    tasks = described(ecs, task_arns(ecs, cluster=CLUSTER, serviceName="payments"))
+    assert {t["availabilityZone"] for t in tasks} == {"eu-west-1a", "eu-west-1b", "eu-west-1c"}
+    for task in tasks:
+        assert (task["desiredStatus"], task["lastStatus"], task["healthStatus"]) == ("RUNNING", "RUNNING", "HEALTHY")
+        assert (task["version"], task["group"]) == (3, "service:payments")
+        interface = task["containers"][0]["networkInterfaces"][0]
+        attachment = task["attachments"][0]
+        details = {d["name"]: d["value"] for d in attachment["details"]}
+        assert attachment["type"] == "ElasticNetworkInterface" and attachment["status"] == "ATTACHED"
+        assert interface["attachmentId"] == attachment["id"]
+        assert interface["privateIpv4Address"] == details["privateIPv4Address"]
+        assert re.fullmatch(rf"arn:aws:ecs:eu-west-1:\d{{12}}:task/{CLUSTER}/[0-9a-f]{{32}}", task["taskArn"])
+
+
+def test_stopped_tasks_stay_describable(ecs):
+    tasks = described(ecs, task_arns(ecs, cluster=CLUSTER, desiredStatus="STOPPED"))
+    by_code = {t["stopCode"]: t for t in tasks}
+    planned, crash = by_code["UserInitiated"], by_code["EssentialContainerExited"]
+    assert (planned["version"], crash["version"]) == (6, 5)
+    for task in (planned, crash):
+        assert task["lastStatus"] == "STOPPED" and task["group"] == "family:batch"
+        assert "startedBy" not in task
+        assert task["createdAt"] <= task["startedAt"] <= task["stoppedAt"]
+    assert planned["stoppingAt"] <= planned["executionStoppedAt"] <= planned["stoppedAt"]
+    assert crash["executionStoppedAt"] < crash["stoppingAt"], "a crash is noticed late"
+    assert (planned["containers"][0]["exitCode"], crash["containers"][0]["exitCode"]) == (0, 1)
+
+
+def test_run_task_tags_come_only_when_asked(ecs):
+    arns = task_arns(ecs, cluster=CLUSTER, family="batch")
+    tagged = [t["tags"] for t in described(ecs, arns, include=["TAGS"]) if t["group"] == "family:batch"]
+    assert tagged == [[{"key": "legation:namespace", "value": NAMESPACE}]]
+    assert all(t["tags"] == [] for t in described(ecs, arns))
+
+
+def test_unknown_tasks_are_failures(ecs):
+    known = task_arns(ecs, cluster=CLUSTER, serviceName="redis")[0]
+    answer = ecs.describe_tasks(cluster=CLUSTER, tasks=[known.split("/")[-1], "0" * 32, known + "0"])
+    assert [t["taskArn"] for t in answer["tasks"]] == [known]
+    assert [f["reason"] for f in answer["failures"]] == ["MISSING", "MISSING"]
+    elsewhere = ecs.describe_tasks(cluster="spare", tasks=[known])
+    assert elsewhere["tasks"] == [] and elsewhere["failures"][0]["arn"] == known
+
+
+def test_task_definitions(ecs):
+    by_family = ecs.describe_task_definition(taskDefinition="invoices", include=["TAGS"])
+    definition = by_family["taskDefinition"]
+    assert by_family["tags"] == [{"key": "team", "value": "billing"}]
+    port = definition["containerDefinitions"][0]["portMappings"][0]
+    assert port == {"containerPort": 9000, "hostPort": 9000, "protocol": "tcp", "name": "api", "appProtocol": "http2"}
+    assert definition["containerDefinitions"][0]["healthCheck"]["command"]
+    for reference in ("invoices:1", definition["taskDefinitionArn"]):
+        again = ecs.describe_task_definition(taskDefinition=reference)
+        assert again["taskDefinition"] == definition and "tags" not in again
+    batch = ecs.describe_task_definition(taskDefinition="batch")["taskDefinition"]
+    assert batch["containerDefinitions"][0]["dockerLabels"] == {"legation.role": "client"}
+    for unknown in ("nothing", "invoices:2", "invoices:x", "invoices:0"):
+        refused("ClientException", ecs.describe_task_definition, taskDefinition=unknown)
+
+
+def test_ecs_refusals(ecs):
+    for call in (ecs.list_tasks, ecs.list_services):
+        refused("ClusterNotFoundException", call, cluster="nowhere")
+    refused("ClusterNotFoundException", ecs.list_tasks)
+    refused("ClusterNotFoundException", ecs.describe_tasks, cluster="nowhere", tasks=["x"])
+    refused("ClusterNotFoundException", ecs.describe_services, cluster="nowhere", services=["x"])
+    too_many = {
+        "describe_tasks": ("tasks", 101), "describe_services": ("services", 11),
+        "describe_service_revisions": ("serviceRevisionArns", 21), "describe_clusters": ("clusters", 101),
+    }
+    for name, (member, count) in too_many.items():
+        arguments = {} if name in ("describe_service_revisions", "describe_clusters") else {"cluster": CLUSTER}
+        arguments[member] = [f"x{n}" for n in range(count)]
+        refused("InvalidParameterException", getattr(ecs, name), **arguments)
+    refused("InvalidParameterException", ecs.describe_tasks, cluster=CLUSTER, tasks=[])
+    # Not known here: AWS has more operations than this endpoint.
+    refused("UnknownOperationException", ecs.list_account_settings)
+
+
+def test_a_wrong_page_token_is_refused(ecs, cloudmap):
+    token = ecs.list_tasks(cluster="spare")["nextToken"]
+    refused("InvalidParameterException", ecs.list_tasks, cluster="spare", nextToken=token + "00")
+    refused("InvalidParameterException", ecs.list_tasks, cluster="spare", nextToken="")
+    refused("InvalidParameterException", ecs.list_tasks, cluster="spare", nextToken="é" * 20)
+    refused("InvalidParameterException", ecs.list_tasks, cluster=CLUSTER, nextToken=token)
+    refused("InvalidParameterException", ecs.list_services, cluster="spare", nextToken=token)
+    refused("InvalidInput", cloudmap.list_namespaces, NextToken=token)
+    refused("InvalidInput", cloudmap.list_namespaces, MaxResults=101)
+
+
+# Cloud Map
+
+
+def namespace_id(cloudmap, name):
+    found = [ns for page in cloudmap.pages("list_namespaces") for ns in page["Namespaces"] if ns["Name"] == name]
+    return found[0]["Id"]
+
+
+def search_id(cloudmap):
+    wanted = [{"Name": "NAMESPACE_ID", "Values": [namespace_id(cloudmap, "legacy.internal")]}]
+    pages = cloudmap.pages("list_services", Filters=wanted)
+    services = [service for page in pages for service in page["Services"]]
+    assert [service["Name"] for service in services] == ["search"]
+    return services[0]["Id"]
+
+
+def test_namespaces(cloudmap):
+    pages = cloudmap.pages("list_namespaces", PaginationConfig={"PageSize": 1})
+    names = {ns["Name"]: ns["Type"] for page in pages for ns in page["Namespaces"]}
+    assert names == {NAMESPACE: "HTTP", "legacy.internal": "DNS_PRIVATE"}
+    for name, value in (("TYPE", "HTTP"), ("NAME", NAMESPACE), ("HTTP_NAME", NAMESPACE)):
+        # A page is filtered after it was taken: the paginator must carry on through empty ones.
+        filters = [{"Name": name, "Values": [value], "Condition": "EQ"}]
+        pages = cloudmap.pages("list_namespaces", Filters=filters, PaginationConfig={"PageSize": 1})
+        assert len(pages) == 2
+        assert [ns["Name"] for page in pages for ns in page["Namespaces"]] == [NAMESPACE]
+    one = cloudmap.get_namespace(Id=namespace_id(cloudmap, "legacy.internal"))["Namespace"]
+    assert one["Properties"]["DnsProperties"]["HostedZoneId"]
+    refused("NamespaceNotFound", cloudmap.get_namespace, Id="ns-nowhere")
+
+
+def test_map_services_and_instances(cloudmap):
+    service = cloudmap.get_service(Id=search_id(cloudmap))["Service"]
+    assert service["InstanceCount"] == 4 and service["HealthCheckCustomConfig"]["FailureThreshold"] == 1
+    for reference in (service["Id"], service["Arn"]):
+        pages = cloudmap.pages("list_instances", ServiceId=reference, PaginationConfig={"PageSize": 3})
+        instances = {i["Id"]: i["Attributes"] for page in pages for i in page["Instances"]}
+        assert [len(page["Instances"]) for page in pages] == [3, 1] and len(instances) == 4
+    registered = [a for a in instances.values() if "ECS_SERVICE_NAME" in a]
+    assert len(registered) == 2
+    for attributes in registered:
+        assert attributes.keys() == {
+            "AWS_INSTANCE_IPV4", "AWS_INSTANCE_PORT", "AVAILABILITY_ZONE", "REGION", "ECS_SERVICE_NAME",
+            "ECS_CLUSTER_NAME", "ECS_TASK_DEFINITION_FAMILY",
+        }
+        assert (attributes["ECS_CLUSTER_NAME"], attributes["AWS_INSTANCE_PORT"]) == (CLUSTER, "7700")
+    refused("ServiceNotFound", cloudmap.get_service, Id="srv-nowhere")
+    refused("ServiceNotFound", cloudmap.list_instances, ServiceId="srv-nowhere")
+
+
+def test_instance_health(cloudmap):
+    service = search_id(cloudmap)
+    # boto3 has no paginator for it.
+    first = cloudmap.get_instances_health_status(ServiceId=service, MaxResults=3)
+    rest = cloudmap.get_instances_health_status(ServiceId=service, MaxResults=3, NextToken=first["NextToken"])
+    assert (len(first["Status"]), len(rest["Status"])) == (3, 1) and "NextToken" not in rest
+    health = first["Status"] | rest["Status"]
+    assert len(health) == 4
+    assert sorted(health.values()) == ["HEALTHY", "HEALTHY", "HEALTHY", "UNHEALTHY"]
+    one = cloudmap.get_instances_health_status(ServiceId=service, Instances=["vm-2"])
+    assert one["Status"] == {"vm-2": "UNHEALTHY"}
+    refused("InstanceNotFound", cloudmap.get_instances_health_status, ServiceId=service, Instances=["vm-3"])
+
+
+def test_discovery(cloudmap):
+    def found(**more):
+        answer = cloudmap.discover_instances(NamespaceName="legacy.internal", ServiceName="search", **more)
+        return answer["InstancesRevision"], sorted(i["InstanceId"] for i in answer["Instances"])
+
+    revision, everything = found(HealthStatus="ALL", MaxResults=1000)
+    assert len(everything) == 4
+    assert found(HealthStatus="UNHEALTHY") == (revision, ["vm-2"])
+    assert found(HealthStatus="HEALTHY")[1] == sorted(set(everything) - {"vm-2"})
+    assert len(found(HealthStatus="ALL", MaxResults=2)[1]) == 2
+    assert found(HealthStatus="ALL", QueryParameters={"AWS_INSTANCE_IPV4": "127.0.8.1"})[1] == ["vm-1"]
+    assert len(found(HealthStatus="ALL", OptionalParameters={"ECS_SERVICE_NAME": "search"})[1]) == 2
+    assert found(HealthStatus="ALL", OptionalParameters={"no": "such"})[1] == everything
+    seen = cloudmap.discover_instances_revision(NamespaceName="legacy.internal", ServiceName="search")
+    assert seen["InstancesRevision"] == revision
+    # Without a check the filter is ignored.
+    connect = cloudmap.discover_instances(NamespaceName=NAMESPACE, ServiceName="invoices", HealthStatus="UNHEALTHY")
+    assert [i["HealthStatus"] for i in connect["Instances"]] == ["UNKNOWN", "UNKNOWN"]
+    assert {i["Attributes"]["AWS_INSTANCE_PORT"] for i in connect["Instances"]} == {"15000"}
+    for namespace, service, kind in (("nowhere", "search", "Namespace"), (NAMESPACE, "search", "Service")):
+        for call in (cloudmap.discover_instances, cloudmap.discover_instances_revision):
+            refused(f"{kind}NotFound", call, NamespaceName=namespace, ServiceName=service)
+
+
+# Faults
+
+
+def test_throttling():
+    response = refused("ThrottlingException", faulty("throttle").list_clusters)
+    assert response["Error"]["Message"] == "Rate exceeded"
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    refused("RequestLimitExceeded", faulty("throttle", "servicediscovery").list_namespaces)
+
+
+def test_denial_names_the_action():
+    response = refused("AccessDeniedException", faulty("access-denied").list_tasks, cluster=CLUSTER)
+    assert "ecs:ListTasks" in response["Error"]["Message"]
+    response = refused("AccessDeniedException", faulty("access-denied", "servicediscovery").list_namespaces)
+    assert "servicediscovery:ListNamespaces" in response["Error"]["Message"]
+
+
+def test_server_errors():
+    response = refused("ServerException", faulty("server-error").list_clusters)
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 500
+
+
+def test_half_pages_fail_after_the_first():
+    ecs = faulty("half-pages")
+    first = ecs.list_tasks(cluster="spare")
+    assert len(first["taskArns"]) == 100
+    refused("ThrottlingException", ecs.list_tasks, cluster="spare", nextToken=first["nextToken"])
+
+
+def test_garbage_cannot_be_parsed():
+    # botocore lets it pass as an answer without members; other SDKs refuse it.
+    answer = faulty("garbage").list_clusters()
+    assert answer.keys() == {"ResponseMetadata"} and answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+
+
+def test_empty_answers_are_clean():
+    assert faulty("empty").list_tasks(cluster="spare")["taskArns"] == []
+    answer = faulty("empty").describe_services(cluster=CLUSTER, services=["payments"])
+    assert (answer["services"], answer["failures"]) == ([], [])
+
+
+# The whole
+
+
+def test_every_operation_and_structure_was_compared(ecs, cloudmap):
+    assert ecs.called == ECS_OPERATIONS
+    assert cloudmap.called == MAP_OPERATIONS
+    compared = {f"ecs.{name}" for name in ecs.seen} | {f"cloudmap.{name}" for name in cloudmap.seen}
+    unused = {name for name in ALWAYS if not any(name in (c, c.split(".")[1]) for c in compared)}
+    assert not unused, f"expected but never seen: {unused}"

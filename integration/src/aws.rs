@@ -1,0 +1,293 @@
+//! An endpoint that answers like AWS about a [`World`].
+//!
+//! ECS and Cloud Map over awsJson1.1, with paging, batch limits, refusals and faults. It changes nothing
+//! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
+//! port stays reserved, so that connections are refused and the same port is opened again.
+
+mod cloudmap;
+mod ecs;
+mod faults;
+mod render;
+mod wire;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::world::{State, World};
+pub use faults::{Fault, Faults};
+pub use wire::{Api, Operation};
+use wire::{ApiError, Input};
+
+/// The longest request that is read.
+const LONGEST: usize = 1 << 20;
+
+/// A running endpoint. Dropping it closes it.
+#[derive(Debug)]
+pub struct FakeAws {
+    address: SocketAddr,
+    faults: Faults,
+    server: JoinHandle<()>,
+}
+
+impl FakeAws {
+    /// Listens on 127.0.0.1, on a free port.
+    pub async fn start(world: World) -> io::Result<Self> {
+        Self::start_on(world, 0).await
+    }
+
+    /// Listens on 127.0.0.1, on a given port.
+    pub async fn start_on(world: World, port: u16) -> io::Result<Self> {
+        let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        let address = reserved.local_addr()?;
+        let listener = reserve(address)?.listen(1024)?;
+        let faults = Faults::new(world.clone());
+        let endpoint = Arc::new(Endpoint { world, faults: faults.clone(), requests: AtomicU64::new(1) });
+        faults.set_listening(true);
+        let server = tokio::spawn(endpoint.run(address, listener, reserved));
+        Ok(Self { address, faults, server })
+    }
+
+    /// `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its faults and call counts.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    /// Calls of one operation so far, failed ones too.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.faults.calls(operation)
+    }
+
+    /// Stops listening and cuts every connection; returns when connections are refused.
+    pub async fn stop(&self) {
+        self.faults.want(false);
+        self.faults.settled().await;
+    }
+
+    /// Listens again on the same port. Faults stay, except an outage of everything, which ends.
+    pub async fn restart(&self) {
+        self.faults.want(true);
+        self.faults.settled().await;
+    }
+}
+
+impl Drop for FakeAws {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Takes a port without listening on it. Several sockets may hold it; only one of them ever listens.
+fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+struct Endpoint {
+    world: World,
+    faults: Faults,
+    requests: AtomicU64,
+}
+
+impl Endpoint {
+    /// Listens whenever it is wanted. `reserved` keeps the port in between.
+    async fn run(self: Arc<Self>, address: SocketAddr, listener: TcpListener, reserved: TcpSocket) {
+        let mut wanted = self.faults.wanted();
+        let mut listener = Some(listener);
+        loop {
+            if wanted.wait_for(|wanted| *wanted).await.is_err() {
+                return;
+            }
+            let opened = match listener.take() {
+                Some(listener) => Ok(listener),
+                None => reserve(address).and_then(|socket| socket.listen(1024)),
+            };
+            let open = match opened {
+                Ok(open) => open,
+                Err(error) => {
+                    tracing::error!(%address, %error, "cannot listen again");
+                    break;
+                }
+            };
+            self.faults.set_listening(true);
+            let mut connections = JoinSet::new();
+            while *wanted.borrow_and_update() {
+                tokio::select! {
+                    accepted = open.accept() => match accepted {
+                        Ok((stream, _)) => drop(connections.spawn(self.clone().serve(stream))),
+                        Err(error) => {
+                            tracing::warn!(%address, %error, "accept failed");
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    },
+                    changed = wanted.changed() => if changed.is_err() { return },
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+            drop(open);
+            connections.shutdown().await;
+            self.faults.set_listening(false);
+        }
+        drop(reserved);
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| self.clone().answer(request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(stream), service);
+        // An error ends the connection, which is what a lost one looks like.
+        let _ = connection.await;
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Lost> {
+        let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
+        let operation = target.and_then(Operation::of_target);
+        let outcome = match operation {
+            _ if request.method() != Method::POST || operation.is_none() => {
+                Err(ApiError::new("UnknownOperationException", "The operation is not known here."))
+            }
+            _ if !is_signed(&request) => {
+                Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"))
+            }
+            None => return Err(Lost),
+            Some(operation) => match to_bytes(Body::new(request.into_body()), LONGEST).await {
+                Ok(body) => self.perform(operation, &body).await?,
+                Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
+            },
+        };
+        let (status, body) = match outcome {
+            Ok(body) => (StatusCode::OK, body),
+            Err(error) => (
+                StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                Outcome::Json(error.body(operation.map(Operation::api))),
+            ),
+        };
+        Ok(self.response(status, body))
+    }
+
+    fn response(&self, status: StatusCode, body: Outcome) -> Response<Body> {
+        let bytes = match body {
+            Outcome::Json(value) => value.to_string(),
+            Outcome::Garbage => "<html>upstream connect error</html".to_owned(),
+        };
+        let mut response = Response::new(Body::from(bytes));
+        *response.status_mut() = status;
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{number:08x}-0000-4000-8000-{number:012x}");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert("x-amzn-requestid", id);
+        }
+        response
+    }
+
+    /// Lets a request meet its fate, and answers it from the world.
+    async fn perform(&self, operation: Operation, body: &[u8]) -> Result<Result<Outcome, ApiError>, Lost> {
+        let api = operation.api();
+        let fate = self.faults.befall(operation);
+        let Ok(input) = serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) else {
+            return Ok(Err(ApiError::new("SerializationException", "the request is not JSON")));
+        };
+        match fate.fault {
+            Some(Fault::Outage) => return Err(Lost),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Throttle) => return Ok(Err(ApiError::throttled(api))),
+            Some(Fault::ServerError) => return Ok(Err(ApiError::server(api))),
+            Some(Fault::Garbage) => return Ok(Ok(Outcome::Garbage)),
+            Some(Fault::AccessDenied) => {
+                return Ok(Err(self.world.read(|state| ApiError::denied(operation, &state.account))));
+            }
+            Some(Fault::HalfPages) if wire::asks_for_later_page(&input) => {
+                return Ok(Err(ApiError::throttled(api)));
+            }
+            Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(Fault::HalfPages | Fault::Empty | Fault::Stale) | None => {}
+        }
+        let answer = match &fate.frozen {
+            Some(frozen) => look_up(operation, frozen, &input),
+            None => self.world.read(|state| look_up(operation, state, &input)),
+        };
+        let answer = match fate.fault {
+            Some(Fault::Empty) => answer.map(emptied),
+            _ => answer,
+        };
+        Ok(answer.map(Outcome::Json))
+    }
+}
+
+/// The body of a successful answer.
+enum Outcome {
+    Json(Value),
+    Garbage,
+}
+
+/// A request whose connection is to be cut.
+#[derive(Debug)]
+struct Lost;
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection is cut on purpose")
+    }
+}
+
+impl std::error::Error for Lost {}
+
+impl From<Infallible> for Lost {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+fn is_signed(request: &Request<Incoming>) -> bool {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    header.is_some_and(|value| value.starts_with("AWS4-"))
+}
+
+fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, ApiError> {
+    let input = Input::new(input, operation.api())?;
+    match operation.api() {
+        Api::Ecs => ecs::answer(operation, state, input),
+        Api::CloudMap => cloudmap::answer(operation, state, input),
+    }
+}
+
+/// The answer with its top-level lists emptied and no further page.
+fn emptied(mut answer: Value) -> Value {
+    if let Some(members) = answer.as_object_mut() {
+        members.retain(|key, _| !key.eq_ignore_ascii_case("nextToken"));
+        for member in members.values_mut().filter(|member| member.is_array()) {
+            *member = Value::Array(Vec::new());
+        }
+    }
+    answer
+}

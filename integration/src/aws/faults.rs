@@ -1,0 +1,174 @@
+//! Ways in which the endpoint misbehaves, settable while it runs, and a count of every call.
+//!
+//! It decides what befalls a request; carrying it out is the endpoint's work. Invariant: a fault for one
+//! operation outranks one for all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::wire::Operation;
+use crate::world::{State, World};
+
+/// One way to misbehave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Connections are refused: the listener is closed and every connection cut. For one operation, its
+    /// calls lose their connection instead of getting an answer.
+    Outage,
+    /// `ThrottlingException`, or Cloud Map's `RequestLimitExceeded`.
+    Throttle,
+    /// HTTP 500.
+    ServerError,
+    /// `AccessDeniedException`.
+    AccessDenied,
+    /// The request is read and never answered.
+    Hang,
+    /// HTTP 200 with a body that is not JSON.
+    Garbage,
+    /// The first page of a list is fine, every later one is throttled.
+    HalfPages,
+    /// An answer, but late.
+    Delay(Duration),
+    /// A clean answer in which every list is empty: the most treacherous of all.
+    Empty,
+    /// A clean answer from the moment the fault was set: the API is eventually consistent.
+    Stale,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    fault: Fault,
+    /// How many more calls it befalls.
+    left: Option<u64>,
+    /// For [`Fault::Stale`].
+    frozen: Option<Arc<State>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    all: Option<Rule>,
+    one: BTreeMap<Operation, Rule>,
+    calls: BTreeMap<Operation, u64>,
+}
+
+/// A handle on the faults of one endpoint; clones share them.
+#[derive(Debug, Clone)]
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    world: World,
+    table: Mutex<Table>,
+    /// Whether the endpoint should listen, and whether it does.
+    wanted: watch::Sender<bool>,
+    listening: watch::Sender<bool>,
+}
+
+/// What befalls one request.
+#[derive(Debug, Clone)]
+pub(super) struct Fate {
+    pub(super) fault: Option<Fault>,
+    pub(super) frozen: Option<Arc<State>>,
+}
+
+impl Faults {
+    pub(super) fn new(world: World) -> Self {
+        let table = Mutex::new(Table::default());
+        let (wanted, listening) = (watch::Sender::new(true), watch::Sender::new(false));
+        Self(Arc::new(Shared { world, table, wanted, listening }))
+    }
+
+    /// Befalls every operation, until cleared. An outage has begun when [`Faults::settled`] returns.
+    pub fn set(&self, fault: Fault) {
+        let rule = self.rule(fault, None);
+        self.with(|table| table.all = Some(rule));
+        self.0.wanted.send_replace(fault != Fault::Outage);
+    }
+
+    /// Befalls one operation, until cleared.
+    pub fn set_for(&self, operation: Operation, fault: Fault) {
+        let rule = self.rule(fault, None);
+        self.with(|table| table.one.insert(operation, rule));
+    }
+
+    /// Befalls the next `times` calls of one operation.
+    pub fn set_times(&self, operation: Operation, fault: Fault, times: u64) {
+        let rule = self.rule(fault, Some(times));
+        self.with(|table| table.one.insert(operation, rule));
+    }
+
+    /// Ends every fault. After an outage, [`Faults::settled`] returns when it listens again.
+    pub fn clear(&self) {
+        self.with(|table| {
+            table.all = None;
+            table.one.clear();
+        });
+        self.0.wanted.send_replace(true);
+    }
+
+    /// Ends the fault of one operation.
+    pub fn clear_for(&self, operation: Operation) {
+        self.with(|table| table.one.remove(&operation));
+    }
+
+    /// Waits until the endpoint listens, or does not, as the faults want it.
+    pub async fn settled(&self) {
+        let mut listening = self.0.listening.subscribe();
+        // The sender lives as long as this handle.
+        let _ = listening.wait_for(|listening| *listening == *self.0.wanted.borrow()).await;
+    }
+
+    /// Calls of one operation so far, failed ones too.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.with(|table| table.calls.get(&operation).copied().unwrap_or_default())
+    }
+
+    /// Calls of every operation so far.
+    pub fn all_calls(&self) -> BTreeMap<Operation, u64> {
+        self.with(|table| table.calls.clone())
+    }
+
+    fn rule(&self, fault: Fault, left: Option<u64>) -> Rule {
+        let frozen = (fault == Fault::Stale).then(|| Arc::new(self.0.world.snapshot()));
+        Rule { fault, left, frozen }
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Table) -> R) -> R {
+        act(&mut self.0.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts a call and decides on it.
+    pub(super) fn befall(&self, operation: Operation) -> Fate {
+        self.with(|table| {
+            *table.calls.entry(operation).or_default() += 1;
+            let spent = table.one.get(&operation).is_some_and(|rule| rule.left == Some(0));
+            if spent {
+                table.one.remove(&operation);
+            }
+            let rule = match table.one.get_mut(&operation) {
+                Some(rule) => {
+                    rule.left = rule.left.map(|left| left - 1);
+                    Some(&*rule)
+                }
+                None => table.all.as_ref(),
+            };
+            Fate { fault: rule.map(|rule| rule.fault), frozen: rule.and_then(|rule| rule.frozen.clone()) }
+        })
+    }
+
+    /// Whether the endpoint should listen.
+    pub(super) fn wanted(&self) -> watch::Receiver<bool> {
+        self.0.wanted.subscribe()
+    }
+
+    pub(super) fn want(&self, listening: bool) {
+        self.0.wanted.send_replace(listening);
+    }
+
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.0.listening.send_replace(listening);
+    }
+}

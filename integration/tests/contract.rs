@@ -1,0 +1,53 @@
+//! Holds the AWS-like endpoint to botocore's service models.
+//!
+//! The comparison itself is `python/test_contract.py`; this starts the endpoint as its own process and
+//! runs the comparison against it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The endpoint's process, which ends with the test.
+struct Endpoint(Child);
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+    }
+}
+
+#[test]
+fn answers_have_the_shapes_of_the_service_models() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let setup = Command::new(here.join("setup.sh")).status().expect("setup.sh runs");
+    assert!(setup.success(), "setup.sh failed: {setup}");
+
+    let mut process = Command::new(env!("CARGO_BIN_EXE_fake_aws"))
+        .args(["--gallery", "--faulty", "--until-eof"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the endpoint starts");
+    let out = process.stdout.take().expect("its output is piped");
+    let _endpoint = Endpoint(process);
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line).expect("it prints its URL");
+
+    let tests = Command::new(target().join("python/bin/python"))
+        .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "test_contract.py"])
+        .current_dir(here.join("python"))
+        .env("LEGATION_FAKE_AWS", line.trim())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("pytest runs");
+    let said = String::from_utf8_lossy(&tests.stdout);
+    assert!(tests.status.success(), "{said}\n{}", String::from_utf8_lossy(&tests.stderr));
+}

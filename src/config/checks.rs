@@ -1,0 +1,180 @@
+//! The configuration from its written to its checked form.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::written::{self, File};
+use super::{Aws, Config, Discover, Listen, NamespaceConfig};
+use crate::diagnostic::check::{Checker, NameRule};
+use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, Written};
+use crate::model::Namespace;
+
+const NAMESPACE: NameRule = NameRule { what: "a namespace", longest: 127, dots: true };
+const DISCOVER: [(&str, Discover); 2] = [("labelled", Discover::Labelled), ("all", Discover::All)];
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Checks everything before it answers.
+pub(super) fn check(
+    document: Document<'_>,
+    file: File,
+    strangers: Vec<Problem>,
+) -> Result<Config, Vec<Problem>> {
+    let mut checker = Checker::new(document);
+    strangers.into_iter().for_each(|problem| checker.add(problem));
+    let listen = listen(&mut checker, file.listen.unwrap_or_default());
+    let aws = aws(&mut checker, file.aws.unwrap_or_default());
+    let (least, usual) = (Duration::from_millis(100), Duration::from_secs(30));
+    let mut pace = |written: Option<Written>, least, usual, most| match written {
+        Some(written) => checker.duration(&written, least, most).unwrap_or(usual),
+        None => usual,
+    };
+    let ecs_interval = pace(file.ecs.and_then(|section| section.interval), least, usual, HOUR);
+    let cloud_map_interval = pace(file.cloud_map.and_then(|section| section.interval), least, usual, HOUR);
+    let max_backoff = pace(file.max_backoff, least, usual, HOUR);
+    let shutdown_grace =
+        pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
+    let namespaces = namespaces(&mut checker, file.namespaces.unwrap_or_default());
+    checker.finish(Config {
+        listen,
+        aws,
+        ecs_interval,
+        cloud_map_interval,
+        max_backoff,
+        shutdown_grace,
+        namespaces,
+    })
+}
+
+fn listen(checker: &mut Checker<'_>, written: written::Listen) -> Listen {
+    let usual = Listen::default();
+    let mut address = |written: &Option<Written>, usual: SocketAddr| {
+        let Some(written) = written else { return usual };
+        checker.parsed(written, "an address with a port", &usual.to_string()).unwrap_or(usual)
+    };
+    let listen = Listen {
+        xds: address(&written.xds, usual.xds),
+        metrics: address(&written.metrics, usual.metrics),
+        admin: address(&written.admin, usual.admin),
+    };
+    if let Some(admin) = written.admin.as_ref().filter(|_| !listen.admin.ip().is_loopback()) {
+        let message = format!("admin must listen on loopback, not on {}", listen.admin.ip());
+        let way_out = format!("write `127.0.0.1:{}`: admin has no authentication yet", listen.admin.port());
+        checker.bad(admin, message, way_out);
+    }
+    let taken = [
+        ("xds", listen.xds, &written.xds),
+        ("metrics", listen.metrics, &written.metrics),
+        ("admin", listen.admin, &written.admin),
+    ];
+    for (index, (name, one, at)) in taken.iter().enumerate() {
+        for (other_name, other, other_at) in &taken[..index] {
+            if !collide(*one, *other) {
+                continue;
+            }
+            let message = format!("{name} and {other_name} can't share {one}");
+            match at.as_ref().or(other_at.as_ref()) {
+                Some(at) => checker.bad(at, message, "give each its own port"),
+                None => checker.add(checker.document().whole(BAD_VALUE, message)),
+            }
+        }
+    }
+    listen
+}
+
+/// Whether the second of two could not be bound.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_host
+}
+
+fn aws(checker: &mut Checker<'_>, written: written::Aws) -> Aws {
+    if let Some(region) = &written.region {
+        let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if region.text.is_empty() || !region.text.chars().all(sound) {
+            checker.bad(region, format!("`{}` is not a Region", region.text), "write it like `eu-west-1`");
+        }
+    }
+    if let Some(url) = &written.endpoint_url {
+        let host = url.text.strip_prefix("https://").or_else(|| url.text.strip_prefix("http://"));
+        let sound = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\');
+        let host = host.filter(|host| !host.starts_with(['/', ':', '?', '#']) && host.chars().all(sound));
+        if host.is_none_or(str::is_empty) {
+            let message = format!("`{}` is not the URL of an endpoint", url.text);
+            checker.bad(url, message, "write it like `http://127.0.0.1:4566`");
+        }
+    }
+    Aws {
+        region: written.region.map(|region| region.text),
+        endpoint_url: written.endpoint_url.map(|url| url.text),
+    }
+}
+
+fn namespaces(
+    checker: &mut Checker<'_>,
+    written: Entries<Option<written::Namespace>>,
+) -> BTreeMap<Namespace, NamespaceConfig> {
+    if written.0.is_empty() {
+        let problem = checker.document().whole(BAD_VALUE, "there is no namespace");
+        checker.add(problem.suggesting("name one under `namespaces`, with its `clusters` or `files`"));
+    }
+    let entries = written.0.into_iter().map(|(name, namespace)| {
+        checker.name(&name, NAMESPACE);
+        let config = self::namespace(checker, &name, namespace.unwrap_or_default());
+        (Namespace::from(name.text), config)
+    });
+    entries.collect()
+}
+
+fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namespace) -> NamespaceConfig {
+    let clusters = written.clusters.unwrap_or_default();
+    let cloud_map = written.cloud_map.unwrap_or_default();
+    let files = written.files.unwrap_or_default();
+    if clusters.is_empty() && cloud_map.is_empty() && files.is_empty() {
+        let message = format!("the namespace `{}` has no source", name.text);
+        checker.bad(name, message, "give it `clusters`, `cloudMap` or `files`");
+    }
+    let mut seen = BTreeMap::new();
+    for cluster in &clusters {
+        match cluster_name(&cluster.text) {
+            Some(short) => {
+                checker.unique(&mut seen, short, cluster, (BAD_VALUE, "the cluster"));
+            }
+            None => checker.bad(
+                cluster,
+                format!("`{}` is neither the name nor the ARN of an ECS cluster", cluster.text),
+                "write it like `prod-a` or `arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a`",
+            ),
+        }
+    }
+    for (what, list) in [("the Cloud Map namespace", &cloud_map), ("the file", &files)] {
+        let mut seen = BTreeMap::new();
+        for item in list {
+            if item.text.trim().is_empty() {
+                checker.bad(item, format!("{what} has no name"), "remove it");
+            }
+            checker.unique(&mut seen, item.text.clone(), item, (BAD_VALUE, what));
+        }
+    }
+    let discover = written.discover.and_then(|word| checker.word(&word, &DISCOVER)).unwrap_or_default();
+    let base = checker.document().folder();
+    NamespaceConfig {
+        clusters: clusters.into_iter().map(|cluster| cluster.text).collect(),
+        cloud_map: cloud_map.into_iter().map(|namespace| namespace.text).collect(),
+        files: files.into_iter().map(|file| base.join(file.text)).collect(),
+        discover,
+    }
+}
+
+/// The short name of a cluster given by name or ARN, if it can be one.
+fn cluster_name(cluster: &str) -> Option<&str> {
+    let name = match cluster.strip_prefix("arn:") {
+        Some(arn) => {
+            let (service, name) = arn.split_once(":cluster/")?;
+            (service.split(':').nth(1) == Some("ecs") && service.split(':').count() == 4).then_some(name)?
+        }
+        None => cluster,
+    };
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    ((1..=255).contains(&name.len()) && name.chars().all(sound)).then_some(name)
+}

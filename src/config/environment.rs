@@ -1,0 +1,71 @@
+//! The environment above the file: `LEGATION_<SECTION>__<KEY>` for scalar keys.
+
+use super::written::File;
+use crate::diagnostic::words::did_you_mean;
+use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
+
+/// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
+const VARIABLES: [&str; 9] = [
+    "LEGATION_LISTEN__XDS",
+    "LEGATION_LISTEN__METRICS",
+    "LEGATION_LISTEN__ADMIN",
+    "LEGATION_AWS__REGION",
+    "LEGATION_AWS__ENDPOINT_URL",
+    "LEGATION_ECS__INTERVAL",
+    "LEGATION_CLOUD_MAP__INTERVAL",
+    "LEGATION_MAX_BACKOFF",
+    "LEGATION_SHUTDOWN_GRACE",
+];
+
+/// Replaces what variables say; answers the variables that look like ours and are not.
+///
+/// Only names with two underscores count as such: orchestrators invent others from a service's name, such as
+/// `LEGATION_PORT`.
+pub(super) fn apply(
+    file: &mut File,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Vec<Problem> {
+    let mut strangers = Vec::new();
+    for (name, text) in environment {
+        if let Some(slot) = slot(file, &name) {
+            *slot = Some(Written { text, place: Place::Variable(name) });
+        } else if name.starts_with("LEGATION_") && name.contains("__") {
+            let problem = Problem::whole("", UNKNOWN_KEY, format!("unknown environment variable `{name}`"));
+            strangers.push(match did_you_mean(&name, VARIABLES) {
+                Some(suggestion) => problem.suggesting(suggestion),
+                None => problem,
+            });
+        }
+    }
+    strangers
+}
+
+fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
+    Some(match name {
+        "LEGATION_LISTEN__XDS" => &mut file.listen.get_or_insert_default().xds,
+        "LEGATION_LISTEN__METRICS" => &mut file.listen.get_or_insert_default().metrics,
+        "LEGATION_LISTEN__ADMIN" => &mut file.listen.get_or_insert_default().admin,
+        "LEGATION_AWS__REGION" => &mut file.aws.get_or_insert_default().region,
+        "LEGATION_AWS__ENDPOINT_URL" => &mut file.aws.get_or_insert_default().endpoint_url,
+        "LEGATION_ECS__INTERVAL" => &mut file.ecs.get_or_insert_default().interval,
+        "LEGATION_CLOUD_MAP__INTERVAL" => &mut file.cloud_map.get_or_insert_default().interval,
+        "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
+        "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_has_its_own_slot() {
+        let mut file: File = serde_saphyr::from_str("{}").unwrap();
+        for name in VARIABLES {
+            let slot = slot(&mut file, name).expect(name);
+            assert_eq!(*slot, None, "{name} shares a slot");
+            *slot = Some(Written { text: name.to_owned(), place: Place::Variable(name.to_owned()) });
+        }
+    }
+}

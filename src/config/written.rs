@@ -1,0 +1,56 @@
+//! The configuration as it is written: every key, nothing checked but its shape.
+
+use serde::Deserialize;
+
+use crate::diagnostic::{Entries, Written};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) listen: Option<Listen>,
+    #[serde(default)]
+    pub(super) aws: Option<Aws>,
+    #[serde(default)]
+    pub(super) ecs: Option<Interval>,
+    #[serde(default)]
+    pub(super) cloud_map: Option<Interval>,
+    pub(super) max_backoff: Option<Written>,
+    pub(super) shutdown_grace: Option<Written>,
+    pub(super) namespaces: Option<Entries<Option<Namespace>>>,
+}
+
+/// `listen`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Listen {
+    pub(super) xds: Option<Written>,
+    pub(super) metrics: Option<Written>,
+    pub(super) admin: Option<Written>,
+}
+
+/// `aws`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Aws {
+    pub(super) region: Option<Written>,
+    pub(super) endpoint_url: Option<Written>,
+}
+
+/// `ecs` and `cloudMap`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Interval {
+    pub(super) interval: Option<Written>,
+}
+
+/// One entry of `namespaces`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Namespace {
+    pub(super) clusters: Option<Vec<Written>>,
+    pub(super) cloud_map: Option<Vec<Written>>,
+    pub(super) files: Option<Vec<Written>>,
+    pub(super) discover: Option<Written>,
+}

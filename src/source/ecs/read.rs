@@ -1,0 +1,196 @@
+//! The calls to ECS: listings by page, descriptions by batch.
+//!
+//! It is not a memory, and it judges nothing but whether an answer is whole.
+//!
+//! Invariant: an answer is returned only when everything that was asked for was answered.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_sdk_ecs::Client;
+use aws_sdk_ecs::types::{DesiredStatus, Failure, ServiceField};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
+use crate::model::InstanceId;
+use crate::source::SourceError;
+use crate::source::aws::{Pages, bad_response, failed};
+
+/// Calls under way at once: quick, and far from using up the account's burst.
+const AT_ONCE: usize = 6;
+const LIST_PAGE: i32 = 100;
+const TASK_BATCH: usize = 100;
+const SERVICE_BATCH: usize = 10;
+
+const LIST_SERVICES: &str = "ecs:ListServices";
+const LIST_TASKS: &str = "ecs:ListTasks";
+const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
+const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
+const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
+
+/// What was described, and the ARNs of which ECS knows nothing.
+pub(super) type Described<T> = (Vec<T>, Vec<String>);
+
+/// One cluster, as calls see it.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    pub client: Client,
+    /// A name or an ARN.
+    pub cluster: String,
+}
+
+impl Reader {
+    /// The ARNs of every service.
+    pub(super) async fn service_arns(&self) -> Result<Vec<String>, SourceError> {
+        let (mut arns, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
+        loop {
+            let call = self.client.list_services().cluster(&self.cluster).max_results(LIST_PAGE);
+            let page = call.set_next_token(token).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
+            token = pages.next(page.next_token())?;
+            arns.extend(page.service_arns.ok_or_else(|| lacks(LIST_SERVICES, Lacks("serviceArns")))?);
+            if token.is_none() {
+                return Ok(arns);
+            }
+        }
+    }
+
+    /// The ARNs of every task that is meant to run.
+    pub(super) async fn task_arns(&self) -> Result<HashSet<InstanceId>, SourceError> {
+        let (mut arns, mut token, mut pages) = (HashSet::new(), None, Pages::of(LIST_TASKS));
+        loop {
+            let call = self.client.list_tasks().cluster(&self.cluster).max_results(LIST_PAGE);
+            let call = call.desired_status(DesiredStatus::Running).set_next_token(token);
+            let page = call.send().await.map_err(|e| failed(LIST_TASKS, e))?;
+            token = pages.next(page.next_token())?;
+            let listed = page.task_arns.ok_or_else(|| lacks(LIST_TASKS, Lacks("taskArns")))?;
+            arns.extend(listed.into_iter().map(InstanceId::from));
+            if token.is_none() {
+                return Ok(arns);
+            }
+        }
+    }
+
+    /// Describes services, with their tags.
+    pub(super) async fn services(&self, arns: &[String]) -> Result<Described<ServiceFacts>, SourceError> {
+        let batches: Vec<_> = arns.chunks(SERVICE_BATCH).map(<[_]>::to_vec).collect();
+        let calls = batches.into_iter().map(|batch| async move {
+            let call = self.client.describe_services().cluster(&self.cluster).include(ServiceField::Tags);
+            let answer = call.set_services(Some(batch.clone())).send().await;
+            let answer = answer.map_err(|e| failed(DESCRIBE_SERVICES, e))?;
+            let missing = missing(DESCRIBE_SERVICES, answer.failures())?;
+            let services: Result<Vec<_>, _> = answer.services().iter().map(facts::service).collect();
+            let services = services.map_err(|what| lacks(DESCRIBE_SERVICES, what))?;
+            whole(DESCRIBE_SERVICES, batch, services, missing, |service| &service.arn)
+        });
+        joined(calls).await
+    }
+
+    /// Describes tasks.
+    pub(super) async fn tasks(&self, arns: &[InstanceId]) -> Result<Described<TaskFacts>, SourceError> {
+        let arns: Vec<_> = arns.iter().map(|arn| arn.as_str().to_owned()).collect();
+        let batches: Vec<_> = arns.chunks(TASK_BATCH).map(<[_]>::to_vec).collect();
+        let calls = batches.into_iter().map(|batch| async move {
+            let call = self.client.describe_tasks().cluster(&self.cluster);
+            let answer = call.set_tasks(Some(batch.clone())).send().await;
+            let answer = answer.map_err(|e| failed(DESCRIBE_TASKS, e))?;
+            let missing = missing(DESCRIBE_TASKS, answer.failures())?;
+            let tasks: Result<Vec<_>, _> = answer.tasks().iter().map(facts::task).collect();
+            let tasks = tasks.map_err(|what| lacks(DESCRIBE_TASKS, what))?;
+            whole(DESCRIBE_TASKS, batch, tasks, missing, |task| task.arn.as_str())
+        });
+        joined(calls).await
+    }
+
+    /// Describes task definitions one by one, and hands each to `keep` at once: a revision never changes, so
+    /// what arrived before a failure need not be asked again.
+    pub(super) async fn revisions(
+        &self,
+        arns: Vec<Arc<str>>,
+        mut keep: impl FnMut(Arc<str>, Revision),
+    ) -> Result<(), SourceError> {
+        let calls =
+            arns.into_iter().map(|arn| async move { Ok((Arc::clone(&arn), self.revision(&arn).await?)) });
+        let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
+        while let Some((arn, revision)) = answers.try_next().await? {
+            keep(arn, revision);
+        }
+        Ok(())
+    }
+
+    /// At the first reading there is one call for each revision, more than a burst allows, so throttling is
+    /// waited out here instead of starting the whole reading again.
+    async fn revision(&self, arn: &str) -> Result<Revision, SourceError> {
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let started = Instant::now();
+        loop {
+            let call = self.client.describe_task_definition().task_definition(arn);
+            match call.send().await.map_err(|e| failed(DESCRIBE_TASK_DEFINITION, e)) {
+                Ok(answer) => {
+                    let definition = answer.task_definition();
+                    let definition =
+                        definition.ok_or_else(|| lacks(DESCRIBE_TASK_DEFINITION, Lacks("taskDefinition")))?;
+                    return facts::revision(definition).map_err(|what| lacks(DESCRIBE_TASK_DEFINITION, what));
+                }
+                Err(error) if error.code == "ThrottlingException" && started.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn lacks(operation: &str, Lacks(what): Lacks) -> SourceError {
+    bad_response(operation, format!("the answer lacks `{what}`"))
+}
+
+/// The ARNs that don't exist; any other failure means that the answer is partial.
+fn missing(operation: &str, failures: &[Failure]) -> Result<Vec<String>, SourceError> {
+    let one = |failure: &Failure| {
+        let arn = failure.arn().unwrap_or_default();
+        match failure.reason() {
+            Some("MISSING") => Ok(arn.to_owned()),
+            reason => {
+                let code = reason.unwrap_or("bad-response").to_owned();
+                let detail = failure.detail().unwrap_or("no detail");
+                Err(SourceError { operation: operation.into(), code, message: format!("{arn}: {detail}") })
+            }
+        }
+    };
+    failures.iter().map(one).collect()
+}
+
+/// Of an answer, what was asked for, if that is all of it.
+fn whole<T>(
+    operation: &str,
+    asked: Vec<String>,
+    mut found: Vec<T>,
+    missing: Vec<String>,
+    arn: impl Fn(&T) -> &str,
+) -> Result<Described<T>, SourceError> {
+    let count = asked.len();
+    let asked: HashSet<String> = asked.into_iter().collect();
+    found.retain(|one| asked.contains(arn(one)));
+    let mut open: HashSet<&str> = asked.iter().map(String::as_str).collect();
+    for answered in found.iter().map(&arn).chain(missing.iter().map(String::as_str)) {
+        open.remove(answered);
+    }
+    if let Some(first) = open.iter().min() {
+        let why = format!("{} of {count} were not answered for, such as {first}", open.len());
+        return Err(bad_response(operation, why));
+    }
+    Ok((found, missing))
+}
+
+async fn joined<T>(
+    calls: impl Iterator<Item = impl Future<Output = Result<Described<T>, SourceError>>>,
+) -> Result<Described<T>, SourceError> {
+    let answers: Vec<Described<T>> = stream::iter(calls).buffered(AT_ONCE).try_collect().await?;
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for (some, gone) in answers {
+        found.extend(some);
+        missing.extend(gone);
+    }
+    Ok((found, missing))
+}

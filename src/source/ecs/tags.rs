@@ -1,0 +1,297 @@
+//! The `legation:*` tags of one service: layer 3 of its description, checked key by key.
+//!
+//! It is not the description: it knows no lower layer and no port but by name.
+//!
+//! Invariant: what can't be taken becomes a finding and leaves the lower layer in force.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::facts::TAG_PREFIX;
+use crate::model::{Alias, Finding, Protocol, Readiness};
+use crate::source::words::{self, Wrong};
+
+/// What the tags of one service say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct TagLayer {
+    /// The namespace, unchecked: only the cluster knows which there are.
+    pub namespace: Option<String>,
+    pub role: Role,
+    pub readiness: Option<Readiness>,
+    /// By port name, which no one has checked yet.
+    pub ports: BTreeMap<String, PortTags>,
+    pub findings: Vec<Finding>,
+}
+
+/// What the tags say about one port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct PortTags {
+    /// Every key that named this port, for findings: the key and its value.
+    pub keys: Vec<(String, String)>,
+    pub discovery_name: Option<String>,
+    pub aliases: Option<Vec<Alias>>,
+    pub protocol: Option<Protocol>,
+    pub request_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub retry_attempts: Option<u32>,
+}
+
+/// What a service is in the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Role {
+    /// Whatever its ports make it.
+    #[default]
+    Auto,
+    /// Never an endpoint.
+    Client,
+    /// Ignored.
+    None,
+}
+
+const OF_SERVICE: [&str; 3] = ["namespace", "role", "readiness"];
+const OF_PORT: [&str; 6] =
+    ["discovery-name", "alias", "protocol", "timeout.request", "timeout.idle", "retry.attempts"];
+/// Keys that are promised for later.
+const NOT_YET: [&str; 4] = ["version", "imports", "drain.window", "inbound"];
+
+/// Reads the tags of the service called `object`, whose keys have lost their prefix.
+pub(super) fn read(object: &str, tags: &BTreeMap<String, String>) -> TagLayer {
+    let mut layer = TagLayer::default();
+    for (key, value) in tags {
+        let tag = Tag { object, key, value };
+        let outcome = match key.split_once('/') {
+            None => of_service(&mut layer, &tag),
+            Some((word, port)) => of_port(&mut layer, &tag, word, port),
+        };
+        layer.findings.extend(outcome.err());
+    }
+    layer
+}
+
+/// One tag, and how to complain about it.
+pub(super) struct Tag<'a> {
+    /// The service: `ecs prod-a/payments`.
+    pub object: &'a str,
+    /// The key without the prefix.
+    pub key: &'a str,
+    pub value: &'a str,
+}
+
+impl Tag<'_> {
+    /// A finding that points at bytes of the key, prefix not counted.
+    pub(super) fn wrong_key(&self, code: &'static str, at: Range<usize>, why: &str) -> Finding {
+        self.finding(code, TAG_PREFIX.len() + at.start..TAG_PREFIX.len() + at.end, why)
+    }
+
+    /// A finding that points at a part of the value.
+    pub(super) fn wrong_value(&self, wrong: &Wrong) -> Finding {
+        let begin = TAG_PREFIX.len() + self.key.len() + " = ".len();
+        self.finding("CFG002", begin + wrong.at.start..begin + wrong.at.end, &wrong.why)
+    }
+
+    fn finding(&self, code: &'static str, at: Range<usize>, why: &str) -> Finding {
+        let Self { object, key, value } = self;
+        let shown = words::caret(&format!("{TAG_PREFIX}{key} = {value}"), &at);
+        Finding {
+            code,
+            object: format!("{object}, tag {TAG_PREFIX}{key}"),
+            message: format!("{why}\n{shown}"),
+        }
+    }
+
+    fn value<T>(&self, read: impl FnOnce(&str) -> Result<T, Wrong>) -> Result<T, Finding> {
+        read(self.value).map_err(|wrong| self.wrong_value(&wrong))
+    }
+}
+
+fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
+    match tag.key {
+        "namespace" => layer.namespace = Some(tag.value.to_owned()),
+        "role" => {
+            let roles = [("auto", Role::Auto), ("client", Role::Client), ("none", Role::None)];
+            layer.role = tag.value(|value| one_of(value, &roles))?;
+        }
+        "readiness" => {
+            let gates = [("healthy", Readiness::Healthy), ("running", Readiness::Running)];
+            layer.readiness = Some(tag.value(|value| one_of(value, &gates))?);
+        }
+        word if OF_PORT.contains(&word) => {
+            let why = format!("the key ends in the name of a port: `{TAG_PREFIX}{word}/<portName>`");
+            return Err(tag.wrong_key("CFG001", 0..word.len(), &why));
+        }
+        word => return Err(unknown(tag, word)),
+    }
+    Ok(())
+}
+
+fn of_port(layer: &mut TagLayer, tag: &Tag<'_>, word: &str, port: &str) -> Result<(), Finding> {
+    if OF_SERVICE.contains(&word) {
+        let why = format!("`{TAG_PREFIX}{word}` is about the whole service and names no port");
+        return Err(tag.wrong_key("CFG001", word.len()..tag.key.len(), &why));
+    }
+    if !OF_PORT.contains(&word) {
+        return Err(unknown(tag, word));
+    }
+    let tags = layer.ports.entry(port.to_owned()).or_default();
+    tags.keys.push((tag.key.to_owned(), tag.value.to_owned()));
+    match word {
+        "discovery-name" => {
+            tag.value(words::discovery_name)?;
+            tags.discovery_name = Some(tag.value.to_owned());
+        }
+        "alias" => tags.aliases = Some(tag.value(words::aliases)?),
+        "protocol" => {
+            let protocols = [Protocol::Tcp, Protocol::Http, Protocol::Http2, Protocol::Grpc];
+            let protocols = protocols.map(|protocol| (protocol.as_str(), protocol));
+            tags.protocol = Some(tag.value(|value| one_of(value, &protocols))?);
+        }
+        "timeout.request" => tags.request_timeout = Some(tag.value(words::timeout)?),
+        "timeout.idle" => tags.idle_timeout = Some(tag.value(words::timeout)?),
+        _ => tags.retry_attempts = Some(tag.value(words::retries)?),
+    }
+    Ok(())
+}
+
+fn unknown(tag: &Tag<'_>, word: &str) -> Finding {
+    if NOT_YET.contains(&word) {
+        let why = format!("this release does not support `{TAG_PREFIX}{word}`; the tag has no effect");
+        return tag.wrong_key("CFG001", 0..word.len(), &why);
+    }
+    let known = || OF_SERVICE.into_iter().chain(OF_PORT);
+    let near = words::nearest(word, known()).map_or_else(
+        || format!("; this release knows {}", listed(known())),
+        |near| {
+            let of_port = if OF_PORT.contains(&near) { "/<portName>" } else { "" };
+            format!("; did you mean `{TAG_PREFIX}{near}{of_port}`?")
+        },
+    );
+    tag.wrong_key("CFG001", 0..word.len(), &format!("unknown key `{TAG_PREFIX}{word}`{near}"))
+}
+
+fn one_of<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
+    if let Some((_, found)) = words.iter().find(|(word, _)| *word == value) {
+        return Ok(*found);
+    }
+    let names = || words.iter().map(|(word, _)| *word);
+    let near = words::did_you_mean(value, names());
+    Err(Wrong::all(value, format!("expected one of {}{near}", listed(names()))))
+}
+
+/// Words for people: `a`, `b`.
+pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAYMENTS: &str = "ecs prod-a/payments";
+
+    fn read_all(tags: &[(&str, &str)]) -> TagLayer {
+        read(PAYMENTS, &tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
+    }
+
+    /// The one finding about one tag.
+    fn complaint(key: &str, value: &str) -> Finding {
+        let layer = read_all(&[(key, value)]);
+        assert_eq!(layer.findings.len(), 1, "{key} = {value}: {:?}", layer.findings);
+        let finding = layer.findings.into_iter().next().expect("just counted");
+        assert_eq!(finding.object, format!("{PAYMENTS}, tag legation:{key}"));
+        finding
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_read() {
+        let layer = read_all(&[
+            ("namespace", "prod"),
+            ("role", "client"),
+            ("readiness", "running"),
+            ("discovery-name/http", "pay"),
+            ("alias/http", "payments:8080 pay:80"),
+            ("protocol/http", "http2"),
+            ("timeout.request/http", "0s"),
+            ("timeout.idle/admin", "1h30m"),
+            ("retry.attempts/http", "0"),
+        ]);
+        assert_eq!(layer.findings, []);
+        assert_eq!(layer.namespace.as_deref(), Some("prod"));
+        assert_eq!((layer.role, layer.readiness), (Role::Client, Some(Readiness::Running)));
+        let alias = |name: &str, port| Alias { name: name.into(), port };
+        let http = PortTags {
+            keys: layer.ports["http"].keys.clone(),
+            discovery_name: Some("pay".into()),
+            aliases: Some(vec![alias("payments", 8080), alias("pay", 80)]),
+            protocol: Some(Protocol::Http2),
+            request_timeout: Some(Duration::ZERO),
+            idle_timeout: None,
+            retry_attempts: Some(0),
+        };
+        assert_eq!(layer.ports["http"], http);
+        assert_eq!(http.keys.len(), 5);
+        assert_eq!(layer.ports["admin"].idle_timeout, Some(Duration::from_secs(5_400)));
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        for (key, near) in [
+            ("aliass/http", "did you mean `legation:alias/<portName>`?"),
+            ("retry.attempt/http", "did you mean `legation:retry.attempts/<portName>`?"),
+            ("timeout.reqest/http", "did you mean `legation:timeout.request/<portName>`?"),
+            ("rediness", "did you mean `legation:readiness`?"),
+            ("Namespace", "did you mean `legation:namespace`?"),
+            ("xyz", "this release knows `namespace`, `role`, `readiness`, `discovery-name`, "),
+            ("", "this release knows `namespace`"),
+            ("alias", "the key ends in the name of a port: `legation:alias/<portName>`"),
+            ("role/http", "`legation:role` is about the whole service"),
+            ("version", "this release does not support `legation:version`; the tag has no effect"),
+            ("imports", "this release does not support"),
+            ("drain.window", "this release does not support"),
+            ("inbound/http", "this release does not support `legation:inbound`"),
+        ] {
+            let finding = complaint(key, "x");
+            assert_eq!(finding.code, "CFG001", "{key}");
+            assert!(finding.message.contains(near), "{key}: {}", finding.message);
+        }
+    }
+
+    #[test]
+    fn bad_values_say_what_is_right_and_change_nothing() {
+        for (key, value, right) in [
+            ("role", "server", "expected one of `auto`, `client`, `none`"),
+            ("readiness", "healty", "did you mean `healthy`?"),
+            ("discovery-name/http", "Pay", "in lower case"),
+            ("alias/http", "payments", "expected `name:port`"),
+            ("protocol/http", "grcp", "did you mean `grpc`?"),
+            ("protocol/http", "HTTP", "did you mean `http`?"),
+            ("timeout.request/http", "15", "expected a duration such as `500ms`"),
+            ("timeout.request/http", "25h", "expected at most `24h`"),
+            ("timeout.idle/http", "1 h", "expected a duration"),
+            ("retry.attempts/http", "11", "expected a number from 0 to 10"),
+        ] {
+            let finding = complaint(key, value);
+            assert_eq!(finding.code, "CFG002", "{key} = {value}");
+            assert!(finding.message.contains(right), "{key} = {value}: {}", finding.message);
+            let mut layer = read_all(&[(key, value)]);
+            layer.findings.clear();
+            layer.ports.values_mut().for_each(|port| port.keys.clear());
+            layer.ports.retain(|_, port| *port != PortTags::default());
+            assert_eq!(layer, TagLayer::default(), "{key} = {value}");
+        }
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_wrong_word() {
+        expect_test::expect![[r"
+            expected a port from 1 to 65535
+              legation:alias/http = payments:8080 pay:0
+                                                      ^"]]
+        .assert_eq(&complaint("alias/http", "payments:8080 pay:0").message);
+        expect_test::expect![[r"
+            unknown key `legation:aliass`; did you mean `legation:alias/<portName>`?
+              legation:aliass/http = payments:8080
+                       ^^^^^^"]]
+        .assert_eq(&complaint("aliass/http", "payments:8080").message);
+    }
+}

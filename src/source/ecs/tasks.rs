@@ -1,0 +1,185 @@
+//! The tasks of one cluster as far as they are known, and what each of them is worth now.
+//!
+//! It is not the view: it knows neither services nor names.
+//!
+//! Invariant: knowledge of a task only moves forward. An older version, a missing answer and a listing that
+//! lost it change nothing, and a task that has gone never comes back.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::{Duration, SystemTime};
+
+use super::facts::{Revision, Status, TaskFacts};
+use crate::model::{Health, InstanceId, Phase, StopCause};
+
+/// How long a start may take before silence counts as readiness.
+pub(super) const START_GATE: Duration = Duration::from_secs(480);
+/// How long a task that has gone is still shown, so that people see why.
+const SHOWN: Duration = Duration::from_secs(60);
+/// How long, and how many at most, ARNs of gone tasks are kept: as long as ECS may still mention them.
+const BURIED: Duration = Duration::from_secs(60 * 60);
+const MOST_BURIED: usize = 50_000;
+
+/// What the cluster said about the tasks it was asked about.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Answer {
+    /// The ARNs that were listed as meant to run.
+    pub listed: HashSet<InstanceId>,
+    pub tasks: Vec<TaskFacts>,
+    /// The ARNs of which the cluster knows nothing.
+    pub missing: Vec<InstanceId>,
+}
+
+/// The working state.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Tasks {
+    known: BTreeMap<InstanceId, Known>,
+    buried: HashMap<InstanceId, SystemTime>,
+    burials: VecDeque<(SystemTime, InstanceId)>,
+}
+
+/// One task that is shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Known {
+    pub facts: TaskFacts,
+    gone_at: Option<SystemTime>,
+}
+
+impl Tasks {
+    /// Which tasks to ask about: those listed and those known, less those that have gone.
+    pub(super) fn to_ask(&self, listed: &HashSet<InstanceId>) -> Vec<InstanceId> {
+        let known = self.known.keys().filter(|arn| !listed.contains(*arn));
+        let mut arns: Vec<_> =
+            listed.iter().chain(known).filter(|arn| !self.buried.contains_key(*arn)).cloned().collect();
+        arns.sort();
+        arns
+    }
+
+    /// Every task that is shown, ordered.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.known.values()
+    }
+
+    /// Takes in a complete answer.
+    pub(super) fn merge(&mut self, answer: Answer, now: SystemTime) {
+        for task in answer.tasks {
+            self.take(task, now);
+        }
+        for arn in answer.missing {
+            // Listed and missing is a contradiction, and no reason to forget anything.
+            if !answer.listed.contains(&arn) && self.known.contains_key(&arn) {
+                self.bury(&arn, now);
+            }
+        }
+        self.expire(now);
+    }
+
+    fn take(&mut self, task: TaskFacts, now: SystemTime) {
+        if self.buried.contains_key(&task.arn) {
+            return;
+        }
+        let gone = task.status == Status::Gone;
+        let arn = task.arn.clone();
+        match self.known.get_mut(&arn) {
+            Some(known) if known.outdates(&task) => return,
+            Some(known) if known.facts == task => {} // keeps the memory that views share
+            Some(known) => known.facts = TaskFacts { arn: known.facts.arn.clone(), ..task },
+            None if gone => {}
+            None => {
+                self.known.insert(arn.clone(), Known { facts: task, gone_at: None });
+            }
+        }
+        if gone {
+            self.bury(&arn, now);
+        }
+    }
+
+    fn bury(&mut self, arn: &InstanceId, now: SystemTime) {
+        if let Some(known) = self.known.get_mut(arn) {
+            known.gone_at.get_or_insert(now);
+        }
+        if self.buried.insert(arn.clone(), now).is_none() {
+            self.burials.push_back((now, arn.clone()));
+        }
+    }
+
+    fn expire(&mut self, now: SystemTime) {
+        let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+        self.known.retain(|_, known| known.gone_at.is_none_or(|at| age(at) < SHOWN));
+        while let Some((at, _)) = self.burials.front() {
+            if age(*at) < BURIED && self.burials.len() <= MOST_BURIED {
+                break;
+            }
+            if let Some((_, arn)) = self.burials.pop_front() {
+                self.buried.remove(&arn);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Whether this is newer than `answer`. Health changes without a new version, so of two answers with one
+    /// version the later is taken; and ECS never takes an order to stop back, whatever a version says.
+    fn outdates(&self, answer: &TaskFacts) -> bool {
+        answer.version < self.facts.version || (self.facts.told_to_stop && !answer.told_to_stop)
+    }
+
+    /// Where the task is in its life, `revision` being its task definition's.
+    pub(super) fn phase(&self, revision: Option<&Revision>, now: SystemTime) -> Phase {
+        let facts = &self.facts;
+        if self.gone_at.is_some() || facts.status == Status::Gone {
+            return Phase::Stopped;
+        }
+        let exited = facts.containers.iter().any(|container| {
+            let defined = revision.and_then(|revision| revision.containers.get(&container.name));
+            container.exited && defined.is_some_and(|container| container.essential)
+        });
+        let told = facts.told_to_stop || facts.status == Status::Leaving;
+        match facts.status {
+            Status::Pending if told => Phase::Stopped, // it never ran and never will
+            _ if told => match facts.stop {
+                Some(cause) => Phase::Stopping(cause),
+                None if exited => Phase::Stopping(StopCause::Crashed),
+                None => Phase::Stopping(StopCause::Planned),
+            },
+            Status::Running | Status::Activating if exited => Phase::Stopping(StopCause::Crashed),
+            Status::Running => Phase::Running(self.health(revision, now)),
+            _ => Phase::Starting,
+        }
+    }
+
+    /// The same for one port: when the container behind it has ended in a stop that somebody asked for, the
+    /// port serves nothing any more, however long the other containers take.
+    pub(super) fn phase_of_port(&self, phase: Phase, container: &str) -> Phase {
+        let exited = || self.facts.containers.iter().any(|one| &*one.name == container && one.exited);
+        match phase {
+            Phase::Stopping(StopCause::Planned | StopCause::Spot) if exited() => Phase::Stopped,
+            phase => phase,
+        }
+    }
+
+    /// Judged over essential containers that define a check, as ECS does: one that fails is enough, and all
+    /// must pass.
+    fn health(&self, revision: Option<&Revision>, now: SystemTime) -> Health {
+        let facts = &self.facts;
+        let containers = revision.into_iter().flat_map(|revision| &revision.containers);
+        let checked = containers.filter(|(_, container)| container.essential && container.checked);
+        let verdicts: Vec<Option<bool>> =
+            checked.map(|(name, _)| facts.containers.iter().find(|one| one.name == *name)?.healthy).collect();
+        let gate_over = facts
+            .started_at
+            .or(facts.created_at)
+            .is_some_and(|at| now.duration_since(at).unwrap_or_default() >= START_GATE);
+        match verdicts.as_slice() {
+            [] => Health::NoCheck,
+            some if some.contains(&Some(false)) => Health::Unhealthy { gate_over },
+            some if some.contains(&None) => Health::Unknown { gate_over },
+            _ => Health::Healthy,
+        }
+    }
+
+    /// When it began to run; before that, when it was made: of two tasks at one address the younger is
+    /// believed, and it may still be starting.
+    pub(super) fn began_at(&self) -> Option<SystemTime> {
+        self.facts.started_at.or(self.facts.created_at)
+    }
+}

@@ -1,0 +1,170 @@
+//! A small cluster in the JSON that ECS sends, told page by page and batch by batch.
+//!
+//! It is not ECS: it changes only when a test changes it.
+//!
+//! Invariant: limits are ECS's own (10 services, 100 tasks a call); what breaks them is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::{Value, json};
+
+use crate::source::aws::scripted::{Answer, Scripted};
+use crate::source::ecs::{EcsSource, NamespaceRule, Settings};
+
+pub(super) const ARN: &str = "arn:aws:ecs:eu-west-1:1:";
+
+/// What the cluster holds, by name or id.
+#[derive(Default)]
+pub(super) struct World {
+    pub services: BTreeMap<String, Value>,
+    pub tasks: BTreeMap<String, Value>,
+    pub definitions: BTreeMap<String, Value>,
+    /// Ids and names that listings leave out.
+    pub unlisted: BTreeSet<String>,
+    /// Ids and names that listings invent.
+    pub invented: BTreeSet<String>,
+    /// Entries on a page.
+    pub page: usize,
+    /// Answers that replace the next one of an operation.
+    pub faults: Vec<(&'static str, Answer)>,
+}
+
+/// The cluster with its server.
+pub(super) struct Cluster {
+    pub world: Arc<Mutex<World>>,
+    pub script: Scripted,
+}
+
+pub(super) fn task_arn(id: &str) -> String {
+    format!("{ARN}task/prod-a/{id}")
+}
+
+pub(super) fn service_arn(name: &str) -> String {
+    format!("{ARN}service/prod-a/{name}")
+}
+
+fn definition_arn(name: &str) -> String {
+    format!("{ARN}task-definition/{name}")
+}
+
+impl World {
+    /// A service in the namespace prod whose definition is `<name>:1`, with one HTTP port.
+    pub(super) fn service(&mut self, name: &str, created_at: u64) {
+        let deployment = json!({"id": format!("ecs-svc/{name}"), "status": "PRIMARY", "taskDefinition": definition_arn(&format!("{name}:1"))});
+        self.definition(&format!("{name}:1"), 8080);
+        let tags = json!([{"key": "legation:namespace", "value": "prod"}]);
+        let service = json!({
+            "serviceArn": service_arn(name), "serviceName": name, "status": "ACTIVE", "createdAt": created_at,
+            "deployments": [deployment], "tags": tags,
+        });
+        self.services.insert(name.into(), service);
+    }
+
+    pub(super) fn definition(&mut self, name: &str, port: u16) {
+        let mapping = json!({"name": "http", "containerPort": port, "appProtocol": "http"});
+        let app = json!({"name": "app", "portMappings": [mapping, {"containerPort": 15001}]});
+        let arn = definition_arn(name);
+        self.definitions.insert(
+            arn.clone(),
+            json!({"taskDefinitionArn": arn, "containerDefinitions": [app], "networkMode": "awsvpc"}),
+        );
+    }
+
+    /// A running task of a service's first revision at 10.0.0.`host`.
+    pub(super) fn task(&mut self, id: &str, service: &str, host: u32) {
+        let address = format!("10.{}.{}.{}", host >> 16, (host >> 8) & 255, host & 255);
+        let container = json!({"name": "app", "lastStatus": "RUNNING", "networkInterfaces": [{"privateIpv4Address": address}]});
+        let task = json!({
+            "taskArn": task_arn(id), "taskDefinitionArn": definition_arn(&format!("{service}:1")),
+            "group": format!("service:{service}"), "startedBy": format!("ecs-svc/{service}"),
+            "desiredStatus": "RUNNING", "lastStatus": "RUNNING", "version": 3, "createdAt": 990, "startedAt": 1000,
+            "availabilityZone": "eu-west-1a", "containers": [container],
+        });
+        self.tasks.insert(id.into(), task);
+    }
+
+    pub(super) fn set(&mut self, id: &str, key: &str, value: Value) {
+        self.tasks.get_mut(id).expect("the task")[key] = value;
+    }
+
+    pub(super) fn connect(&mut self, service: &str, block: Value) {
+        self.services.get_mut(service).expect("the service")["deployments"][0]["serviceConnectConfiguration"] =
+            block;
+    }
+
+    fn answer(&mut self, operation: &str, request: &Value) -> Answer {
+        if let Some(fault) = self.faults.iter().position(|(of, _)| *of == operation) {
+            return self.faults.remove(fault).1;
+        }
+        let listed = |entries: &BTreeMap<String, Value>, arn: fn(&str) -> String| {
+            let real = entries.keys().filter(|key| !self.unlisted.contains(*key));
+            real.chain(&self.invented).map(|key| arn(key)).collect::<Vec<_>>()
+        };
+        let document = match operation {
+            "ListServices" => page("serviceArns", listed(&self.services, service_arn), self.page, request),
+            "ListTasks" => page("taskArns", listed(&self.tasks, task_arn), self.page, request),
+            "DescribeServices" => described("services", &self.services, request, 10),
+            "DescribeTasks" => described("tasks", &self.tasks, request, 100),
+            "DescribeTaskDefinition" => {
+                let arn = request["taskDefinition"].as_str().unwrap_or_default();
+                self.definitions.get(arn).map(|definition| json!({"taskDefinition": definition}))
+            }
+            _ => None,
+        };
+        document.map_or_else(|| refusal("InvalidParameterException"), |document| Answer::Json(200, document))
+    }
+}
+
+pub(super) fn refusal(code: &str) -> Answer {
+    Answer::Json(400, json!({"__type": code, "message": "no"}))
+}
+
+fn page(key: &str, arns: Vec<String>, size: usize, request: &Value) -> Option<Value> {
+    let from = request["nextToken"].as_str().unwrap_or("0").parse::<usize>().ok()?;
+    let rest = arns.get(from..)?;
+    let page: Vec<_> = rest.iter().take(size).collect();
+    let token = (rest.len() > size).then(|| (from + size).to_string());
+    Some(json!({key: page, "nextToken": token}))
+}
+
+fn described(key: &str, entries: &BTreeMap<String, Value>, request: &Value, most: usize) -> Option<Value> {
+    let asked = request[key].as_array()?;
+    if asked.is_empty() || asked.len() > most || (most == 10 && request["include"] != json!(["TAGS"])) {
+        return None;
+    }
+    let of = |arn: &Value| entries.get(arn.as_str()?.rsplit('/').next()?);
+    let failures = asked.iter().filter(|arn| of(arn).is_none());
+    let failures: Vec<_> = failures.map(|arn| json!({"arn": arn, "reason": "MISSING"})).collect();
+    Some(json!({key: asked.iter().filter_map(of).collect::<Vec<_>>(), "failures": failures}))
+}
+
+impl Cluster {
+    /// A cluster with a service payments of two tasks.
+    pub(super) fn payments() -> Self {
+        let mut world = World { page: 100, ..World::default() };
+        world.service("payments", 100);
+        world.task("a", "payments", 1);
+        world.task("b", "payments", 2);
+        let world = Arc::new(Mutex::new(world));
+        let told = Arc::clone(&world);
+        let script = Scripted::start(move |operation, request| {
+            told.lock().expect("no panic").answer(operation, request)
+        });
+        Self { world, script }
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no panic")
+    }
+
+    pub(super) fn source(&self, namespaces: Vec<NamespaceRule>) -> EcsSource {
+        let cluster = format!("{ARN}cluster/prod-a");
+        EcsSource::new(crate::source::aws::ecs(&self.script.config()), Settings { cluster, namespaces })
+    }
+
+    /// How often an operation was called.
+    pub(super) fn count(&self, operation: &str) -> usize {
+        self.script.calls().iter().filter(|call| *call == operation).count()
+    }
+}

@@ -1,0 +1,192 @@
+//! From what is known of a cluster to its [`View`].
+//!
+//! It is not a reading: it asks nobody.
+//!
+//! Invariant: pure; and what equals the view before is the view before, in memory too.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::describe::{self, Cluster, Offer};
+use super::facts::{Connect, Revision, ServiceFacts};
+use super::tasks::{Known, Tasks};
+use crate::model::{
+    Finding, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState, TasksByAddress,
+    View,
+};
+
+/// Revisions by task definition ARN.
+pub(super) type Revisions = HashMap<Arc<str>, Arc<Revision>>;
+/// Services by ARN.
+pub(super) type Services = BTreeMap<Arc<str>, ServiceFacts>;
+
+/// All that is known of a cluster at one time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Knowledge<'a> {
+    pub cluster: Cluster<'a>,
+    pub services: &'a Services,
+    pub revisions: &'a Revisions,
+    pub tasks: &'a Tasks,
+    pub now: SystemTime,
+}
+
+/// A task with what it takes to judge it.
+#[derive(Clone, Copy)]
+struct Judged<'a> {
+    task: &'a Known,
+    revision: Option<&'a Revision>,
+    phase: Phase,
+}
+
+impl Judged<'_> {
+    fn address(&self) -> Option<IpAddr> {
+        self.task.facts.address.filter(|_| self.revision.is_none_or(|revision| revision.own_address))
+    }
+}
+
+impl Knowledge<'_> {
+    /// The view, sharing with `before` what has not changed.
+    pub(super) fn view(&self, before: &View) -> View {
+        let judged: Vec<Judged<'_>> = self
+            .tasks
+            .iter()
+            .map(|task| {
+                let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
+                Judged { task, revision, phase: task.phase(revision, self.now) }
+            })
+            .collect();
+        let mut by_service: HashMap<&str, Vec<Judged<'_>>> = HashMap::new();
+        for one in &judged {
+            if let Some(service) = &one.task.facts.service {
+                by_service.entry(service).or_default().push(*one);
+            }
+        }
+        let by_name: HashMap<&str, &ServiceFacts> =
+            self.services.values().map(|service| (&*service.name, service)).collect();
+        let (offers, mut findings) = self.offers();
+        let mut services = BTreeMap::new();
+        for (key, offer) in one_owner(offers, &mut findings) {
+            let facts = by_name.get(&*offer.service).copied();
+            let tasks = by_service.get(&*offer.service).map(Vec::as_slice).unwrap_or_default();
+            let registrations = tasks.iter().map(|task| register(task, &offer, facts)).collect();
+            let service = shared(before.services.get(&key), offer, registrations);
+            services.insert(key, service);
+        }
+        findings.sort();
+        findings.dedup();
+        View {
+            services,
+            clusters: [self.cluster.name.into()].into(),
+            occupied: share(&before.occupied, occupied(&judged)),
+            tasks: share(&before.tasks, by_address(&judged)),
+            findings,
+        }
+    }
+
+    fn offers(&self) -> (Vec<Offer>, Vec<Finding>) {
+        let (mut offers, mut findings) = (Vec::new(), Vec::new());
+        for service in self.services.values() {
+            let definition = service.definition.as_ref();
+            let Some(revision) = definition.and_then(|definition| self.revisions.get(definition)) else {
+                continue; // nothing was ever deployed
+            };
+            let (offered, found) = describe::describe(self.cluster, service, revision);
+            offers.extend(offered);
+            if service.active {
+                findings.extend(found);
+            }
+        }
+        (offers, findings)
+    }
+}
+
+/// Of several offers under one name the oldest keeps it; one that still stands before one that drains.
+fn one_owner(mut offers: Vec<Offer>, findings: &mut Vec<Finding>) -> BTreeMap<ServiceKey, Offer> {
+    let age = |offer: &Offer| (!offer.active, offer.spec.created_at.is_none(), offer.spec.created_at);
+    offers.sort_by(|a, b| (age(a), &a.service, &a.port).cmp(&(age(b), &b.service, &b.port)));
+    let mut owners: BTreeMap<ServiceKey, Offer> = BTreeMap::new();
+    for offer in offers {
+        let Some(owner) = owners.get(&offer.spec.key) else {
+            owners.insert(offer.spec.key.clone(), offer);
+            continue;
+        };
+        if offer.active {
+            let Offer { spec, port, .. } = &offer;
+            findings.push(Finding {
+                code: "NAME002",
+                object: format!("{}, port {port}", spec.origin),
+                message: format!(
+                    "the name {} belongs to {}, port {}, which is older; \
+                     give this one another with the tag legation:discovery-name/{port}",
+                    spec.key, owner.spec.origin, owner.port
+                ),
+            });
+        }
+    }
+    owners
+}
+
+/// The block in force for a task: its own deployment's; the primary's where ECS does not say which.
+fn connect_of<'a>(task: &Known, service: Option<&'a ServiceFacts>) -> Option<&'a Arc<Connect>> {
+    let service = service?;
+    let own = task.facts.started_by.as_ref().and_then(|id| service.deployments.get(id));
+    own.map_or(service.connect.as_ref(), Option::as_ref)
+}
+
+fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) -> Registration {
+    let facts = &task.task.facts;
+    let block = connect_of(task.task, service).and_then(|connect| connect.port(&offer.port));
+    let port = task.revision.and_then(|revision| revision.port(&offer.port));
+    let ingress = block.and_then(|block| block.ingress_port);
+    Registration {
+        instance: facts.arn.clone(),
+        address: task.address(),
+        port: ingress.or_else(|| port?.number.ok()),
+        zone: facts.zone.clone(),
+        phase: port.map_or(task.phase, |port| task.task.phase_of_port(task.phase, &port.container)),
+        started_at: task.task.began_at(),
+        member: Member::Ecs,
+        foreign_tls: block.is_some_and(|block| block.tls),
+    }
+}
+
+fn shared(
+    before: Option<&Arc<ServiceView>>,
+    offer: Offer,
+    registrations: Vec<Registration>,
+) -> Arc<ServiceView> {
+    let Some(before) = before else {
+        return Arc::new(ServiceView { spec: Arc::new(offer.spec), registrations });
+    };
+    let spec = share(&before.spec, offer.spec);
+    if Arc::ptr_eq(&spec, &before.spec) && before.registrations == registrations {
+        return Arc::clone(before);
+    }
+    Arc::new(ServiceView { spec, registrations })
+}
+
+fn share<T: PartialEq>(before: &Arc<T>, now: T) -> Arc<T> {
+    if **before == now { Arc::clone(before) } else { Arc::new(now) }
+}
+
+/// Until its containers are gone a task's ports stay its own: a stopping sidecar must not fail either.
+fn occupied(tasks: &[Judged<'_>]) -> OccupiedPorts {
+    let up = tasks.iter().filter(|task| task.phase != Phase::Stopped);
+    up.filter_map(|task| Some((task.task.facts.arn.clone(), Arc::clone(&task.revision?.occupied)))).collect()
+}
+
+fn by_address(tasks: &[Judged<'_>]) -> TasksByAddress {
+    let mut by_address = TasksByAddress::new();
+    for one in tasks.iter().filter(|task| task.phase != Phase::Stopped) {
+        let Some(address) = one.address() else { continue };
+        let (instance, phase) = (one.task.facts.arn.clone(), one.phase);
+        let state = TaskState { instance, phase, started_at: one.task.began_at() };
+        let youngest = by_address.entry(address).or_insert_with(|| state.clone());
+        if (state.started_at, &state.instance) > (youngest.started_at, &youngest.instance) {
+            *youngest = state;
+        }
+    }
+    by_address
+}

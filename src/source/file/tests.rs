@@ -1,0 +1,419 @@
+//! Files that people write, and what they are told.
+
+use expect_test::{Expect, expect};
+
+use super::super::{Cell, cell};
+use super::*;
+use crate::diagnostic::render_all;
+
+const WHOLE: &str = "\
+services:
+  payments:
+    aliases: [{ name: payments, port: 80 }, { name: pay.internal, port: 8080 }]
+    appProtocol: http
+    timeouts: { request: 15s, idle: 300s }
+    retry: { attempts: 3 }
+    endpoints:
+      - { address: 127.0.1.2, port: 8080, zone: eu-west-1b, id: payments-2, health: draining }
+      - { address: 127.0.1.1, port: 8080, zone: eu-west-1a, id: payments-1, health: healthy }
+  ledger:
+    endpoints: [{ address: '2001:db8::7', port: 9443 }]
+  later:
+    aliases: [{ name: later, port: 80 }]
+";
+
+fn parse(text: &str) -> Result<View, Vec<Problem>> {
+    super::parse(Path::new("services.yaml"), text, &"prod".into())
+}
+
+fn check(text: &str, expected: Expect) {
+    expected.assert_eq(&render_all(&parse(text).unwrap_err(), false));
+}
+
+#[test]
+fn every_key_is_read() {
+    let view = parse(WHOLE).unwrap();
+    let mut text = String::new();
+    for service in view.services.values() {
+        let spec = &service.spec;
+        let aliases: Vec<_> = spec.aliases.iter().map(ToString::to_string).collect();
+        text += &format!(
+            "{} {:?} {aliases:?} from {}\n  {:?}\n",
+            spec.key, spec.protocol, spec.origin, spec.knobs
+        );
+        for it in &service.registrations {
+            text +=
+                &format!("  {} {:?} {:?} {:?} {:?}\n", it.instance, it.address, it.port, it.zone, it.phase);
+        }
+    }
+    expect![[r#"
+        prod/later Tcp ["later:80"] from services.yaml:12
+          Knobs { request_timeout: None, idle_timeout: None, retry_attempts: None }
+        prod/ledger Tcp ["ledger:9443"] from services.yaml:10
+          Knobs { request_timeout: None, idle_timeout: None, retry_attempts: None }
+          [2001:db8::7]:9443 Some(2001:db8::7) Some(9443) None Running(NoCheck)
+        prod/payments Http ["payments:80", "pay.internal:8080"] from services.yaml:2
+          Knobs { request_timeout: Some(15s), idle_timeout: Some(300s), retry_attempts: Some(3) }
+          payments-1 Some(127.0.1.1) Some(8080) Some("eu-west-1a") Running(Healthy)
+          payments-2 Some(127.0.1.2) Some(8080) Some("eu-west-1b") Stopping(Planned)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn a_service_says_at_least_a_port() {
+    check(
+        "services:\n  payments: {}\n",
+        expect![[r#"
+        error[CFG002]: `payments` has neither `aliases` nor `endpoints`
+         --> services.yaml:2:3
+          |
+        2 |   payments: {}
+          |   ^^^^^^^^ so nobody knows its port"#]],
+    );
+    check(
+        "services:\n  payments:\n",
+        expect![[r#"
+        error[CFG002]: `payments` has neither `aliases` nor `endpoints`
+         --> services.yaml:2:3
+          |
+        2 |   payments:
+          |   ^^^^^^^^ so nobody knows its port"#]],
+    );
+    assert_eq!(parse("services: {}").unwrap(), View::default());
+    check(
+        "service: {}\n",
+        expect![[r#"
+        error[CFG001]: unknown key `service`
+         --> services.yaml:1:1
+          |
+        1 | service: {}
+          | ^^^^^^^ did you mean `services`? expected `services`"#]],
+    );
+    check(
+        "{}\n",
+        expect![[r#"
+        error[CFG002]: the key `services` is missing
+         --> services.yaml:1:1
+          |
+        1 | {}
+          | ^"#]],
+    );
+}
+
+#[test]
+fn a_name_has_one_owner() {
+    let text = "\
+services:
+  payments:
+    aliases: [{ name: pay, port: 80 }]
+  ledger:
+    aliases: [{ name: pay, port: 81 }, { name: pay, port: 80 }]
+  pay:
+    endpoints: [{ address: 10.0.0.1, port: 81 }]
+";
+    check(
+        text,
+        expect![[r#"
+        error[NAME002]: the alias `pay:80` is there twice
+         --> services.yaml:5:48
+          |
+        5 |     aliases: [{ name: pay, port: 81 }, { name: pay, port: 80 }]
+          |                                                ^^^ first at services.yaml:3:23
+
+        error[NAME002]: the alias `pay:81` is there twice
+         --> services.yaml:6:3
+          |
+        6 |   pay:
+          |   ^^^ first at services.yaml:5:23"#]],
+    );
+}
+
+#[test]
+fn an_endpoint_is_there_once() {
+    let text = "\
+services:
+  payments:
+    endpoints:
+      - { address: 10.0.0.1, port: 80, id: a }
+      - { address: 10.0.0.2, port: 80, id: a }
+      - { address: 10.0.0.1, port: 80, id: b }
+";
+    check(
+        text,
+        expect![[r#"
+        error[CFG002]: the id `a` is there twice
+         --> services.yaml:5:44
+          |
+        5 |       - { address: 10.0.0.2, port: 80, id: a }
+          |                                            ^ first at services.yaml:4:44
+
+        error[CFG002]: the endpoint `10.0.0.1:80` is there twice
+         --> services.yaml:6:20
+          |
+        6 |       - { address: 10.0.0.1, port: 80, id: b }
+          |                    ^^^^^^^^ first at services.yaml:4:20"#]],
+    );
+}
+
+#[test]
+fn wrong_values_are_told_together() {
+    let text = "\
+services:
+  Payments:
+    aliases: [{ name: pay_ments!, port: 0 }]
+    appProtocol: htpp
+    timeouts: { request: 15, idle: 25h }
+    retry: { attempts: 11 }
+";
+    check(
+        text,
+        expect![[r#"
+        error[CFG002]: `Payments` can't be the name of a service
+         --> services.yaml:2:3
+          |
+        2 |   Payments:
+          |   ^^^^^^^^ did you mean `payments`? allowed: 1 to 64 of a-z, 0-9, `_`, `-`, beginning with a letter or a digit
+
+        error[CFG002]: `pay_ments!` can't be the name of an alias
+         --> services.yaml:3:23
+          |
+        3 |     aliases: [{ name: pay_ments!, port: 0 }]
+          |                       ^^^^^^^^^^ 1 to 127 of a-z, 0-9, `_`, `-`, `.`, beginning with a letter or a digit
+
+        error[CFG002]: `0` is not a whole number from 1 to 65535
+         --> services.yaml:3:41
+          |
+        3 |     aliases: [{ name: pay_ments!, port: 0 }]
+          |                                         ^
+
+        error[CFG002]: unknown word `htpp`
+         --> services.yaml:4:18
+          |
+        4 |     appProtocol: htpp
+          |                  ^^^^ did you mean `http`? expected one of tcp, http, http2, grpc
+
+        error[CFG002]: `15` is not a duration
+         --> services.yaml:5:26
+          |
+        5 |     timeouts: { request: 15, idle: 25h }
+          |                          ^^ write a number and a unit, like `500ms`, `30s`, `1h30m`
+
+        error[CFG002]: `25h` is out of range
+         --> services.yaml:5:36
+          |
+        5 |     timeouts: { request: 15, idle: 25h }
+          |                                    ^^^ 0s to 24h
+
+        error[CFG002]: `11` is not a whole number from 0 to 10
+         --> services.yaml:6:24
+          |
+        6 |     retry: { attempts: 11 }
+          |                        ^^"#]],
+    );
+}
+
+#[test]
+fn endpoints_can_be_dialled() {
+    let text = "\
+services:
+  payments:
+    endpoints:
+      - { address: payments.internal, port: 65536, health: fine }
+      - { address: 0.0.0.0, port: 80, id: '' }
+      - { address: 10.0.0.1, port: 80, id: '10.0.0.2:80' }
+      - { address: 10.0.0.2, port: 80 }
+";
+    check(
+        text,
+        expect![[r#"
+        error[CFG002]: `payments.internal` is not an IP address
+         --> services.yaml:4:20
+          |
+        4 |       - { address: payments.internal, port: 65536, health: fine }
+          |                    ^^^^^^^^^^^^^^^^^ write it like `10.0.1.7`
+
+        error[CFG002]: `65536` is not a whole number from 1 to 65535
+         --> services.yaml:4:45
+          |
+        4 |       - { address: payments.internal, port: 65536, health: fine }
+          |                                             ^^^^^
+
+        error[CFG002]: unknown word `fine`
+         --> services.yaml:4:60
+          |
+        4 |       - { address: payments.internal, port: 65536, health: fine }
+          |                                                            ^^^^ expected one of healthy, unhealthy, draining, starting
+
+        error[CFG002]: nobody can dial `0.0.0.0`
+         --> services.yaml:5:20
+          |
+        5 |       - { address: 0.0.0.0, port: 80, id: '' }
+          |                    ^^^^^^^ write the address of one instance
+
+        error[CFG002]: expected 1 to 255 characters
+         --> services.yaml:5:43
+          |
+        5 |       - { address: 0.0.0.0, port: 80, id: '' }
+          |                                           ^^
+
+        error[CFG002]: the id `10.0.0.2:80` is there twice
+         --> services.yaml:7:20
+          |
+        7 |       - { address: 10.0.0.2, port: 80 }
+          |                    ^^^^^^^^ first at services.yaml:6:44"#]],
+    );
+}
+
+#[test]
+fn bytes_have_no_requests() {
+    let text = "\
+services:
+  ledger:
+    timeouts: { request: 15s }
+    endpoints: [{ address: 10.0.0.1, port: 80 }]
+";
+    check(
+        text,
+        expect![[r#"
+        error[CFG002]: there are no requests in tcp
+         --> services.yaml:3:26
+          |
+        3 |     timeouts: { request: 15s }
+          |                          ^^^ remove it, or set `appProtocol`"#]],
+    );
+}
+
+#[test]
+fn a_file_that_is_gone() {
+    let problems = load(Path::new("/nowhere/services.yaml"), &"prod".into()).unwrap_err();
+    expect![[r#"
+        error[CFG003]: can't read the services: No such file or directory (os error 2)
+        --> /nowhere/services.yaml"#]]
+    .assert_eq(&render_all(&problems, false));
+}
+
+/// A running file source in a folder of its own.
+struct Running {
+    folder: tempfile::TempDir,
+    cell: Cell,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const ONE: &str = "services: { a: { endpoints: [{ address: 10.0.0.1, port: 80 }] } }";
+const TWO: &str = "services: { a: { endpoints: [{ address: 10.0.0.1, port: 80 }] },
+  b: { endpoints: [{ address: 10.0.0.2, port: 80 }] } }";
+
+impl Running {
+    fn start(prepare: impl FnOnce(&Path) -> PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = prepare(folder.path());
+        let (writer, cell) = cell("file/services.yaml");
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(run(path, "prod".into(), writer, shutdown.clone()));
+        Self { folder, cell, shutdown, task }
+    }
+
+    /// Waits until `done`, well within the time of a poll.
+    async fn until(&mut self, done: impl Fn(&super::super::Reading) -> bool) -> super::super::Reading {
+        let wait = async {
+            loop {
+                let reading = self.cell.reading();
+                if done(&reading) {
+                    return reading;
+                }
+                assert!(self.cell.changed().await);
+            }
+        };
+        tokio::time::timeout(POLL / 2, wait).await.expect("told by the watcher and not by the poll")
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn services(reading: &super::super::Reading) -> usize {
+    reading.view.as_ref().map_or(0, |view| view.services.len())
+}
+
+#[tokio::test]
+async fn a_change_is_seen_and_a_bad_file_keeps_the_last_good_one() {
+    let mut running = Running::start(|folder| {
+        let path = folder.join("services.yaml");
+        std::fs::write(&path, ONE).unwrap();
+        path
+    });
+    let path = running.folder.path().join("services.yaml");
+    let first = running.until(|reading| services(reading) == 1).await;
+
+    std::fs::write(&path, "services: { a: {").unwrap();
+    let failing = running.until(|reading| reading.failing.is_some()).await;
+    let error = failing.failing.unwrap().error;
+    assert_eq!(error.code, REJECTED);
+    assert!(error.message.contains("services.yaml:1:"), "{}", error.message);
+    assert_eq!(failing.view, first.view, "the last good file stays");
+
+    std::fs::write(&path, TWO).unwrap();
+    let second = running.until(|reading| services(reading) == 2 && reading.failing.is_none()).await;
+    let old = first.view.unwrap().services.values().next().cloned().unwrap();
+    let new = second.view.unwrap().services.values().next().cloned().unwrap();
+    assert!(Arc::ptr_eq(&old, &new), "an unchanged service keeps its allocation");
+
+    std::fs::remove_file(&path).unwrap();
+    let gone = running.until(|reading| reading.failing.is_some()).await;
+    assert_eq!(services(&gone), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_editor_may_rename_over_the_file() {
+    let mut running = Running::start(|folder| {
+        let path = folder.join("services.yaml");
+        std::fs::write(&path, ONE).unwrap();
+        path
+    });
+    running.until(|reading| services(reading) == 1).await;
+    let draft = running.folder.path().join(".services.yaml.swp");
+    std::fs::write(&draft, TWO).unwrap();
+    std::fs::rename(&draft, running.folder.path().join("services.yaml")).unwrap();
+    running.until(|reading| services(reading) == 2).await;
+    running.stop().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_volume_may_swap_a_link() {
+    use std::os::unix::fs::symlink;
+
+    let mut running = Running::start(|folder| {
+        for (name, text) in [("..one", ONE), ("..two", TWO)] {
+            std::fs::create_dir(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).join("services.yaml"), text).unwrap();
+        }
+        symlink("..one", folder.join("..data")).unwrap();
+        symlink("..data/services.yaml", folder.join("services.yaml")).unwrap();
+        folder.join("services.yaml")
+    });
+    running.until(|reading| services(reading) == 1).await;
+    let folder = running.folder.path().to_owned();
+    symlink("..two", folder.join("..data_tmp")).unwrap();
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    running.until(|reading| services(reading) == 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn reading_does_not_wake_itself() {
+    let mut running = Running::start(|folder| {
+        let path = folder.join("services.yaml");
+        std::fs::write(&path, ONE).unwrap();
+        path
+    });
+    running.until(|reading| services(reading) == 1).await;
+    tokio::time::sleep(SETTLE * 8).await;
+    assert!(running.cell.reading().readings <= 2, "{}", running.cell.reading().readings);
+    running.stop().await;
+}
