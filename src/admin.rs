@@ -1,1 +1,130 @@
-//! admin.
+//! Health, metrics and inspection over HTTP: everything that people and monitors ask this process.
+//!
+//! It is not a control surface: nothing here changes anything, and nothing here is on the way of a push.
+//!
+//! Invariant: read-only; inspection answers on loopback only, and only to those who call it loopback.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::changes::Ledger;
+use crate::model::Mesh;
+use crate::source::Cell;
+use crate::store::Store;
+use crate::xds::clients::Clients;
+
+mod answer;
+mod changes;
+mod guard;
+mod health;
+pub mod json;
+mod metrics;
+mod namespaces;
+mod proxies;
+mod status;
+
+/// How long open connections get to end once the server stops answering.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// What the pages show. Clones share it.
+#[derive(Clone, Debug)]
+pub struct AdminState {
+    /// What is true.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// What is served.
+    pub store: Store,
+    /// To whom.
+    pub clients: Clients,
+    /// What left, and who has agreed.
+    pub ledger: Ledger,
+    /// What each source has said.
+    pub cells: Vec<Cell>,
+    /// What hot paths count.
+    pub registry: Arc<Registry>,
+    /// Cancelled once the process is told to end.
+    pub stopping: CancellationToken,
+    /// When the process began.
+    pub started_at: SystemTime,
+}
+
+impl AdminState {
+    fn mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.mesh.borrow())
+    }
+}
+
+/// Answers health checks and Prometheus until `shutdown`.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    serve(listener, metrics_router(state), shutdown).await
+}
+
+/// Answers people until `shutdown`. `listener` must be bound to loopback.
+pub async fn serve_admin(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    serve(listener, admin_router(state), shutdown).await
+}
+
+async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> std::io::Result<()> {
+    let asked = shutdown.clone().cancelled_owned();
+    let server = axum::serve(listener, router).with_graceful_shutdown(asked).into_future();
+    tokio::select! {
+        outcome = server => outcome,
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        } => Ok(()),
+    }
+}
+
+fn metrics_router(state: AdminState) -> Router {
+    let router = Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .fallback(answer::no_such_path)
+        .with_state(state);
+    router.layer(from_fn(guard::read_only))
+}
+
+/// The pages that take long, one at a time.
+#[derive(Clone, Debug)]
+struct Pages {
+    state: AdminState,
+    dumps: Arc<Semaphore>,
+}
+
+fn admin_router(state: AdminState) -> Router {
+    let router = Router::new()
+        .route("/api/v1/status", get(status::status))
+        .route("/api/v1/findings", get(status::findings))
+        .route("/api/v1/namespaces", get(namespaces::list))
+        .route("/api/v1/namespaces/{namespace}/services", get(namespaces::services))
+        .route("/api/v1/namespaces/{namespace}/services/{service}", get(namespaces::service))
+        .route("/api/v1/namespaces/{namespace}/resources/{kind}", get(namespaces::resources))
+        .route("/api/v1/namespaces/{namespace}/hosts", get(namespaces::hosts))
+        .route("/api/v1/proxies", get(proxies::list))
+        .route("/api/v1/changes", get(changes::list))
+        .route("/api/v1/changes/{id}", get(changes::one))
+        .fallback(answer::no_such_path)
+        .with_state(Pages { state, dumps: Arc::new(Semaphore::new(1)) });
+    router.layer(from_fn(guard::read_only)).layer(from_fn(guard::loopback_only))
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
 use crate::source::ecs::{self, EcsSource, NamespaceRule};
 use crate::source::{self, Cell, Pace, aws, file};
-use crate::store::{Store, store};
+use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
 use crate::{shutdown, xds};
@@ -98,9 +98,9 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
     };
     let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
     let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
-    let aws = aws.load().await;
+    let sdk = aws.load().await;
     for (cluster, namespaces) in clusters(config) {
-        let source = EcsSource::new(aws.ecs(), ecs::Settings { cluster: cluster.clone(), namespaces });
+        let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
         let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
         let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
         spawn(parts, name, async { run.await; Ok(()) });
@@ -109,7 +109,7 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
         for cloud_map in &settings.cloud_map {
             let settings =
                 cloudmap::Settings { cloud_map_namespace: cloud_map.clone(), namespace: namespace.clone() };
-            let source = CloudMapSource::new(aws.cloudmap(), settings);
+            let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
             let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
             let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
             spawn(parts, name, async { run.await; Ok(()) });

@@ -1,0 +1,155 @@
+//! The mesh as it is, and what is served for it.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Failure, list as answer_list, milliseconds, one, time};
+use super::{AdminState, Pages, json::resource_json};
+use crate::model::{Mesh, MeshNamespace, Readiness, Service, State as Rotation};
+use crate::snapshot::ResourceType;
+use crate::vip;
+
+/// `/api/v1/namespaces`.
+pub(super) async fn list(State(pages): State<Pages>) -> Answer {
+    let mesh = pages.state.mesh();
+    let clients = pages.state.clients.list();
+    let items = mesh.namespaces.values().map(|namespace| {
+        let snapshot = pages.state.store.latest(namespace.name.as_str());
+        let endpoints = namespace.services.values().flat_map(|service| service.endpoints.iter());
+        json!({
+            "name": namespace.name.as_str(),
+            "generation": snapshot.as_ref().map(|snapshot| snapshot.generation),
+            "seenAt": time(snapshot.as_ref().map(|snapshot| snapshot.seen_at)),
+            "services": namespace.services.len(),
+            "endpoints": endpoints.count(),
+            "proxies": clients.iter().filter(|it| it.namespace == namespace.name).count(),
+        })
+    });
+    answer_list("NamespaceList", None, items.collect())
+}
+
+/// `/api/v1/namespaces/{namespace}/services`.
+pub(super) async fn services(State(pages): State<Pages>, Path(name): Path<String>) -> Answer {
+    let mesh = pages.state.mesh();
+    let namespace = find(&pages.state, &mesh, &name)?;
+    let items = namespace.services.values().map(|service| describe(namespace, service)).collect();
+    answer_list("ServiceList", generation(&pages.state, &name), items)
+}
+
+/// `/api/v1/namespaces/{namespace}/services/{service}`.
+pub(super) async fn service(
+    State(pages): State<Pages>,
+    Path((name, service)): Path<(String, String)>,
+) -> Answer {
+    let mesh = pages.state.mesh();
+    let namespace = find(&pages.state, &mesh, &name)?;
+    let found = namespace.services.get(service.as_str()).ok_or_else(|| {
+        let known = namespace.services.keys().map(|name| name.as_str());
+        Failure::not_found(&format!("service in namespace `{name}` called"), &service, known)
+    })?;
+    one("Service", generation(&pages.state, &name), describe(namespace, found))
+}
+
+/// `/api/v1/namespaces/{namespace}/hosts`.
+pub(super) async fn hosts(State(pages): State<Pages>, Path(name): Path<String>) -> Answer {
+    let mesh = pages.state.mesh();
+    let namespace = find(&pages.state, &mesh, &name)?;
+    let items = namespace.addresses.iter().map(|(alias, address)| {
+        json!({ "name": alias, "address": address, "names": [alias, format!("{alias}.{name}")] })
+    });
+    answer_list("HostList", generation(&pages.state, &name), items.collect())
+}
+
+/// `/api/v1/namespaces/{namespace}/resources/{kind}`.
+pub(super) async fn resources(
+    State(pages): State<Pages>,
+    Path((name, word)): Path<(String, String)>,
+) -> Answer {
+    let words = ResourceType::ALL.map(ResourceType::word);
+    let kind = ResourceType::ALL.into_iter().find(|kind| kind.word() == word);
+    let kind = kind.ok_or_else(|| Failure::not_found("resource type", &word, words))?;
+    let Some(snapshot) = pages.state.store.latest(&name) else {
+        let mesh = pages.state.mesh();
+        find(&pages.state, &mesh, &name)?;
+        return Err(not_yet());
+    };
+    // A dump is long work: it must neither hold up streams nor run many times at once.
+    let _turn = pages.dumps.acquire().await.map_err(|error| broken(&error))?;
+    let dump = tokio::task::spawn_blocking(move || {
+        let items = snapshot.table(kind).values().map(|resource| {
+            let version = resource.version.to_string();
+            Ok(json!({ "name": resource.name, "version": version, "resource": resource_json(resource)? }))
+        });
+        items.collect::<anyhow::Result<Vec<_>>>().map(|items| (snapshot.generation, items))
+    });
+    let (generation, items) =
+        dump.await.map_err(|error| broken(&error))?.map_err(|error| broken(&format!("{error:#}")))?;
+    answer_list("ResourceList", Some(generation), items)
+}
+
+fn find<'a>(state: &AdminState, mesh: &'a Mesh, name: &str) -> Result<&'a Arc<MeshNamespace>, Failure> {
+    if let Some(namespace) = mesh.namespaces.get(name) {
+        return Ok(namespace);
+    }
+    if !state.store.is_synced() {
+        return Err(not_yet());
+    }
+    Err(Failure::not_found("namespace", name, mesh.namespaces.keys().map(|name| name.as_str())))
+}
+
+fn not_yet() -> Failure {
+    let message = "nothing is served until every source has been read once: see /readyz?verbose";
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", message)
+}
+
+fn broken(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", error.to_string())
+}
+
+fn generation(state: &AdminState, namespace: &str) -> Option<u64> {
+    state.store.latest(namespace).map(|snapshot| snapshot.generation)
+}
+
+fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
+    let spec = &service.spec;
+    let aliases = spec.aliases.iter().map(|alias| {
+        let base = vip::base_name(namespace.name.as_str(), &alias.name);
+        json!({ "name": alias.name, "port": alias.port, "address": namespace.addresses.get(base) })
+    });
+    let count = |state| service.endpoints.iter().filter(|endpoint| endpoint.verdict.state == state).count();
+    let endpoints = service.endpoints.iter().map(|endpoint| {
+        json!({
+            "instance": endpoint.instance.as_str(),
+            "address": endpoint.address,
+            "port": endpoint.port,
+            "zone": endpoint.zone,
+            "state": endpoint.verdict.state.as_str(),
+            "reason": endpoint.verdict.reason.as_str(),
+        })
+    });
+    json!({
+        "name": spec.key.name.as_str(),
+        "namespace": spec.key.namespace.as_str(),
+        "protocol": spec.protocol.as_str(),
+        "aliases": aliases.collect::<Vec<_>>(),
+        "requestTimeoutMs": spec.knobs.request_timeout.map(milliseconds),
+        "idleTimeoutMs": spec.knobs.idle_timeout.map(milliseconds),
+        "retryAttempts": spec.knobs.retry_attempts,
+        "readiness": match spec.readiness {
+            Readiness::Healthy => "healthy",
+            Readiness::Running => "running",
+        },
+        "createdAt": time(spec.created_at),
+        "origin": spec.origin,
+        "counts": {
+            "healthy": count(Rotation::Healthy),
+            "draining": count(Rotation::Draining),
+            "unhealthy": count(Rotation::Unhealthy),
+            "absent": count(Rotation::Absent),
+        },
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,143 @@
+//! Both routers over a hand-made state.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, Response, StatusCode, header};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::changes::Withdrawal;
+use crate::mesh;
+use crate::model::{Finding, Namespace, Reason, ServiceKey};
+use crate::snapshot::{ResourceType, Snapshot, Version};
+use crate::source::{CellWriter, SourceError, cell, file};
+use crate::store::{Writer, store};
+use crate::telemetry::{Metrics, TypeLabels};
+use crate::translate::Translator;
+use crate::xds::clients::{Client, Nack, Node, Registered, TypeStatus};
+
+mod figures;
+mod health;
+mod inspection;
+mod refusals;
+mod sidecars;
+
+const SERVICES: &str = "\
+services:
+  payments:
+    appProtocol: http
+    timeouts: { request: 15s }
+    endpoints:
+      - { address: 10.0.0.1, port: 8080, zone: eu-west-1a, id: payments-1 }
+      - { address: 10.0.0.2, port: 8080, zone: eu-west-1b, id: payments-2, health: draining }
+      - { address: 10.0.0.3, port: 8080, zone: eu-west-1b, id: payments-3, health: starting }
+  ledger:
+    aliases: [{ name: ledger, port: 6379 }]
+";
+
+/// A world with two sources, of which one has spoken.
+struct World {
+    state: AdminState,
+    writer: Writer,
+    mesh: watch::Sender<Arc<Mesh>>,
+    ecs: CellWriter,
+    cloud_map: CellWriter,
+    metrics: Metrics,
+    sidecars: Vec<Registered>,
+}
+
+fn at(milliseconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_000 + milliseconds)
+}
+
+fn world() -> World {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (writer, store) = store();
+    let (mesh, meshes) = watch::channel(Arc::new(Mesh::default()));
+    let (ecs, ecs_cell) = cell("ecs/prod-a");
+    let (cloud_map, cloud_map_cell) = cell("cloudmap/prod");
+    let state = AdminState {
+        mesh: meshes,
+        store,
+        clients: Clients::default(),
+        ledger: Ledger::default(),
+        cells: vec![ecs_cell, cloud_map_cell],
+        registry: Arc::new(registry),
+        stopping: CancellationToken::new(),
+        started_at: at(0),
+    };
+    World { state, writer, mesh, ecs, cloud_map, metrics, sidecars: Vec::new() }
+}
+
+fn throttled() -> SourceError {
+    let (operation, code) = ("servicediscovery:ListServices".to_owned(), "ThrottlingException".to_owned());
+    SourceError { operation, code, message: "Rate\nexceeded".to_owned() }
+}
+
+impl World {
+    /// Publishes the services of the namespace `prod`.
+    fn publish(&self) {
+        let namespace = Namespace::from("prod");
+        let view = file::parse(Path::new("services.yaml"), SERVICES, &namespace).unwrap();
+        self.ecs.publish(view.clone());
+        self.cloud_map.publish(crate::model::View::default());
+        let mut mesh = mesh::join(&BTreeSet::from([namespace.clone()]), &[Arc::new(view)], &Mesh::default());
+        let message = "no port is named `htp`".to_owned();
+        mesh.findings.push(Finding { code: "PORT001", object: "service/payments".to_owned(), message });
+        let tables = Translator::default().translate(&mesh.namespaces["prod"]);
+        self.mesh.send_replace(Arc::new(mesh));
+        self.writer.publish(Snapshot::first(namespace, tables, Vec::new(), at(0)));
+    }
+
+    /// Connects a sidecar that holds `generation`.
+    fn connect(&mut self, id: &str, generation: u64, status: TypeStatus) {
+        let zone = "eu-west-1a".to_owned();
+        let client = Client {
+            stream: self.state.ledger.new_stream(),
+            node: Node { id: id.into(), service: "checkout".to_owned(), zone, ..Node::default() },
+            namespace: "prod".into(),
+            peer: "10.0.9.9:40000".to_owned(),
+            connected_at: at(100),
+            synced_generation: generation,
+            withheld: Vec::new(),
+            types: [(ResourceType::Endpoint, status)].into(),
+        };
+        self.sidecars.push(self.state.clients.register(client));
+    }
+
+    fn withdraw(&self) {
+        self.state.ledger.open(Withdrawal {
+            service: ServiceKey::new("prod", "payments"),
+            instance: "payments-9".into(),
+            address: Some([10, 0, 0, 9].into()),
+            port: Some(8080),
+            reason: Reason::Stopping,
+            assignment: "prod/payments".into(),
+            generation: 1,
+            seen_at: at(1_000),
+            published_at: at(1_001),
+        });
+    }
+
+    async fn admin(&self, path: &str) -> (StatusCode, Value) {
+        let request = Request::get(path).header(header::HOST, "localhost:19000").body(Body::empty()).unwrap();
+        let (status, text) = text(admin_router(self.state.clone()).oneshot(request).await.unwrap()).await;
+        (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
+    }
+
+    async fn metrics(&self, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        text(metrics_router(self.state.clone()).oneshot(request).await.unwrap()).await
+    }
+}
+
+async fn text(response: Response<Body>) -> (StatusCode, String) {
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), 1 << 24).await.unwrap();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}

@@ -1,0 +1,41 @@
+//! Liveness and readiness.
+
+use super::*;
+use expect_test::expect;
+
+#[tokio::test]
+async fn not_ready_before_every_source_has_spoken() {
+    let world = world();
+    world.cloud_map.fail(throttled());
+    let (status, text) = world.metrics("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    expect![[r#"
+        [-]ecs/prod-a waiting for the first complete reading
+        [-]cloudmap/prod waiting for the first complete reading: last error servicediscovery:ListServices: ThrottlingException: Rate exceeded
+        [-]snapshot is not published yet
+        [+]shutdown not asked for
+        not ready
+    "#]].assert_eq(&text);
+    assert_eq!(world.metrics("/livez").await, (StatusCode::OK, "ok\n".to_owned()));
+}
+
+#[tokio::test]
+async fn ready_even_if_aws_is_down_later_and_not_while_stopping() {
+    let world = world();
+    world.publish();
+    assert_eq!(world.metrics("/readyz").await, (StatusCode::OK, "ready\n".to_owned()));
+    world.cloud_map.fail(throttled());
+    let (status, text) = world.metrics("/readyz?verbose").await;
+    assert_eq!(status, StatusCode::OK);
+    expect![[r#"
+        [+]ecs/prod-a ok
+        [+]cloudmap/prod ok, from an earlier reading: last error servicediscovery:ListServices: ThrottlingException: Rate exceeded
+        [+]snapshot ok
+        [+]shutdown not asked for
+        ready
+    "#]].assert_eq(&text);
+    world.state.stopping.cancel();
+    let (status, text) = world.metrics("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.contains("[-]shutdown is under way\nnot ready\n"), "{text}");
+}
