@@ -159,6 +159,11 @@ pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     Ok(ports)
 }
 
+/// Whether nobody listens on this port of 127.0.0.1 now.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
 /// The folder that Cargo builds into, which also holds Envoy and the Python packages.
 pub fn target_dir() -> anyhow::Result<PathBuf> {
     if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {

@@ -1,0 +1,212 @@
+//! The main job, live: tasks stop under load, and one sees how soon each sidecar knew.
+//!
+//! Everything is real but AWS: servers, Legation, two stock Envoys, connections. Invariant: whatever way it
+//! ends, nothing that it started is left behind.
+
+mod report;
+mod screen;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use integration::control_plane::Ports;
+use integration::load::{Load, Way};
+use integration::process::is_free;
+use integration::scene::Scene;
+use integration::stage::{Knowledge, PROXY, Stage};
+use integration::withdrawal::{self, Withdrawal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use screen::Screen;
+
+/// How many tasks are stopped.
+const STOPS: usize = 24;
+/// How many of them overlap, again and again.
+const ROUNDS: [usize; 3] = [1, 1, 2];
+/// How long a stopping task's application keeps accepting, as behind `legation sidecar run --hold 3s`.
+const HOLD: Duration = Duration::from_secs(3);
+/// How many sidecars there are.
+const SIDECARS: usize = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let screen = Screen::new();
+    let outcome = tokio::select! {
+        outcome = run(&screen) => outcome,
+        interrupted = interrupted() => interrupted.map(|()| false),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            screen.line(format!("\n{} {error:#}", screen.bad("The demo failed:")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.context("listening for signals"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Shows everything; answers whether every claim holds.
+async fn run(screen: &Screen) -> anyhow::Result<bool> {
+    let once = std::env::var_os("ONCE").is_some_and(|value| !value.is_empty() && value != "0");
+    let scene = Scene::open("demo")?;
+    screen.line(format!(
+        "{}\nSet-up: real servers, an endpoint that answers like AWS, Legation, {SIDECARS} stock Envoys.",
+        screen.bold("Legation: when a task is going away, its clients know.")
+    ));
+    let mut stage = Stage::open(scene.folder(), Knowledge::Aws, usual_ports()?).await?;
+    stage.start_sidecars(SIDECARS).await?;
+    let load = stage.load(ways(&stage).await?).await?;
+    show_picture(screen, &stage, &load).await?;
+
+    let withdrawals = stop_tasks(screen, &stage).await?;
+    let holds = report::report(screen, &stage, &load, &withdrawals).await?;
+    if !once {
+        show_addresses(screen, &stage).await?;
+        interrupted().await?;
+        screen.line("\nStopping.");
+    }
+    load.stop().await?;
+    stage.close().await?;
+    Ok(holds)
+}
+
+/// The ports that the guides speak of, if they are free.
+fn usual_ports() -> anyhow::Result<Option<Ports>> {
+    let usual = Ports { xds: 18000, metrics: 9090, admin: 19000 };
+    Ok([usual.xds, usual.metrics, usual.admin].into_iter().all(is_free).then_some(usual))
+}
+
+async fn ways(stage: &Stage) -> anyhow::Result<Vec<Way>> {
+    let (payments, ledger) = (stage.alias("payments", 8080).await?, stage.alias("ledger", 50051).await?);
+    Ok(vec![
+        Way::direct("by address", payments, "payments:8080").at_rate(60),
+        Way::proxy("by HTTP_PROXY", PROXY, "payments:8080").at_rate(60),
+        Way::http2("ledger (HTTP/2)", ledger, "ledger:50051"),
+        Way::lines("redis (TCP)", stage.alias("redis", 6379).await?),
+    ])
+}
+
+/// What runs where.
+async fn show_picture(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Result<()> {
+    let payments = stage.alias("payments", 8080).await?;
+    let [one, two] = stage.envoys.as_slice() else { anyhow::bail!("there are not two sidecars") };
+    let server = &stage.server;
+    let (name, dim) = (|text: &str| screen.name(text), |text: &str| screen.dim(text));
+    screen.line(format!(
+        "
+  {} ──poll, 1 s──▶ {} ──delta ADS──▶ {} ◀── steady load, by {payments}
+  {}            {}              {}      and by HTTP_PROXY {PROXY}
+  payments ×3, ledger ×2, redis ×1: real servers on 127.x, in three zones ◀── requests ──┘",
+        name("like AWS"),
+        name("legation serve"),
+        name("2 × Envoy"),
+        dim(&format!(":{}", stage.aws.address().port())),
+        dim(&format!("pid {}, :{}", server.id().unwrap_or_default(), server.ports().xds)),
+        dim(&format!("{}, pids {} {}", one.version().await?, one.id(), two.id())),
+    ));
+    let spread: Vec<_> = load
+        .spread()
+        .iter()
+        .map(|(way, carried)| {
+            format!("{way} {}", carried.iter().map(u64::to_string).collect::<Vec<_>>().join("+"))
+        })
+        .collect();
+    screen.line(dim(&format!("\n  connections on the two Envoys: {}", spread.join(", "))));
+    Ok(())
+}
+
+/// Stops tasks of payments, alone and overlapping, at every moment between two readings, and shows each.
+async fn stop_tasks(screen: &Screen, stage: &Stage) -> anyhow::Result<Vec<Withdrawal>> {
+    screen.heading(&format!(
+        "Stopping {STOPS} tasks of payments, one or two at a time, each replaced; times in ms since the stop"
+    ));
+    report::timeline_heading(screen);
+    let (stopped, mut to_follow) = mpsc::channel::<String>(STOPS);
+    let stopping = async move {
+        let mut left = STOPS;
+        for (round, size) in ROUNDS.into_iter().cycle().enumerate() {
+            stage.payments_settled().await?;
+            // Not always right after a reading, when everything has just settled.
+            tokio::time::sleep(Duration::from_millis(round as u64 * 377 % 1000)).await;
+            for task in oldest(stage, size.min(left)) {
+                withdrawal::stop(stage, &task, HOLD)?;
+                left -= 1;
+                stopped.send(task).await.context("nobody follows")?;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let following = async {
+        let (mut open, mut done) = (FuturesOrdered::new(), Vec::new());
+        loop {
+            tokio::select! {
+                Some(task) = to_follow.recv() => {
+                    open.push_back(async move { Withdrawal::follow(stage, &task, HOLD).await });
+                }
+                Some(one) = open.next() => {
+                    let one = one?;
+                    report::timeline_row(screen, done.len() + 1, &one);
+                    done.push(one);
+                }
+                else => break anyhow::Ok(done),
+            }
+        }
+    };
+    let ((), withdrawals) = tokio::try_join!(stopping, following)?;
+    stage.payments_settled().await?;
+    stage.synced().await?;
+    Ok(withdrawals)
+}
+
+/// The oldest tasks of payments.
+fn oldest(stage: &Stage, count: usize) -> Vec<String> {
+    let mut tasks = stage.prod.payments.running();
+    tasks.sort_by_key(|task| task.created.at);
+    tasks.iter().take(count).map(|task| task.arn.clone()).collect()
+}
+
+/// Where to look while everything runs on.
+async fn show_addresses(screen: &Screen, stage: &Stage) -> anyhow::Result<()> {
+    let (admin, metrics) = (stage.server.admin(), stage.server.metrics());
+    let payments = stage.alias("payments", 8080).await?;
+    let program = integration::control_plane::binary()?;
+    screen.heading("Everything runs on, load included. Look around:");
+    let show =
+        |what: &str, how: String| screen.line(format!("  {} {how}", screen.name(format!("{what:<12}"))));
+    for path in
+        ["status", "namespaces/prod/services", "proxies", "changes", "namespaces/prod/resources/endpoints"]
+    {
+        show("Legation", format!("curl -s http://{admin}/api/v1/{path}"));
+    }
+    show("", format!("curl -s 'http://{metrics}/readyz?verbose'"));
+    show("", format!("curl -s http://{metrics}/metrics"));
+    for command in ["status", "proxies"] {
+        show("", format!("{} {command} --server {admin}", program.display()));
+    }
+    for envoy in &stage.envoys {
+        show(envoy.name(), format!("http://{}/", envoy.admin()));
+    }
+    show("payments", format!("curl -s --resolve payments:8080:{} http://payments:8080/", payments.ip()));
+    show("", format!("curl -s -x http://{PROXY} http://payments:8080/"));
+    show(
+        "",
+        format!("curl -si -x http://{PROXY} http://paymets:8080/   # no such name: 404 with the reason"),
+    );
+    screen.line(format!("\n{}", screen.bold("Ctrl-C ends it.")));
+    Ok(())
+}
