@@ -78,10 +78,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// A bad file keeps the server from starting; later it only keeps the last good one in force.
 fn check_files(config: &Config) -> anyhow::Result<()> {
-    let files = config.namespaces.iter().flat_map(|(namespace, settings)| {
-        settings.files.iter().map(move |path| (namespace, path))
-    });
-    let problems: Vec<_> = files.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect();
+    let files = config
+        .namespaces
+        .iter()
+        .flat_map(|(namespace, settings)| settings.files.iter().map(move |path| (namespace, path)));
+    let problems: Vec<_> =
+        files.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect();
     if !problems.is_empty() {
         bail!("a file source is wrong\n\n{}", diagnostic::render_all(&problems, false));
     }
@@ -103,7 +105,10 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
         let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
         let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
         let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
-        spawn(parts, name, async { run.await; Ok(()) });
+        spawn(parts, name, async {
+            run.await;
+            Ok(())
+        });
     }
     for (namespace, settings) in &config.namespaces {
         for cloud_map in &settings.cloud_map {
@@ -112,7 +117,10 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
             let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
             let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
             let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
-            spawn(parts, name, async { run.await; Ok(()) });
+            spawn(parts, name, async {
+                run.await;
+                Ok(())
+            });
         }
     }
     for (namespace, settings) in &config.namespaces {
@@ -120,7 +128,10 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
             let name = format!("file/{}", path.display());
             let writer = cell(name.clone());
             let run = file::run(path.clone(), namespace.clone(), writer, stopping.clone());
-            spawn(parts, name, async { run.await; Ok(()) });
+            spawn(parts, name, async {
+                run.await;
+                Ok(())
+            });
         }
     }
     cells
@@ -155,10 +166,13 @@ struct Listeners {
 impl Listeners {
     async fn bind(config: &Config) -> anyhow::Result<Self> {
         let listen = config.listen;
-        let taken = |what: &'static str, address: SocketAddr| move || format!("can't listen on {address} for {what}");
+        let taken =
+            |what: &'static str, address: SocketAddr| move || format!("can't listen on {address} for {what}");
         Ok(Self {
             xds: xds::listen(listen.xds).with_context(taken("xDS", listen.xds))?,
-            metrics: TcpListener::bind(listen.metrics).await.with_context(taken("metrics", listen.metrics))?,
+            metrics: TcpListener::bind(listen.metrics)
+                .await
+                .with_context(taken("metrics", listen.metrics))?,
             admin: TcpListener::bind(listen.admin).await.with_context(taken("admin", listen.admin))?,
         })
     }
@@ -209,7 +223,11 @@ async fn supervise(parts: &mut Parts, asked: &CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-fn spawn(parts: &mut Parts, name: impl Into<String>, part: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+fn spawn(
+    parts: &mut Parts,
+    name: impl Into<String>,
+    part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
     let name = name.into();
     parts.spawn(async move { (name, part.await) });
 }

@@ -1,1 +1,268 @@
-//! cli.
+//! The command line: the server, its client, and the tools that need neither.
+//!
+//! It is not a place for logic: it reads arguments, calls the part in question, and prints.
+//!
+//! Invariant: stdout is data and stderr all else; the exit code never depends on the output format.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod bootstrap;
+mod client;
+mod hosts;
+mod serve;
+mod show;
+mod table;
+mod validate;
+
+/// What the process tells its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Asked for wrongly, or a file can't be read.
+    Usage = 2,
+    /// Done, and something is wrong with what was looked at.
+    Findings = 3,
+    /// The control plane can't be reached.
+    Unreachable = 4,
+}
+
+/// Why a command ended early.
+#[derive(Debug)]
+enum Stop {
+    /// For the caller, with the text for stderr.
+    Told(Exit, String),
+    /// Writing failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Stop {
+    /// An end with a message and perhaps a way out.
+    fn new(exit: Exit, message: impl std::fmt::Display, help: Option<&str>) -> Self {
+        let help = help.map(|help| format!("\n  help: {help}")).unwrap_or_default();
+        Self::Told(exit, format!("error: {message}{help}"))
+    }
+}
+
+type Outcome = Result<Exit, Stop>;
+
+/// Where a command writes.
+struct Terminal<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    /// Whether stdout takes colour.
+    colour: bool,
+}
+
+/// An Envoy control plane for Amazon ECS: stopped tasks stop getting traffic within seconds.
+#[derive(Debug, Parser)]
+#[command(name = "legation", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// When to colour what people read.
+    #[arg(long, value_enum, default_value_t = Colour::Auto, global = true)]
+    color: Colour,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 problems found, 4 control plane unreachable.";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane
+    Serve(Serve),
+    /// Check configurations and file sources, and tell every problem
+    Validate {
+        /// Server configurations and file sources.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Show sources, namespaces, sidecars and findings at one look
+    Status(Ask),
+    /// Show each sidecar: what it was sent, what it accepted, what it refused
+    #[command(visible_alias = "ps")]
+    Proxies {
+        #[command(flatten)]
+        ask: Ask,
+        /// Only sidecars in these states.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
+        state: Vec<SyncState>,
+    },
+    /// Show the services of a namespace
+    Services {
+        /// The mesh namespace.
+        namespace: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Print lines for /etc/hosts: the loopback address of each alias
+    Hosts(Hosts),
+    /// Write the bootstrap of a stock Envoy
+    Bootstrap(Bootstrap),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// The server configuration.
+    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
+    config: PathBuf,
+    /// Check the configuration, with its environment and its file sources, and end.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Whom to ask, and how to print the answer.
+#[derive(Debug, Args)]
+struct Ask {
+    /// The admin address of the control plane.
+    #[arg(long, value_name = "URL", env = "LEGATION_SERVER", default_value = client::USUAL)]
+    server: String,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct Hosts {
+    /// The mesh namespace.
+    namespace: String,
+    /// Alias names; with names and no server, nobody is asked: the addresses follow from the names, unless two
+    /// names of the namespace collide.
+    names: Vec<String>,
+    /// The admin address of the control plane.
+    #[arg(long, value_name = "URL", env = "LEGATION_SERVER")]
+    server: Option<String>,
+}
+
+/// Without `--node-id` the task metadata endpoint of ECS is asked; flags outrank what it says.
+#[derive(Debug, Args)]
+struct Bootstrap {
+    /// Where sidecars reach the control plane.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: crate::bootstrap::Server,
+    /// The mesh namespace; else the `legation.namespace` label of the task's containers.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// The service that the sidecar belongs to; else the ECS service.
+    #[arg(long)]
+    service: Option<String>,
+    /// The Envoy node cluster; else the service.
+    #[arg(long)]
+    cluster: Option<String>,
+    /// Who the sidecar is; else the task ARN.
+    #[arg(long)]
+    node_id: Option<String>,
+    /// The availability zone by name; else the task's.
+    #[arg(long)]
+    zone: Option<String>,
+    /// The port of Envoy's own admin pages, on loopback.
+    #[arg(long, value_name = "PORT", default_value_t = 9901, value_parser = clap::value_parser!(u16).range(1..))]
+    admin_port: u16,
+    /// A port that a container of the task listens on, besides those that ECS knows.
+    #[arg(long = "container-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    container_ports: Vec<u16>,
+    /// Write here, in one step, and not to stdout.
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// As the API answers.
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum SyncState {
+    Synced,
+    Stale,
+    Nacked,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads to its end is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let colour = wants_colour(cli.color, out.is_terminal());
+    let mut terminal = Terminal { out: &mut out, err: &mut err, colour };
+    ExitCode::from(execute(cli.command, &mut terminal) as u8)
+}
+
+/// `NO_COLOR`, `TERM=dumb` and `CLICOLOR_FORCE` as everywhere; the flag outranks them.
+fn wants_colour(flag: Colour, terminal: bool) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    match flag {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto if set("NO_COLOR") => false,
+        Colour::Auto if std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
+        Colour::Auto => terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+    }
+}
+
+fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
+    let outcome = match command {
+        Command::Serve(serve) => serve::run(&serve, terminal),
+        Command::Validate { files, output } => validate::run(&files, output, terminal),
+        Command::Status(ask) => show::status(&ask, terminal),
+        Command::Proxies { ask, state } => show::proxies(&ask, &state, terminal),
+        Command::Services { namespace, ask } => show::services(&namespace, &ask, terminal),
+        Command::Hosts(hosts) => hosts::run(&hosts, terminal),
+        Command::Bootstrap(bootstrap) => bootstrap::run(&bootstrap, terminal),
+    };
+    let outcome = outcome.and_then(|exit| terminal.out.flush().map(|()| exit).map_err(Stop::Io));
+    match outcome {
+        Ok(exit) => exit,
+        // Whoever read us has seen enough.
+        Err(Stop::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(Stop::Io(error)) => {
+            let _ = writeln!(terminal.err, "error: can't write: {error}");
+            Exit::Failed
+        }
+        Err(Stop::Told(exit, text)) => {
+            let _ = writeln!(terminal.err, "{text}");
+            exit
+        }
+    }
+}
+
+/// The environment, less what is not text: none of our variables is.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,8 @@ impl<'a> Tasks<'a> {
     fn reused(&self, registration: &Registration) -> bool {
         let owner = registration.address.and_then(|address| self.by_address.get(&address));
         owner.is_some_and(|owner| {
-            owner.instance != registration.instance && owner.started_at > registration.started_at
+            let younger = registration.started_at.is_some() && owner.started_at > registration.started_at;
+            owner.instance != registration.instance && younger
         })
     }
 }

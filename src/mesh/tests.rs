@@ -160,7 +160,8 @@ fn an_address_belongs_to_the_younger_task() {
 
 fn cloud_map(id: &str, address: &str, cluster: Option<&str>) -> Registration {
     let member = Member::CloudMap { cluster: cluster.map(Into::into) };
-    Registration { member, ..task(id, address, Phase::Running(Health::Healthy)) }
+    // Cloud Map doesn't know when an instance began.
+    Registration { member, started_at: None, ..task(id, address, Phase::Running(Health::Healthy)) }
 }
 
 #[test]

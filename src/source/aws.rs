@@ -2,7 +2,7 @@
 //!
 //! It is not a source and knows no operation.
 //!
-//! Invariant: every call ends, at the latest after [`Limits::operation`], in an answer or in a [`SourceError`].
+//! Invariant: every call ends, at the latest after twenty seconds, in an answer or in a [`SourceError`].
 
 use std::error::Error;
 use std::fmt;

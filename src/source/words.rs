@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::diagnostic::{self, words::nearest};
 use crate::model::Alias;
 
 /// The longest timeout that may be written.
@@ -16,8 +17,6 @@ pub const MOST_RETRIES: u32 = 10;
 
 const LONGEST_DISCOVERY_NAME: usize = 64;
 const LONGEST_ALIAS_NAME: usize = 127;
-/// Below this, a likeness is more confusing than helpful.
-const ALIKE: f64 = 0.8;
 
 /// A value that can't be taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,29 +40,10 @@ impl Wrong {
     }
 }
 
-/// A duration as GEP-2257 defines it: one to four parts such as `1h30m`, each of up to five digits and one
-/// of `h`, `m`, `s`, `ms`. No spaces, signs, fractions or bare numbers.
+/// A duration as GEP-2257 defines it, such as `1h30m`.
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
     let wrong = || Wrong::all(text, "expected a duration such as `500ms`, `15s` or `1h30m`");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    let mut parts = 0;
-    while parts == 0 || !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        if parts == 4 || !(1..=5).contains(&digits) {
-            return Err(wrong());
-        }
-        let (number, tail) = rest.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        // `ms` before `m`: the longer unit first
-        let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
-        let part = units.iter().find_map(|(unit, millis)| Some((tail.strip_prefix(unit)?, number * millis)));
-        let (tail, millis) = part.ok_or_else(wrong)?;
-        total += Duration::from_millis(millis);
-        rest = tail;
-        parts += 1;
-    }
-    Ok(total)
+    diagnostic::words::duration(text).ok_or_else(wrong)
 }
 
 /// A duration of at most [`LONGEST_TIMEOUT`]; zero is none.
@@ -145,19 +125,6 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
         at += word.len() + 1;
         (!word.is_empty()).then_some((begin, word))
     })
-}
-
-/// The candidate that `word` was most likely meant to be, if any is alike.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    let mut best: Option<(f64, &str)> = None;
-    for candidate in candidates {
-        let alike = strsim::jaro_winkler(&word, &candidate.to_lowercase());
-        if alike >= ALIKE && best.is_none_or(|(before, _)| alike > before) {
-            best = Some((alike, candidate));
-        }
-    }
-    best.map(|(_, candidate)| candidate)
 }
 
 /// `; did you mean …?`, or nothing when no candidate is alike.

@@ -187,8 +187,8 @@ impl Reader<'_> {
         if protocol.is_none() {
             let port = &layers.port.name;
             let why = format!(
-                "port `{port}` says no appProtocol, so it is TCP: no request retries, timeouts or routes; \
-                 set appProtocol, or the tag legation:protocol/{port} to `http`, `http2` or `grpc`"
+                "port `{port}` says no appProtocol, so it is TCP: no request retries, timeouts or routes; set \
+                 appProtocol, or the tag legation:protocol/{port} to `http`, `http2`, `grpc`, or `tcp` if it is"
             );
             self.find("PROTO001", &place, why);
         }

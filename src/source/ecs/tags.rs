@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::facts::TAG_PREFIX;
+use crate::diagnostic::words::nearest;
 use crate::model::{Alias, Finding, Protocol, Readiness};
 use crate::source::words::{self, Wrong};
 
@@ -159,7 +160,7 @@ fn unknown(tag: &Tag<'_>, word: &str) -> Finding {
         return tag.wrong_key("CFG001", 0..word.len(), &why);
     }
     let known = || OF_SERVICE.into_iter().chain(OF_PORT);
-    let near = words::nearest(word, known()).map_or_else(
+    let near = nearest(word, known()).map_or_else(
         || format!("; this release knows {}", listed(known())),
         |near| {
             let of_port = if OF_PORT.contains(&near) { "/<portName>" } else { "" };

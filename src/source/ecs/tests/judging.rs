@@ -14,18 +14,18 @@ use crate::model::{Health, InstanceId, Phase, StopCause};
 use crate::source::ecs::facts::{self, Revision};
 use crate::source::ecs::tasks::{Answer, Tasks};
 
-/// A revision with an application, a proxy (both checked) and a helper that is not essential.
+/// A revision with an application, a proxy (both checked) and a logger that is not essential.
 fn two_checked() -> Revision {
-    let helper = ContainerDefinition::builder().name("helper").essential(false);
+    let logger = ContainerDefinition::builder().name("logger").essential(false);
     let (app, envoy) =
         (ContainerDefinition::builder().name("app"), ContainerDefinition::builder().name("envoy"));
-    revision("payments:7", vec![checked(app), checked(envoy), checked(helper)])
+    revision("payments:7", vec![checked(app), checked(envoy), checked(logger)])
 }
 
 fn unchecked() -> Revision {
-    let helper = ContainerDefinition::builder().name("helper").essential(false);
+    let logger = ContainerDefinition::builder().name("logger").essential(false);
     let app = ContainerDefinition::builder().name("app").build();
-    revision("payments:7", vec![app, checked(helper)])
+    revision("payments:7", vec![app, checked(logger)])
 }
 
 fn container(name: &str, health: &str, status: &str) -> Container {
@@ -104,7 +104,7 @@ fn containers_that_are_gone_make_a_stopped_task() {
 fn health_is_judged_over_essential_containers_with_a_check() {
     let (unknown, unhealthy) =
         (|gate_over| Health::Unknown { gate_over }, |gate_over| Health::Unhealthy { gate_over });
-    for (app, envoy, helper, at_once, later) in [
+    for (app, envoy, logger, at_once, later) in [
         ("HEALTHY", "HEALTHY", "UNHEALTHY", Health::Healthy, Health::Healthy),
         ("HEALTHY", "UNKNOWN", "HEALTHY", unknown(false), unknown(true)),
         ("UNKNOWN", "UNKNOWN", "HEALTHY", unknown(false), unknown(true)),
@@ -115,11 +115,11 @@ fn health_is_judged_over_essential_containers_with_a_check() {
         let task = || {
             let task = task("t").containers(container("app", app, "RUNNING"));
             task.containers(container("envoy", envoy, "RUNNING"))
-                .containers(container("helper", helper, "RUNNING"))
+                .containers(container("logger", logger, "RUNNING"))
         };
         let two = two_checked();
-        assert_eq!(phase(task(), &two, 1_000 + 479), Phase::Running(at_once), "{app} {envoy} {helper}");
-        assert_eq!(phase(task(), &two, 1_000 + 480), Phase::Running(later), "{app} {envoy} {helper}");
+        assert_eq!(phase(task(), &two, 1_000 + 479), Phase::Running(at_once), "{app} {envoy} {logger}");
+        assert_eq!(phase(task(), &two, 1_000 + 480), Phase::Running(later), "{app} {envoy} {logger}");
         assert_eq!(phase(task(), &unchecked(), 1_001), Phase::Running(Health::NoCheck));
     }
     // A container that should be checked and is not even reported has not spoken.
@@ -141,7 +141,7 @@ fn an_essential_container_that_ended_is_a_crash() {
     assert_eq!(phase(with("app"), &two, 1_001), crashed, "seen before ECS decides anything");
     assert_eq!(phase(with("envoy").desired_status("STOPPED"), &two, 1_001), crashed);
     assert_eq!(phase(with("app").last_status("ACTIVATING"), &two, 1_001), crashed);
-    assert_eq!(phase(with("helper"), &unchecked(), 1_001), Phase::Running(Health::NoCheck));
+    assert_eq!(phase(with("logger"), &unchecked(), 1_001), Phase::Running(Health::NoCheck));
     assert_eq!(phase(with("stranger"), &unchecked(), 1_001), Phase::Running(Health::NoCheck));
     // In a stop that was asked for, the application is expected to end first.
     let planned = with("app").desired_status("STOPPED").stop_code(TaskStopCode::UserInitiated);

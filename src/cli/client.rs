@@ -1,0 +1,51 @@
+//! Asking a running control plane.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Exit, Stop};
+
+/// Where the admin pages are unless something else is configured.
+pub(super) const USUAL: &str = "http://127.0.0.1:19000";
+/// More than the longest list of a large mesh.
+const LONGEST_ANSWER: u64 = 256 << 20;
+
+/// The answer to `path`, which begins with a slash.
+pub(super) fn get(server: &str, path: &str) -> Result<Value, Stop> {
+    let url = format!("{}{path}", server.trim_end_matches('/'));
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(20)))
+        .http_status_as_error(false)
+        .proxy(None) // the admin pages are on loopback
+        .build()
+        .into();
+    let unreachable = |error: ureq::Error| {
+        let message = format!("no control plane answers at {server}: {error}");
+        let help = "is `legation serve` running here? its admin pages are on loopback only: run this beside \
+                    it, and set --server or LEGATION_SERVER if it listens elsewhere";
+        Stop::new(Exit::Unreachable, message, Some(help))
+    };
+    let mut response = agent.get(&url).call().map_err(unreachable)?;
+    let status = response.status();
+    let text =
+        response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_string().map_err(unreachable)?;
+    let answer: Value = serde_json::from_str(&text).map_err(|_| {
+        let message = format!("what answers at {server} is not Legation: {url} says {status}");
+        Stop::new(Exit::Failed, message, Some("is it the admin address? by default that is port 19000"))
+    })?;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let message = answer["error"]["message"].as_str().unwrap_or("it gave no reason");
+    Err(Stop::new(Exit::Failed, message, None))
+}
+
+/// A name as one part of a path.
+pub(super) fn segment(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+    // A dot alone would climb, so dots are written out too.
+    name.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}

@@ -1,0 +1,25 @@
+//! `legation serve`.
+
+use super::validate::{examine, read, report};
+use super::{Exit, Format, Outcome, Serve, Stop, Terminal, environment};
+use crate::config::Config;
+use crate::{app, telemetry};
+
+pub(super) fn run(serve: &Serve, terminal: &mut Terminal<'_>) -> Outcome {
+    let text = read(&serve.config)?;
+    let config = Config::parse(&serve.config, &text, environment());
+    let problems = match &config {
+        Ok(config) => examine(config),
+        Err(problems) => problems.clone(),
+    };
+    let config = match config {
+        Ok(config) if problems.is_empty() && !serve.check_config => config,
+        _ => return report(&problems, Format::Table, terminal),
+    };
+    telemetry::start_logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match runtime.block_on(app::serve(config)) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => Err(Stop::new(Exit::Failed, format!("{error:#}"), None)),
+    }
+}

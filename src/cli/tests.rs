@@ -1,0 +1,1 @@
+//! Commands, what they print and what they tell their caller.

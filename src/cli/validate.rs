@@ -1,0 +1,95 @@
+//! `legation validate`.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use super::{Exit, Format, Outcome, Stop, Terminal};
+use crate::config::Config;
+use crate::diagnostic::{Entries, Problem, read_yaml, words::nearest};
+use crate::model::Namespace;
+use crate::source::file;
+
+pub(super) fn run(files: &[PathBuf], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
+    let mut problems: Vec<Problem> = Vec::new();
+    for path in files {
+        for problem in validate(path, &read(path)?) {
+            // A file source may be named here and in a configuration.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    report(&problems, format, terminal)
+}
+
+/// The text of a file that the caller named.
+pub(super) fn read(path: &Path) -> Result<String, Stop> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Stop::new(Exit::Usage, format!("can't read {}: {error}", path.display()), None))
+}
+
+/// Prints what is wrong, or that nothing is.
+pub(super) fn report(problems: &[Problem], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
+    match format {
+        Format::Json => writeln!(terminal.out, "{:#}", as_json(problems))?,
+        Format::Table if problems.is_empty() => writeln!(terminal.out, "no problems found")?,
+        Format::Table => {
+            for problem in problems {
+                writeln!(terminal.out, "{}\n", problem.render(terminal.colour))?;
+            }
+            terminal.out.flush()?;
+            let plural = if problems.len() == 1 { "" } else { "s" };
+            writeln!(terminal.err, "{} problem{plural} found", problems.len())?;
+        }
+    }
+    Ok(if problems.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+fn as_json(problems: &[Problem]) -> serde_json::Value {
+    let items = problems.iter().map(|problem| {
+        json!({
+            "code": problem.code,
+            "message": problem.message,
+            "suggestion": problem.suggestion,
+            "file": &*problem.file,
+            "line": problem.line,
+            "column": problem.column,
+            "length": problem.length,
+        })
+    });
+    json!({
+        "apiVersion": "legation/v1",
+        "kind": "ProblemList",
+        "items": items.collect::<Vec<_>>(),
+    })
+}
+
+fn validate(path: &Path, text: &str) -> Vec<Problem> {
+    let keys: Entries<IgnoredAny> = match read_yaml(path, text) {
+        Ok(keys) => keys,
+        Err(problem) => return vec![problem],
+    };
+    if is_file_source(&keys) {
+        return file::parse(path, text, &Namespace::from("default")).err().unwrap_or_default();
+    }
+    match Config::parse(path, text, []) {
+        Ok(config) => examine(&config),
+        Err(problems) => problems,
+    }
+}
+
+/// A file source has `services`; everything else is taken for a configuration, unless it is nearly one.
+fn is_file_source(keys: &Entries<IgnoredAny>) -> bool {
+    let has = |wanted: &str| keys.0.iter().any(|(key, _)| key.text == wanted);
+    let nearly = || keys.0.iter().any(|(key, _)| nearest(&key.text, ["services"]).is_some());
+    has("services") || (!has("namespaces") && nearly())
+}
+
+/// What is wrong with the file sources that a configuration names.
+pub(super) fn examine(config: &Config) -> Vec<Problem> {
+    let sources =
+        config.namespaces.iter().flat_map(|(name, it)| it.files.iter().map(move |path| (name, path)));
+    sources.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect()
+}
