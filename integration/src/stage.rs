@@ -132,7 +132,7 @@ impl Stage {
         let path = format!("namespaces/{}/services/{service}", estate::NAMESPACE);
         let answer = self.server.api(&path).await?;
         let endpoints = answer["item"]["endpoints"].as_array().context("a service without endpoints")?;
-        let healthy = endpoints.iter().filter(|endpoint| endpoint["state"] == "HEALTHY");
+        let healthy = endpoints.iter().filter(|endpoint| endpoint["state"] == "healthy");
         let mut found: Vec<_> =
             healthy.filter_map(|endpoint| endpoint["instance"].as_str().map(str::to_owned)).collect();
         found.sort();

@@ -35,11 +35,7 @@ const SIDECARS: usize = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let screen = Screen::new();
-    let outcome = tokio::select! {
-        outcome = run(&screen) => outcome,
-        interrupted = interrupted() => interrupted.map(|()| false),
-    };
-    match outcome {
+    match run(&screen).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -57,21 +53,18 @@ async fn interrupted() -> anyhow::Result<()> {
     }
 }
 
-/// Shows everything; answers whether every claim holds.
+/// Shows everything, and runs on until it is interrupted; answers whether every claim holds.
 async fn run(screen: &Screen) -> anyhow::Result<bool> {
     let once = std::env::var_os("ONCE").is_some_and(|value| !value.is_empty() && value != "0");
     let scene = Scene::open("demo")?;
-    screen.line(format!(
-        "{}\nSet-up: real servers, an endpoint that answers like AWS, Legation, {SIDECARS} stock Envoys.",
-        screen.bold("Legation: when a task is going away, its clients know.")
-    ));
-    let mut stage = Stage::open(scene.folder(), Knowledge::Aws, usual_ports()?).await?;
-    stage.start_sidecars(SIDECARS).await?;
-    let load = stage.load(ways(&stage).await?).await?;
-    show_picture(screen, &stage, &load).await?;
-
-    let withdrawals = stop_tasks(screen, &stage).await?;
-    let holds = report::report(screen, &stage, &load, &withdrawals).await?;
+    let shown = tokio::select! {
+        shown = show(screen, &scene) => shown,
+        interrupted = interrupted() => {
+            interrupted?;
+            anyhow::bail!("interrupted before the end");
+        }
+    };
+    let (stage, load, holds) = shown?;
     if !once {
         show_addresses(screen, &stage).await?;
         interrupted().await?;
@@ -80,6 +73,18 @@ async fn run(screen: &Screen) -> anyhow::Result<bool> {
     load.stop().await?;
     stage.close().await?;
     Ok(holds)
+}
+
+/// Stops tasks under load; answers what runs, and whether every claim holds.
+async fn show(screen: &Screen, scene: &Scene) -> anyhow::Result<(Stage, Load, bool)> {
+    screen.line(screen.bold("Legation: when a task is going away, its clients know."));
+    let mut stage = Stage::open(scene.folder(), Knowledge::Aws, usual_ports()?).await?;
+    stage.start_sidecars(SIDECARS).await?;
+    let load = stage.load(ways(&stage).await?).await?;
+    show_picture(screen, &stage, &load).await?;
+    let withdrawals = stop_tasks(screen, &stage).await?;
+    let holds = report::report(screen, &stage, &load, &withdrawals).await?;
+    Ok((stage, load, holds))
 }
 
 /// The ports that the guides speak of, if they are free.
@@ -103,18 +108,21 @@ async fn show_picture(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Re
     let payments = stage.alias("payments", 8080).await?;
     let [one, two] = stage.envoys.as_slice() else { anyhow::bail!("there are not two sidecars") };
     let server = &stage.server;
-    let (name, dim) = (|text: &str| screen.name(text), |text: &str| screen.dim(text));
+    let name = |text: &str| screen.name(text);
     screen.line(format!(
         "
-  {} ──poll, 1 s──▶ {} ──delta ADS──▶ {} ◀── steady load, by {payments}
-  {}            {}              {}      and by HTTP_PROXY {PROXY}
-  payments ×3, ledger ×2, redis ×1: real servers on 127.x, in three zones ◀── requests ──┘",
-        name("like AWS"),
+  {} ──── requests ────▶ {} ──── requests ────▶ {}
+                          (two checkout tasks)                 real servers, in three zones
+                                   ▲                                       │
+                                   │ delta ADS                             │ states, zones, health
+                                   │                                       ▼
+                            {} ◀──── polls, 1 s ──── {}
+",
+        name("load"),
+        name("2 stock Envoys"),
+        name("payments ×3, ledger ×2, redis ×1"),
         name("legation serve"),
-        name("2 × Envoy"),
-        dim(&format!(":{}", stage.aws.address().port())),
-        dim(&format!("pid {}, :{}", server.id().unwrap_or_default(), server.ports().xds)),
-        dim(&format!("{}, pids {} {}", one.version().await?, one.id(), two.id())),
+        name("answers like AWS"),
     ));
     let spread: Vec<_> = load
         .spread()
@@ -123,7 +131,16 @@ async fn show_picture(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Re
             format!("{way} {}", carried.iter().map(u64::to_string).collect::<Vec<_>>().join("+"))
         })
         .collect();
-    screen.line(dim(&format!("\n  connections on the two Envoys: {}", spread.join(", "))));
+    let fact = |what: &str, how: String| screen.line(screen.dim(format!("  {what:<12} {how}")));
+    let version = one.version().await?;
+    fact("Envoys", format!("{version}, pids {} and {}", one.id(), two.id()));
+    fact(
+        "Legation",
+        format!("pid {}, sidecars connect to {}", server.id().unwrap_or_default(), server.xds()),
+    );
+    fact("like AWS", stage.aws.url());
+    fact("load", format!("http://payments:8080 by its address {payments}, and by HTTP_PROXY={PROXY}"));
+    fact("connections", format!("on the two Envoys: {}", spread.join(", ")));
     Ok(())
 }
 
@@ -196,7 +213,7 @@ async fn show_addresses(screen: &Screen, stage: &Stage) -> anyhow::Result<()> {
     show("", format!("curl -s 'http://{metrics}/readyz?verbose'"));
     show("", format!("curl -s http://{metrics}/metrics"));
     for command in ["status", "proxies"] {
-        show("", format!("{} {command} --server {admin}", program.display()));
+        show("", format!("{} {command} --server http://{admin}", program.display()));
     }
     for envoy in &stage.envoys {
         show(envoy.name(), format!("http://{}/", envoy.admin()));
