@@ -127,4 +127,4 @@ fn admin_router(state: AdminState) -> Router {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,7 +20,7 @@ use crate::vip;
 pub fn join(namespaces: &BTreeSet<Namespace>, views: &[Arc<View>], previous: &Mesh) -> Mesh {
     let mut findings: Vec<_> = views.iter().flat_map(|view| view.findings.iter().cloned()).collect();
     let tasks = Tasks::of(views);
-    let mut services: BTreeMap<&Namespace, Vec<(Arc<ServiceSpec>, Vec<Endpoint>)>> = BTreeMap::new();
+    let mut services: BTreeMap<&Namespace, Vec<Joined>> = BTreeMap::new();
     for (key, sightings) in sightings(views) {
         let sightings = one_owner(key, sightings, &mut findings);
         let Some(spec) = described(&sightings) else { continue };
@@ -40,6 +40,9 @@ pub fn join(namespaces: &BTreeSet<Namespace>, views: &[Arc<View>], previous: &Me
     findings.dedup();
     Mesh { namespaces, occupied, findings }
 }
+
+/// A service on its way into its namespace.
+type Joined = (Arc<ServiceSpec>, Vec<Endpoint>);
 
 /// One service as one source sees it, and whether that source is ECS.
 type Sighting<'a> = (&'a ServiceView, bool);
@@ -217,7 +220,7 @@ fn keep_last_hope(endpoints: &mut [Endpoint]) {
 
 fn join_namespace(
     namespace: &Namespace,
-    mut services: Vec<(Arc<ServiceSpec>, Vec<Endpoint>)>,
+    mut services: Vec<Joined>,
     before: Option<&Arc<MeshNamespace>>,
     findings: &mut Vec<Finding>,
 ) -> Arc<MeshNamespace> {
@@ -249,11 +252,7 @@ fn seniority(spec: &ServiceSpec) -> (bool, Option<SystemTime>, ServiceKey) {
 }
 
 /// Of several services that ask for one alias, the oldest keeps it (`NAME002`).
-fn one_owner_per_alias(
-    namespace: &Namespace,
-    services: &mut [(Arc<ServiceSpec>, Vec<Endpoint>)],
-    findings: &mut Vec<Finding>,
-) {
+fn one_owner_per_alias(namespace: &Namespace, services: &mut [Joined], findings: &mut Vec<Finding>) {
     let mut owners: HashMap<(String, u16), Arc<ServiceSpec>> = HashMap::new();
     for (spec, _) in services {
         let mut kept: Vec<Alias> = Vec::with_capacity(spec.aliases.len());

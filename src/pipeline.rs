@@ -158,3 +158,6 @@ fn withdrawn<'a>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,14 @@ pub mod route;
 #[derive(Debug, Default)]
 pub struct Translator {
     services: HashMap<ServiceName, Translated>,
-    proxy: Option<(Vec<Arc<ServiceSpec>>, Vec<Arc<Resource>>)>,
+    proxy: Option<Proxy>,
+}
+
+/// The Host-routed proxy's resources, with the descriptions that they were made from.
+#[derive(Debug)]
+struct Proxy {
+    specs: Vec<Arc<ServiceSpec>>,
+    resources: Vec<Arc<Resource>>,
 }
 
 /// A service's resources, with the model that they were made from.
@@ -76,15 +83,16 @@ impl Translator {
     /// The Host-routed listener for `HTTP_PROXY` and its routes, which depend on descriptions only.
     fn translate_proxy(&mut self, namespace: &MeshNamespace) -> &[Arc<Resource>] {
         let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
-        let before = self.proxy.take().filter(|(old, _)| {
-            old.len() == specs.len() && old.iter().zip(&specs).all(|(old, new)| Arc::ptr_eq(old, new))
+        let before = self.proxy.take().filter(|old| {
+            old.specs.len() == specs.len()
+                && old.specs.iter().zip(&specs).all(|(old, new)| Arc::ptr_eq(old, new))
         });
-        let (_, resources) = self.proxy.insert(before.unwrap_or_else(|| {
+        let proxy = self.proxy.insert(before.unwrap_or_else(|| {
             let routes = route::proxy_routes(&namespace.name, &specs);
             let listener = listener::proxy_listener(&namespace.name);
-            (specs, vec![Arc::new(routes), Arc::new(listener)])
+            Proxy { specs, resources: vec![Arc::new(routes), Arc::new(listener)] }
         }));
-        resources
+        &proxy.resources
     }
 }
 

@@ -35,12 +35,12 @@ pub fn base_name<'a>(namespace: &str, alias: &'a str) -> &'a str {
     alias.strip_suffix(namespace).and_then(|rest| rest.strip_suffix('.')).unwrap_or(alias)
 }
 
+/// Two names that ask for one address: the younger, and the older, which keeps it.
+pub type Collision = (Arc<str>, Arc<str>);
+
 /// Places every name in order, so that an older name keeps its address when a younger one collides. Returns
-/// the addresses and the pairs (younger, older) that collided.
-pub fn assign(
-    namespace: &str,
-    names: &[Arc<str>],
-) -> (BTreeMap<Arc<str>, Ipv4Addr>, Vec<(Arc<str>, Arc<str>)>) {
+/// the addresses and the collisions.
+pub fn assign(namespace: &str, names: &[Arc<str>]) -> (BTreeMap<Arc<str>, Ipv4Addr>, Vec<Collision>) {
     let mut addresses = BTreeMap::new();
     let mut owners: BTreeMap<Ipv4Addr, Arc<str>> = BTreeMap::new();
     let mut collisions = Vec::new();

@@ -1,6 +1,8 @@
 //! One folder for each resource type: `*.in.yaml` is a file source, `*.out.json` what Envoy is sent for it, in
 //! canonical protobuf JSON. `UPDATE_EXPECT=1 cargo test --test golden` writes what is new.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -59,18 +59,11 @@ pub(super) fn one(kind: &str, generation: Option<u64>, item: Value) -> Answer {
 
 /// The fallback of both routers.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
-    const PATHS: [&str; 9] = [
-        "/livez",
-        "/readyz",
-        "/metrics",
-        "/api/v1/status",
-        "/api/v1/findings",
-        "/api/v1/namespaces",
-        "/api/v1/proxies",
-        "/api/v1/changes",
-        "/api/v1/namespaces/{namespace}/services",
-    ];
-    Failure::not_found("such path", uri.path(), PATHS)
+    const PREFIX: &str = "/api/v1/";
+    const PAGES: [&str; 5] = ["status", "findings", "namespaces", "proxies", "changes"];
+    let page = uri.path().strip_prefix(PREFIX).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let near = nearest(page, PAGES).map(|near| format!("{PREFIX}{near}"));
+    Failure::not_found("such path", uri.path(), near.as_deref())
 }
 
 /// RFC 3339 with microseconds; `null` when it has not happened.

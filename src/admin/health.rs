@@ -63,6 +63,10 @@ fn source(cell: &Cell) -> Check {
     Check { name: cell.name.to_string(), outcome }
 }
 
+/// The first line of what may be a page.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    match text.trim().split_once('\n') {
+        Some((first, _)) => format!("{first} …"),
+        None => text.trim().to_owned(),
+    }
 }

@@ -30,6 +30,7 @@ pub(super) async fn status(State(pages): State<Pages>) -> Answer {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "startedAt": time(state.started_at),
+            "uptimeMs": between(state.started_at, now),
             "ready": state.store.is_synced() && !state.stopping.is_cancelled(),
             "stopping": state.stopping.is_cancelled(),
             "sources": state.cells.iter().map(|cell| source(cell, now)).collect::<Vec<_>>(),

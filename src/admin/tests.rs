@@ -40,8 +40,8 @@ services:
 ";
 
 /// A world with two sources, of which one has spoken.
-struct World {
-    state: AdminState,
+pub(crate) struct World {
+    pub(crate) state: AdminState,
     writer: Writer,
     mesh: watch::Sender<Arc<Mesh>>,
     ecs: CellWriter,
@@ -54,7 +54,7 @@ fn at(milliseconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_000 + milliseconds)
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let (writer, store) = store();
@@ -81,7 +81,7 @@ fn throttled() -> SourceError {
 
 impl World {
     /// Publishes the services of the namespace `prod`.
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let namespace = Namespace::from("prod");
         let view = file::parse(Path::new("services.yaml"), SERVICES, &namespace).unwrap();
         self.ecs.publish(view.clone());
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Connects a sidecar that holds `generation`.
-    fn connect(&mut self, id: &str, generation: u64, status: TypeStatus) {
+    pub(crate) fn connect(&mut self, id: &str, generation: u64, status: TypeStatus) {
         let zone = "eu-west-1a".to_owned();
         let client = Client {
             stream: self.state.ledger.new_stream(),

@@ -20,7 +20,7 @@ pub(super) fn run(asked: &Bootstrap, terminal: &mut Terminal<'_>) -> Outcome {
 }
 
 /// The bootstrap from flags and, without `--node-id`, from the metadata endpoint at `base`.
-fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop> {
+pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop> {
     let task = match (&asked.node_id, base) {
         (Some(_), _) => None,
         (None, Some(base)) => Some(metadata::fetch(base).map_err(|error| {

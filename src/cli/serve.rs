@@ -17,7 +17,10 @@ pub(super) fn run(serve: &Serve, terminal: &mut Terminal<'_>) -> Outcome {
         _ => return report(&problems, Format::Table, terminal),
     };
     telemetry::start_logging();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Stop::new(Exit::Failed, format!("can't start: {error}"), None))?;
     match runtime.block_on(app::serve(config)) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(Stop::new(Exit::Failed, format!("{error:#}"), None)),

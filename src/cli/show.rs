@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::client::{get, segment};
-use super::table::{age, clean, items, table, word};
+use super::table::{age, clean, first_line, items, table, word};
 use super::{Ask, Exit, Format, Outcome, SyncState, Terminal};
 
 /// `legation status`.
@@ -25,7 +25,8 @@ fn describe_status(status: &Value, namespaces: &[Value], findings: &[Value]) -> 
         _ => "not ready: waiting for the first complete reading of every source",
     };
     let sidecars = &status["proxies"];
-    let mut text = format!("legation {}, {state}\n\n", clean(&word(&status["version"])));
+    let (version, up) = (clean(&word(&status["version"])), age(&status["uptimeMs"]));
+    let mut text = format!("legation {version}, up {up}, {state}\n\n");
     let sources = status["sources"].as_array().map_or(&[][..], Vec::as_slice).iter();
     text += &table(
         &["SOURCE", "READ", "READINGS", "ERRORS", "STATE"],
@@ -49,7 +50,9 @@ fn describe_status(status: &Value, namespaces: &[Value], findings: &[Value]) -> 
         return text + "no findings\n";
     }
     text += "\n";
-    let rows = findings.iter().map(|it| ["code", "object", "message"].map(|key| word(&it[key])).to_vec());
+    let rows = findings
+        .iter()
+        .map(|it| ["code", "object", "message"].map(|key| first_line(&word(&it[key]))).to_vec());
     text + &table(&["FINDING", "OBJECT", "MESSAGE"], rows)
 }
 
@@ -59,7 +62,7 @@ fn source_state(source: &Value) -> String {
         return if source["synced"] == true { "ok" } else { "waiting" }.to_owned();
     }
     let [code, message] = ["code", "message"].map(|key| word(&failing[key]));
-    format!("failing for {}: {code}: {message}", age(&failing["ageMs"]))
+    format!("failing for {}: {code}: {}", age(&failing["ageMs"]), first_line(&message))
 }
 
 /// `legation proxies`.
@@ -87,7 +90,7 @@ impl SyncState {
     }
 }
 
-fn describe_proxies(proxies: &[Value]) -> String {
+pub(super) fn describe_proxies(proxies: &[Value]) -> String {
     if proxies.is_empty() {
         return "no sidecars\n".to_owned();
     }

@@ -51,3 +51,11 @@ pub(super) fn age(milliseconds: &Value) -> String {
 pub(super) fn items(list: &Value) -> &[Value] {
     list["items"].as_array().map_or(&[], Vec::as_slice)
 }
+
+/// The first line of what may be a page.
+pub(super) fn first_line(text: &str) -> String {
+    match text.trim().split_once('\n') {
+        Some((first, _)) => format!("{first} …"),
+        None => text.trim().to_owned(),
+    }
+}

@@ -4,11 +4,12 @@
 //!
 //! Invariant: a file that can't be read, or is wrong anywhere, changes nothing but the reading's age.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -64,11 +65,12 @@ pub async fn run(path: PathBuf, namespace: Namespace, cell: CellWriter, shutdown
 /// Watches the folder and not the file, which editors and volumes replace.
 fn watch(path: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let told = Arc::clone(changed);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-        // Our own reading is an access too.
-        Ok(Event { kind: EventKind::Access(kind), .. }) if kind != AccessKind::Close(AccessMode::Write) => {}
-        Ok(_) | Err(_) => told.notify_one(),
+    let (told, name) = (Arc::clone(changed), path.file_name().map(ToOwned::to_owned));
+    let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.is_ok_and(|event| !concerns(&event, name.as_deref())) {
+            return;
+        }
+        told.notify_one();
     });
     match watcher.and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher))
     {
@@ -77,6 +79,18 @@ fn watch(path: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
             debug!(folder = %folder.display(), %error, "not watched; read every {} s", POLL.as_secs());
             None
         }
+    }
+}
+
+/// Whether what happened in the folder may have changed the file called `name`: anything that happened to it
+/// but a reading, such as our own, and anything that moved a name, since the file may be a link.
+fn concerns(event: &Event, name: Option<&OsStr>) -> bool {
+    let itself = event.paths.iter().any(|path| path.file_name() == name);
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => itself,
+        EventKind::Access(_) => false,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => itself,
+        _ => true,
     }
 }
 

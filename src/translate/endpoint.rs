@@ -22,10 +22,13 @@ use super::cluster;
 use crate::model::{Endpoint, ServiceKey, State};
 use crate::snapshot::{Resource, ResourceType};
 
+/// What is said of one endpoint, in the order in which endpoints are listed.
+type Said = (IpAddr, u16, State);
+
 /// The load assignment of a service.
 pub fn load_assignment(key: &ServiceKey, endpoints: &[Endpoint]) -> Resource {
     let name = cluster::name(key);
-    let mut zones: BTreeMap<Option<&Arc<str>>, BTreeSet<(IpAddr, u16, State)>> = BTreeMap::new();
+    let mut zones: BTreeMap<Option<&Arc<str>>, BTreeSet<Said>> = BTreeMap::new();
     for endpoint in endpoints {
         if let (Some(address), Some(port)) = (endpoint.address, endpoint.port)
             && endpoint.verdict.state != State::Absent
@@ -41,7 +44,7 @@ pub fn load_assignment(key: &ServiceKey, endpoints: &[Endpoint]) -> Resource {
     Resource::encode(ResourceType::Endpoint, name, &assignment)
 }
 
-fn locality(zone: Option<&Arc<str>>, endpoints: BTreeSet<(IpAddr, u16, State)>) -> LocalityLbEndpoints {
+fn locality(zone: Option<&Arc<str>>, endpoints: BTreeSet<Said>) -> LocalityLbEndpoints {
     LocalityLbEndpoints {
         locality: zone.map(|zone| Locality { zone: zone.to_string(), ..Default::default() }),
         lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
@@ -49,7 +52,7 @@ fn locality(zone: Option<&Arc<str>>, endpoints: BTreeSet<(IpAddr, u16, State)>) 
     }
 }
 
-fn lb_endpoint((address, port, state): (IpAddr, u16, State)) -> LbEndpoint {
+fn lb_endpoint((address, port, state): Said) -> LbEndpoint {
     let health = match state {
         State::Healthy => HealthStatus::Healthy,
         State::Draining => HealthStatus::Draining,

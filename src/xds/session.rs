@@ -207,7 +207,7 @@ impl Session {
     /// Whether a type is asked for at all, as a wildcard, by how many names, and what is refused.
     pub fn asked(&self, kind: ResourceType) -> Option<Asked<'_>> {
         let subscription = &self.subscriptions[kind as usize];
-        subscription.requested.then(|| Asked {
+        subscription.requested.then_some(Asked {
             wildcard: subscription.wildcard,
             names: subscription.names.len(),
             rejected: &subscription.rejected,

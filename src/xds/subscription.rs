@@ -259,8 +259,6 @@ impl Subscription {
         (!removed.is_empty()).then_some(Batch { resources: Vec::new(), removed })
     }
 
-    /// Whether removals are put off.
-
     /// Notes a response on its way.
     pub(super) fn sent(&mut self, sent: Sent) {
         self.outstanding.push_back(sent);

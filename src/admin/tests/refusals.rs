@@ -27,7 +27,7 @@ async fn what_is_not_there_and_what_was_perhaps_meant() {
         ),
         ("/api/v1/changes/1", "NOT_FOUND: no change `1`: none has happened yet"),
         ("/api/v1/changes/x", "NOT_FOUND: no change `x`: none has happened yet"),
-        ("/api/v1/proxy", "NOT_FOUND: no such path `/api/v1/proxy`; did you mean `/api/v1/proxies`?"),
+        ("/api/v1/proxys", "NOT_FOUND: no such path `/api/v1/proxys`; did you mean `/api/v1/proxies`?"),
         ("/", "NOT_FOUND: no such path `/`"),
     ] {
         assert_eq!(message(&world, path, StatusCode::NOT_FOUND).await, expected);

@@ -1,0 +1,144 @@
+//! From cells to the store: when it publishes, when it doesn't, and what it enters in the ledger.
+
+use std::net::Ipv4Addr;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::model::{
+    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec,
+    ServiceView, StopCause,
+};
+use crate::snapshot::ResourceType;
+use crate::source::{self, CellWriter, SourceError};
+use crate::store::{Store, store};
+
+struct Running {
+    ecs: CellWriter,
+    map: CellWriter,
+    store: Store,
+    mesh: watch::Receiver<Arc<Mesh>>,
+    ledger: Ledger,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+fn start() -> Running {
+    let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
+    let (writer, store) = store();
+    let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
+    let (ledger, stop) = (Ledger::default(), CancellationToken::new());
+    let pipeline = Pipeline {
+        namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
+        cells: vec![ecs_cell, map_cell],
+        writer,
+        mesh: mesh_in,
+        ledger: ledger.clone(),
+        metrics: Metrics::register(&mut Registry::default()),
+    };
+    let task = tokio::spawn(pipeline.run(stop.clone()));
+    Running { ecs, map, store, mesh, ledger, stop, task }
+}
+
+fn view(phases: &[Phase]) -> View {
+    let key = ServiceKey::new("prod", "payments");
+    let spec = ServiceSpec {
+        key: key.clone(),
+        protocol: Protocol::Http,
+        aliases: vec![Alias { name: "payments".into(), port: 8080 }],
+        knobs: Knobs::default(),
+        readiness: Readiness::Healthy,
+        created_at: None,
+        origin: "ecs prod-a/payments".into(),
+    };
+    let registrations = (1..).zip(phases).map(|(n, phase)| Registration {
+        instance: format!("task/{n}").into(),
+        address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
+        port: Some(8080),
+        zone: None,
+        phase: *phase,
+        started_at: None,
+        member: Member::Ecs,
+        foreign_tls: false,
+    });
+    let service = ServiceView { spec: Arc::new(spec), registrations: registrations.collect() };
+    View {
+        services: [(key, Arc::new(service))].into(),
+        clusters: ["prod-a".into()].into(),
+        ..View::default()
+    }
+}
+
+const UP: Phase = Phase::Running(Health::Healthy);
+const STOPPING: Phase = Phase::Stopping(StopCause::Planned);
+
+#[tokio::test]
+async fn nothing_is_published_before_every_source_has_spoken_and_then_every_namespace_is() {
+    let mut running = start();
+    running.ecs.publish(view(&[UP, UP]));
+    running.map.fail(error());
+    // A turn of the loop would have published by the time the next source speaks.
+    tokio::task::yield_now().await;
+    assert!(!running.store.is_synced());
+    running.map.publish(View::default());
+    running.mesh.changed().await.unwrap();
+    assert_eq!(running.store.namespaces(), ["empty".into(), "prod".into()]);
+    assert_eq!(running.store.latest("prod").unwrap().generation, 1);
+}
+
+fn error() -> SourceError {
+    let code = "ThrottlingException".to_owned();
+    SourceError { operation: "ecs:ListTasks".to_owned(), code, message: "Rate exceeded".to_owned() }
+}
+
+#[tokio::test]
+async fn an_error_and_an_equal_reading_change_nothing() {
+    let mut running = start();
+    running.ecs.publish(view(&[UP, UP]));
+    running.map.publish(View::default());
+    running.mesh.changed().await.unwrap();
+    let before = running.store.latest("prod").unwrap();
+    running.ecs.fail(error());
+    running.ecs.publish(view(&[UP, UP]));
+    running.map.fail(error());
+    // The next real change comes after those, so their turns are over once it is seen.
+    running.ecs.publish(view(&[UP, STOPPING]));
+    running.mesh.changed().await.unwrap();
+    assert_eq!(running.store.latest("prod").unwrap().generation, before.generation + 1);
+}
+
+#[tokio::test]
+async fn a_stopped_task_leaves_its_assignment_and_is_entered_in_the_ledger_once() {
+    let mut running = start();
+    running.ecs.publish(view(&[UP, UP]));
+    running.map.publish(View::default());
+    running.mesh.changed().await.unwrap();
+    let before = running.store.latest("prod").unwrap();
+    running.ecs.publish(view(&[UP, STOPPING]));
+    running.mesh.changed().await.unwrap();
+    let after = running.store.latest("prod").unwrap();
+    for kind in ResourceType::ALL {
+        let same = before.table(kind).iter().all(|(name, old)| Arc::ptr_eq(old, &after.table(kind)[name]));
+        assert_eq!(same, kind != ResourceType::Endpoint, "{kind:?}");
+    }
+    running.ecs.publish(view(&[UP, Phase::Stopped]));
+    running.mesh.changed().await.unwrap();
+    let [change] = running.ledger.list().try_into().unwrap();
+    assert_eq!(change.withdrawal.instance.as_str(), "task/2");
+    assert_eq!(
+        (change.withdrawal.reason, change.withdrawal.generation),
+        (Reason::Stopping, after.generation)
+    );
+    assert!(change.withdrawal.seen_at <= change.withdrawal.published_at);
+}
+
+#[tokio::test]
+async fn it_ends_when_asked_and_when_a_source_is_lost() {
+    let running = start();
+    running.stop.cancel();
+    running.task.await.unwrap();
+    let Running { ecs, task, .. } = start();
+    drop(ecs);
+    task.await.unwrap();
+}
