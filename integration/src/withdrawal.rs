@@ -6,7 +6,10 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::stage::Stage;
 use crate::wait;
@@ -14,6 +17,9 @@ use crate::world::StopPlan;
 
 /// How long a withdrawal may take, its task's hold not included.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How many stops overlap, again and again.
+const ROUNDS: [usize; 3] = [1, 1, 2];
 
 /// What happened, as time since the stop unless said otherwise.
 #[derive(Debug, Clone)]
@@ -45,7 +51,7 @@ pub struct Withdrawal {
 }
 
 impl Withdrawal {
-    /// Follows a stop that [`stop`] ordered to its end.
+    /// Follows a stop to its end.
     pub async fn follow(stage: &Stage, task: &str, hold: Duration) -> anyhow::Result<Self> {
         let closed = |world: &crate::world::World| world.task(task).is_some_and(|task| task.closed.is_some());
         stage.prod.world.until(LIMIT + hold, closed).await.with_context(|| format!("the end of {task}"))?;
@@ -88,9 +94,61 @@ impl Withdrawal {
     }
 }
 
-/// Stops a task of a service that replaces: its application keeps accepting for `hold`.
-pub fn stop(stage: &Stage, task: &str, hold: Duration) -> anyhow::Result<()> {
-    stage.prod.world.stop_task(task, StopPlan::hold(hold)).with_context(|| format!("stopping {task}"))
+/// Stops tasks of payments, the oldest first, alone and two at once, at every moment between two readings.
+/// Each keeps accepting for `hold` and is replaced; the next is stopped when its replacement is in rotation.
+/// `show` sees each withdrawal as it ends, in the order of the stops.
+pub async fn stop_tasks(
+    stage: &Stage,
+    stops: usize,
+    hold: Duration,
+    mut show: impl FnMut(usize, &Withdrawal),
+) -> anyhow::Result<Vec<Withdrawal>> {
+    let (stopped, mut to_follow) = mpsc::channel::<String>(stops.max(1));
+    let stopping = async move {
+        let mut left = stops;
+        for (round, size) in ROUNDS.into_iter().cycle().enumerate() {
+            stage.payments_settled().await?;
+            // Not always right after a reading, when everything has just settled.
+            tokio::time::sleep(Duration::from_millis(round as u64 * 377 % 1000)).await;
+            for task in oldest(stage, size.min(left)) {
+                let plan = StopPlan::hold(hold);
+                stage.prod.world.stop_task(&task, plan).with_context(|| format!("stopping {task}"))?;
+                left -= 1;
+                stopped.send(task).await.context("nobody follows")?;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let following = async {
+        let (mut open, mut done) = (FuturesOrdered::new(), Vec::new());
+        loop {
+            tokio::select! {
+                Some(task) = to_follow.recv() => {
+                    open.push_back(async move { Withdrawal::follow(stage, &task, hold).await });
+                }
+                Some(one) = open.next() => {
+                    let one = one?;
+                    show(done.len() + 1, &one);
+                    done.push(one);
+                }
+                else => break anyhow::Ok(done),
+            }
+        }
+    };
+    let ((), withdrawals) = tokio::try_join!(stopping, following)?;
+    stage.payments_settled().await?;
+    stage.synced().await?;
+    Ok(withdrawals)
+}
+
+/// The oldest tasks of payments.
+fn oldest(stage: &Stage, count: usize) -> Vec<String> {
+    let mut tasks = stage.prod.payments.running();
+    tasks.sort_by_key(|task| task.created.at);
+    tasks.iter().take(count).map(|task| task.arn.clone()).collect()
 }
 
 fn moment(change: &Value, key: &str) -> anyhow::Result<SystemTime> {

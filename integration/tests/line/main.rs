@@ -5,3 +5,4 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod harness;
+mod withdrawals;

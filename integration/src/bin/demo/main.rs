@@ -10,23 +10,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use integration::control_plane::Ports;
 use integration::load::{Load, Way};
 use integration::process::is_free;
 use integration::scene::Scene;
 use integration::stage::{Knowledge, PROXY, Stage};
-use integration::withdrawal::{self, Withdrawal};
+use integration::withdrawal::{Withdrawal, stop_tasks};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use screen::Screen;
 
 /// How many tasks are stopped.
 const STOPS: usize = 24;
-/// How many of them overlap, again and again.
-const ROUNDS: [usize; 3] = [1, 1, 2];
 /// How long a stopping task's application keeps accepting, as behind `legation sidecar run --hold 3s`.
 const HOLD: Duration = Duration::from_secs(3);
 /// How many sidecars there are.
@@ -82,7 +77,12 @@ async fn show(screen: &Screen, scene: &Scene) -> anyhow::Result<(Stage, Load, bo
     stage.start_sidecars(SIDECARS).await?;
     let load = stage.load(ways(&stage).await?).await?;
     show_picture(screen, &stage, &load).await?;
-    let withdrawals = stop_tasks(screen, &stage).await?;
+    screen.heading(&format!(
+        "Stopping {STOPS} tasks of payments, one or two at a time, each replaced; times in ms since the stop"
+    ));
+    report::timeline_heading(screen);
+    let row = |number, one: &Withdrawal| report::timeline_row(screen, number, one);
+    let withdrawals = stop_tasks(&stage, STOPS, HOLD, row).await?;
     let holds = report::report(screen, &stage, &load, &withdrawals).await?;
     Ok((stage, load, holds))
 }
@@ -142,59 +142,6 @@ async fn show_picture(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Re
     fact("load", format!("http://payments:8080 by its address {payments}, and by HTTP_PROXY={PROXY}"));
     fact("connections", format!("on the two Envoys: {}", spread.join(", ")));
     Ok(())
-}
-
-/// Stops tasks of payments, alone and overlapping, at every moment between two readings, and shows each.
-async fn stop_tasks(screen: &Screen, stage: &Stage) -> anyhow::Result<Vec<Withdrawal>> {
-    screen.heading(&format!(
-        "Stopping {STOPS} tasks of payments, one or two at a time, each replaced; times in ms since the stop"
-    ));
-    report::timeline_heading(screen);
-    let (stopped, mut to_follow) = mpsc::channel::<String>(STOPS);
-    let stopping = async move {
-        let mut left = STOPS;
-        for (round, size) in ROUNDS.into_iter().cycle().enumerate() {
-            stage.payments_settled().await?;
-            // Not always right after a reading, when everything has just settled.
-            tokio::time::sleep(Duration::from_millis(round as u64 * 377 % 1000)).await;
-            for task in oldest(stage, size.min(left)) {
-                withdrawal::stop(stage, &task, HOLD)?;
-                left -= 1;
-                stopped.send(task).await.context("nobody follows")?;
-            }
-            if left == 0 {
-                break;
-            }
-        }
-        anyhow::Ok(())
-    };
-    let following = async {
-        let (mut open, mut done) = (FuturesOrdered::new(), Vec::new());
-        loop {
-            tokio::select! {
-                Some(task) = to_follow.recv() => {
-                    open.push_back(async move { Withdrawal::follow(stage, &task, HOLD).await });
-                }
-                Some(one) = open.next() => {
-                    let one = one?;
-                    report::timeline_row(screen, done.len() + 1, &one);
-                    done.push(one);
-                }
-                else => break anyhow::Ok(done),
-            }
-        }
-    };
-    let ((), withdrawals) = tokio::try_join!(stopping, following)?;
-    stage.payments_settled().await?;
-    stage.synced().await?;
-    Ok(withdrawals)
-}
-
-/// The oldest tasks of payments.
-fn oldest(stage: &Stage, count: usize) -> Vec<String> {
-    let mut tasks = stage.prod.payments.running();
-    tasks.sort_by_key(|task| task.created.at);
-    tasks.iter().take(count).map(|task| task.arn.clone()).collect()
 }
 
 /// Where to look while everything runs on.
