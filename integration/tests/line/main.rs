@@ -5,4 +5,6 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod harness;
+mod outage;
+mod restart;
 mod withdrawals;
