@@ -44,8 +44,6 @@ pub struct Stage {
     pub server: ControlPlane,
     /// The sidecars of the first client tasks.
     pub envoys: Vec<Envoy>,
-    /// What the sidecars were started with.
-    pub sidecars: Vec<Sidecar>,
     folder: PathBuf,
     feed: Option<Feed>,
 }
@@ -76,31 +74,42 @@ impl Stage {
             }
         };
         let server = ControlPlane::start(folder, &Setup { ports, ..setup }).await?;
-        let (envoys, sidecars, folder) = (Vec::new(), Vec::new(), folder.to_owned());
-        Ok(Self { prod, aws, server, envoys, sidecars, folder, feed })
+        let (envoys, folder) = (Vec::new(), folder.to_owned());
+        Ok(Self { prod, aws, server, envoys, folder, feed })
     }
 
     /// Starts the sidecars of the first `count` checkout tasks, and waits until they are LIVE and synced.
     pub async fn start_sidecars(&mut self, count: usize) -> anyhow::Result<()> {
         for number in 0..count {
             let task = self.prod.checkout.tasks.get(number).context("the estate has no such client")?;
-            let zone = self.prod.world.task(task).context("the client has gone")?.zone.clone();
-            let sidecar = Sidecar {
-                task: task.clone(),
-                namespace: estate::NAMESPACE.to_owned(),
-                service: self.prod.checkout.service.clone(),
-                zone,
-                container_ports: Vec::new(),
-            };
-            let bootstrap = self.server.bootstrap(&sidecar)?;
-            let name = format!("envoy-{}", number + 1);
-            self.envoys.push(Envoy::start(&self.folder, &name, &bootstrap).await?);
-            self.sidecars.push(sidecar);
+            let sidecar = self.sidecar_of(task)?;
+            self.start_sidecar(&sidecar).await?;
         }
         for envoy in &mut self.envoys {
             envoy.live().await?;
         }
         self.synced().await
+    }
+
+    /// A sidecar for a task of the estate, of whose ports its bootstrap says nothing.
+    pub fn sidecar_of(&self, task: &str) -> anyhow::Result<Sidecar> {
+        let task = self.prod.world.task(task).context("no such task")?;
+        Ok(Sidecar {
+            task: task.arn.clone(),
+            namespace: estate::NAMESPACE.to_owned(),
+            service: task.service.clone().unwrap_or_else(|| "standalone".to_owned()),
+            zone: task.zone.clone(),
+            container_ports: Vec::new(),
+        })
+    }
+
+    /// Starts a sidecar, which may not be LIVE yet.
+    pub async fn start_sidecar(&mut self, sidecar: &Sidecar) -> anyhow::Result<&mut Envoy> {
+        let bootstrap = self.server.bootstrap(sidecar)?;
+        let name = format!("envoy-{}", self.envoys.len() + 1);
+        let envoy = Envoy::start(&self.folder, &name, &bootstrap).await?;
+        self.envoys.push(envoy);
+        self.envoys.last_mut().context("it was just put there")
     }
 
     /// Waits until every sidecar holds the newest snapshot.

@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod harness;
+mod names;
 mod outage;
 mod restart;
 mod withdrawals;
