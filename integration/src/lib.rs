@@ -4,5 +4,15 @@
 //! product. Invariant: nothing here talks to AWS; every address it uses is on loopback.
 
 pub mod aws;
+pub mod control_plane;
+pub mod envoy;
 pub mod estate;
+pub mod feed;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod scene;
+pub mod stage;
+pub mod wait;
+pub mod withdrawal;
 pub mod world;

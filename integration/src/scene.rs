@@ -1,0 +1,102 @@
+//! One test, or one demonstration, at a time on this machine's loopback.
+//!
+//! Sidecars share ports such as 127.0.0.1:15001, so two at once would take each other's traffic. Invariant:
+//! whoever holds a [`Scene`] is alone, also among processes; when it ends badly, every log is shown.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::process::{tail, target_dir};
+
+/// How many lines of each log are shown after a failure.
+const SHOWN: usize = 80;
+
+/// A folder for files and logs, and the loopback for oneself.
+#[derive(Debug)]
+pub struct Scene {
+    name: String,
+    folder: TempDir,
+    _alone: File,
+}
+
+impl Scene {
+    /// Waits until nobody else is on, then takes the loopback.
+    pub fn open(name: &str) -> anyhow::Result<Self> {
+        let target = target_dir()?;
+        let place = target.join(".loopback.lock");
+        let file = File::create(&place).with_context(|| format!("opening {}", place.display()))?;
+        if file.try_lock().is_err() {
+            say(&format!("{name}: waiting for another test or demo on this machine to end\n"));
+            file.lock().context("waiting for the loopback")?;
+        }
+        let prefix = format!("legation-{name}-");
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().context("making a folder")?;
+        Ok(Self { name: name.to_owned(), folder, _alone: file })
+    }
+
+    /// Where files and logs go.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new folder inside.
+    pub fn room(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let room = self.folder().join(name);
+        std::fs::create_dir_all(&room).with_context(|| format!("making {}", room.display()))?;
+        Ok(room)
+    }
+
+    /// Shows the end of every log.
+    fn show_logs(&self) {
+        let mut logs = Vec::new();
+        find_logs(self.folder(), &mut logs);
+        logs.sort();
+        for log in logs {
+            let name = log.strip_prefix(self.folder()).unwrap_or(&log).display();
+            say(&format!("--- {}: {name}, last lines\n{}\n", self.name, tail(&log, SHOWN)));
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+    }
+}
+
+fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            find_logs(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "log") {
+            found.push(path);
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Nothing can be done if nobody listens.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Runs a test on a runtime of its own, alone; shows every log if it fails.
+pub fn play<F>(name: &str, test: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
+{
+    let scene = Scene::open(name)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("starting a runtime")?;
+    let outcome = runtime.block_on(test(&scene));
+    if outcome.is_err() {
+        scene.show_logs();
+    }
+    outcome
+}

@@ -1,0 +1,11 @@
+//! The whole line, with stock Envoy at its end.
+//!
+//! Each test has the loopback for itself. `make line` runs them; they need what `integration/setup.sh` gets.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod harness;
+mod names;
+mod outage;
+mod restart;
+mod withdrawals;
