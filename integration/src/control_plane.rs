@@ -214,9 +214,14 @@ impl ControlPlane {
 
     /// Waits until it is ready: every source has spoken.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
+        self.ready_within(START).await
+    }
+
+    /// As [`ControlPlane::ready`], for as long as it takes with much to read.
+    pub async fn ready_within(&mut self, limit: Duration) -> anyhow::Result<()> {
         let address = self.metrics();
         let process = self.process.as_mut().context("legation does not run")?;
-        wait::until(START, "legation to be ready", async || {
+        wait::until(limit, "legation to be ready", async || {
             process.still_runs()?;
             let answer = http::get(address, "/readyz?verbose").await?;
             anyhow::ensure!(answer.status.is_success(), "{}", answer.text());

@@ -4,8 +4,11 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod admission;
+mod ads;
 mod harness;
 mod names;
 mod outage;
 mod restart;
+mod wire;
 mod withdrawals;
