@@ -172,7 +172,8 @@ pub fn target_dir() -> anyhow::Result<PathBuf> {
         return Ok(target.into());
     }
     let own = std::env::current_exe().context("asking where this program is")?;
-    let built = own.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    // Not CACHEDIR.TAG: Cargo leaves it out of a folder that was there before.
+    let built = own.ancestors().find(|folder| folder.join(".rustc_info.json").is_file());
     built.map(Path::to_owned).with_context(|| format!("{} is in no Cargo target folder", own.display()))
 }
 

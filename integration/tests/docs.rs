@@ -83,9 +83,10 @@ impl Shell {
     async fn serve(&self, line: &str) -> anyhow::Result<()> {
         let log = self.folder.join("serve.log");
         let mut command = self.command(line)?;
-        let mut child = command.stderr(std::fs::File::create(&log)?).spawn().context("starting the server")?;
+        let mut child =
+            command.stderr(std::fs::File::create(&log)?).spawn().context("starting the server")?;
         let up = wait::until(std::time::Duration::from_secs(20), "the server of the guide", async || {
-            Ok(std::fs::read_to_string(&log)?.contains("legation is up"))
+            Ok(std::fs::read_to_string(&log)?.contains("legation is up").then_some(()))
         });
         let outcome = up.await.with_context(|| std::fs::read_to_string(&log).unwrap_or_default());
         child.kill()?;
