@@ -6,6 +6,7 @@
 
 mod admission;
 mod ads;
+mod cloudmap;
 mod harness;
 mod names;
 mod outage;
