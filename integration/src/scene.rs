@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::TempDir;
 
-use crate::process::{tail, target_dir};
+use crate::process::tail;
 
 /// How many lines of each log are shown after a failure.
 const SHOWN: usize = 80;
@@ -26,8 +26,8 @@ pub struct Scene {
 impl Scene {
     /// Waits until nobody else is on, then takes the loopback.
     pub fn open(name: &str) -> anyhow::Result<Self> {
-        let target = target_dir()?;
-        let place = target.join(".loopback.lock");
+        // The machine's, not the checkout's: two checkouts share the loopback too.
+        let place = std::env::temp_dir().join("legation-loopback.lock");
         let file = File::create(&place).with_context(|| format!("opening {}", place.display()))?;
         if file.try_lock().is_err() {
             say(&format!("{name}: waiting for another test or demo on this machine to end\n"));
