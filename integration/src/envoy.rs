@@ -36,8 +36,11 @@ pub struct Oracle {
     pub raised: BTreeMap<String, u64>,
 }
 
-/// The Envoy that `integration/setup.sh` puts into the target folder.
+/// `LEGATION_ENVOY`, or the Envoy that `integration/setup.sh` puts into the target folder.
 pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("LEGATION_ENVOY") {
+        return Ok(binary.into());
+    }
     let binary = target_dir()?.join("envoy/envoy");
     anyhow::ensure!(binary.is_file(), "{} is missing: run integration/setup.sh", binary.display());
     Ok(binary)

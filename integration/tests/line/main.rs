@@ -7,6 +7,7 @@
 mod admission;
 mod ads;
 mod cloudmap;
+mod demo;
 mod harness;
 mod names;
 mod outage;

@@ -149,19 +149,21 @@ async fn show_addresses(screen: &Screen, stage: &Stage) -> anyhow::Result<()> {
     let (admin, metrics) = (stage.server.admin(), stage.server.metrics());
     let payments = stage.alias("payments", 8080).await?;
     let program = integration::control_plane::binary()?;
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = program.strip_prefix(&here).unwrap_or(&program).display();
+    // Its default.
+    let server = if admin.port() == 19000 { String::new() } else { format!(" --server http://{admin}") };
     screen.heading("Everything runs on, load included. Look around:");
     let show =
         |what: &str, how: String| screen.line(format!("  {} {how}", screen.name(format!("{what:<12}"))));
-    for path in
-        ["status", "namespaces/prod/services", "proxies", "changes", "namespaces/prod/resources/endpoints"]
-    {
-        show("Legation", format!("curl -s http://{admin}/api/v1/{path}"));
+    show("Legation", format!("{program} status{server}"));
+    show("", format!("{program} proxies{server}"));
+    show("", format!("{program} services prod{server}"));
+    for path in ["status", "changes", "namespaces/prod/resources/endpoints"] {
+        show("", format!("curl -s http://{admin}/api/v1/{path}"));
     }
     show("", format!("curl -s 'http://{metrics}/readyz?verbose'"));
     show("", format!("curl -s http://{metrics}/metrics"));
-    for command in ["status", "proxies"] {
-        show("", format!("{} {command} --server http://{admin}", program.display()));
-    }
     for envoy in &stage.envoys {
         show(envoy.name(), format!("http://{}/", envoy.admin()));
     }
