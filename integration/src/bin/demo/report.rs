@@ -129,8 +129,10 @@ async fn carried(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Result<
     let spread = load.spread();
     for (place, envoy) in stage.envoys.iter().enumerate() {
         let stats = envoy.stats("^http\\.prod/.*\\.downstream_rq_2xx$").await?;
-        let [direct, proxy] = ["http.prod/payments_8080.", "http.prod/@http-proxy."]
-            .map(|prefix| stats.get(&format!("{prefix}downstream_rq_2xx")).copied().unwrap_or_default());
+        // Envoy before 1.37 keeps the colon of `payments:8080`.
+        let requests =
+            |way: &str| stats.iter().find(|(name, _)| name.contains(way)).map_or(0, |(_, count)| *count);
+        let [direct, proxy] = ["/payments", "/@http-proxy"].map(requests);
         let connections = |way: &str| spread.get(way).and_then(|carried| carried.get(place)).copied();
         let [by_address, by_proxy] =
             ["by address", "by HTTP_PROXY"].map(|way| connections(way).unwrap_or_default());
