@@ -129,7 +129,7 @@ async fn carried(screen: &Screen, stage: &Stage, load: &Load) -> anyhow::Result<
     let spread = load.spread();
     for (place, envoy) in stage.envoys.iter().enumerate() {
         let stats = envoy.stats("^http\\.prod/.*\\.downstream_rq_2xx$").await?;
-        // Envoy before 1.37 keeps the colon of `payments:8080`.
+        // Some versions of Envoy keep the colon of `payments:8080` in the name.
         let requests =
             |way: &str| stats.iter().find(|(name, _)| name.contains(way)).map_or(0, |(_, count)| *count);
         let [direct, proxy] = ["/payments", "/@http-proxy"].map(requests);
