@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::body::Body;
 use hyper::{Method, Request};
-use integration::control_plane::{ControlPlane, Setup, Sidecar, Sources};
+use integration::control_plane::{ControlPlane, Setup, Sources};
 use integration::envoy::Envoy;
 use integration::http::{get, request, send};
 use integration::process::{Process, free_ports, target_dir};
@@ -20,6 +20,7 @@ use legation::snapshot::ResourceType;
 use serde_json::{Value, json};
 
 use crate::ads::{Ads, Received};
+use crate::shop::sidecar;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// More than one page of each.
@@ -179,14 +180,7 @@ fn members_of_a_private_dns_namespace_take_requests_until_they_leave() -> anyhow
         let setup =
             Setup::aws(&format!("http://{}", moto.address)).namespace("private", reads("private.local"));
         let mut server = ControlPlane::start(scene.folder(), &setup).await?;
-        let sidecar = Sidecar {
-            task: "till-1".to_owned(),
-            namespace: "private".to_owned(),
-            service: "till".to_owned(),
-            zone: "eu-west-1a".to_owned(),
-            container_ports: Vec::new(),
-        };
-        let mut envoy = Envoy::start(scene.folder(), "till", &server.bootstrap(&sidecar)?).await?;
+        let mut envoy = Envoy::start(scene.folder(), "till", &server.bootstrap(&sidecar("private"))?).await?;
         envoy.live().await?;
         let ask = async || {
             let answer = send(PROXY, request(Method::GET, "audit", "http://audit:8080/")?).await?;

@@ -6,11 +6,13 @@
 
 mod admission;
 mod ads;
+mod changes;
 mod cloudmap;
 mod demo;
 mod harness;
 mod names;
 mod outage;
 mod restart;
+mod shop;
 mod wire;
 mod withdrawals;

@@ -1,19 +1,19 @@
 //! How applications reach services by name, and what they are never sent.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use axum::Router;
 use hyper::Method;
-use integration::control_plane::{ControlPlane, Setup, Sidecar, Sources};
-use integration::envoy::Envoy;
+use integration::control_plane::Sidecar;
 use integration::http::{Answer, request, send};
 use integration::load::{Load, Plan, Way};
 use integration::scene::play;
 use integration::stage::{Knowledge, PROXY, Stage};
 use integration::wait;
+
+use crate::shop::{Shop, serve};
 
 async fn by_proxy(host: &str) -> anyhow::Result<Answer> {
     send(PROXY, request(Method::GET, host, &format!("http://{host}/"))?).await
@@ -86,65 +86,42 @@ fn no_listener_takes_a_port_of_the_tasks_own() -> anyhow::Result<()> {
 }
 
 /// A server that refuses everything with 503, and counts.
-async fn refusing(address: SocketAddr) -> anyhow::Result<Arc<AtomicU64>> {
+fn refusing() -> (Router, Arc<AtomicU64>) {
     let count = Arc::new(AtomicU64::new(0));
     let counter = count.clone();
     let refuse = move || {
         counter.fetch_add(1, Ordering::Relaxed);
         std::future::ready(hyper::StatusCode::SERVICE_UNAVAILABLE)
     };
-    let listener = tokio::net::TcpListener::bind(address).await.context("a server that refuses")?;
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(refuse)).await });
-    Ok(count)
+    (Router::new().fallback(refuse), count)
 }
 
 #[test]
 fn what_a_task_refuses_another_one_answers() -> anyhow::Result<()> {
     play("retries", async |scene| {
-        let bad: SocketAddr = (Ipv4Addr::new(127, 9, 9, 1), 8080).into();
-        let good: SocketAddr = (Ipv4Addr::new(127, 9, 9, 2), 8080).into();
-        let refused = refusing(bad).await?;
-        let listener = tokio::net::TcpListener::bind(good).await?;
-        tokio::spawn(async move {
-            axum::serve(listener, axum::Router::new().fallback(|| async { "fine" })).await
-        });
-
-        let file = scene.room("services")?.join("shop.yaml");
-        std::fs::write(
-            &file,
-            format!(
-                "services:\n  cart:\n    aliases: [{{ name: cart, port: 8080 }}]\n    appProtocol: http\n    endpoints:\n      - {{ address: {}, port: 8080 }}\n      - {{ address: {}, port: 8080 }}\n",
-                bad.ip(),
-                good.ip()
-            ),
-        )?;
-        let sources = Sources { files: vec![file], ..Sources::default() };
-        let server = ControlPlane::start(scene.folder(), &Setup::files().namespace("shop", sources)).await?;
-        let sidecar = Sidecar {
-            task: "till-1".to_owned(),
-            namespace: "shop".to_owned(),
-            service: "till".to_owned(),
-            zone: "eu-west-1a".to_owned(),
-            container_ports: Vec::new(),
-        };
-        let mut envoy = Envoy::start(scene.folder(), "till", &server.bootstrap(&sidecar)?).await?;
-        envoy.live().await?;
+        let (router, refused) = refusing();
+        serve(1, router).await?;
+        serve(2, Router::new().fallback(|| async { "fine" })).await?;
+        let endpoints = "[{ address: 127.9.9.1, port: 8080 }, { address: 127.9.9.2, port: 8080 }]";
+        let cart = format!(
+            "services:\n  cart:\n    aliases: [{{ name: cart, port: 8080 }}]\n    appProtocol: http\n    endpoints: {endpoints}\n"
+        );
+        let shop = Shop::open(scene, &cart).await?;
         let way = Way::proxy("proxy", PROXY, "cart:8080").at_rate(100);
-        let load = Load::start(Plan { ways: vec![way], envoys: vec![envoy.admin()] }).await?;
+        let load = Load::start(Plan { ways: vec![way], envoys: vec![shop.envoy.admin()] }).await?;
         load.more(20).await?;
         load.is_flawless()?;
         assert!(refused.load(Ordering::Relaxed) >= 5, "the refusing task was hardly asked");
-        assert!(envoy.stat("cluster.shop/cart.upstream_rq_retry_success").await? >= 5);
+        assert!(shop.envoy.stat("cluster.shop/cart.upstream_rq_retry_success").await? >= 5);
 
         // Five refusals in a row, and it is left alone for a while.
         let ejected = async || {
-            let active = envoy.stat("cluster.shop/cart.outlier_detection.ejections_active").await?;
+            let active = shop.envoy.stat("cluster.shop/cart.outlier_detection.ejections_active").await?;
             Ok((active == 1).then_some(()))
         };
         wait::until(Duration::from_secs(10), "the refusing task to be ejected", ejected).await?;
         load.is_flawless()?;
         load.stop().await?;
-        assert!(envoy.oracle().await?.raised.is_empty());
-        envoy.stop().await
+        shop.close().await
     })
 }
