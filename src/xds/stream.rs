@@ -35,6 +35,8 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 const BACKLOG: u32 = 4096;
 /// A NACK's text is cut here.
 const NACK_TEXT_BYTES: usize = 4096;
+/// No namespace has a longer name.
+const LONGEST_NAMESPACE: usize = 255;
 /// On shutdown streams close this far apart, so that replicas are not stormed.
 const CLOSE_APART: Duration = Duration::from_millis(10);
 
@@ -372,6 +374,10 @@ fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
         let message = format!("node {} must name its mesh namespace in node.metadata.namespace", node.id);
         Status::invalid_argument(message)
     })?;
+    if namespace.len() > LONGEST_NAMESPACE {
+        let message = format!("node.metadata.namespace is longer than {LONGEST_NAMESPACE} bytes");
+        return Err(Status::invalid_argument(message));
+    }
     let occupied_ports = match field("container_ports") {
         Some(value::Kind::ListValue(list)) => list.values.iter().filter_map(port).collect(),
         _ => Vec::new(),
