@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join;
 
 use self::describe::Cluster;
 use self::facts::Status;
-use self::read::Reader;
+use self::read::{Reader, Unread};
 use self::tasks::{Answer, Tasks};
 use self::view::{Knowledge, Revisions, Services};
 use super::{SourceError, Sweep};
@@ -24,6 +24,9 @@ mod read;
 mod tags;
 mod tasks;
 mod view;
+
+/// How long the first reading waits out throttling of task definitions.
+const FIRST_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which services of a cluster join a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,6 +66,8 @@ pub struct EcsSource {
     services: Services,
     tasks: Tasks,
     revisions: Revisions,
+    /// Whether it has spoken: the first reading is either complete or none.
+    spoken: bool,
     view: View,
 }
 
@@ -84,6 +89,7 @@ impl EcsSource {
             services: Services::new(),
             tasks: Tasks::default(),
             revisions: Revisions::new(),
+            spoken: false,
             view: View::default(),
         }
     }
@@ -115,19 +121,28 @@ impl EcsSource {
         Ok(Answer { listed, tasks, missing: missing.into_iter().map(InstanceId::from).collect() })
     }
 
-    /// Fetches the task definitions that `sighting` needs and that never were fetched.
-    async fn read_revisions(&mut self, sighting: &Sighting) -> Result<(), SourceError> {
-        let needed: HashSet<&Arc<str>> = needed(sighting).collect();
+    /// Fetches the task definitions that `sighting` needs and that never were fetched. At the first reading
+    /// there may be more than a burst of calls allows, so throttling is waited out; later a stopped task must
+    /// not wait for it.
+    async fn read_revisions(&mut self, sighting: &Sighting) -> Unread {
+        let patience = if self.spoken { Duration::ZERO } else { FIRST_PATIENCE };
+        let needed: HashSet<&Arc<str>> = needed(sighting, Needed::ByAny).collect();
         let mut unknown: Vec<_> =
             needed.into_iter().filter(|arn| !self.revisions.contains_key(*arn)).cloned().collect();
         unknown.sort();
         let revisions = &mut self.revisions;
         let keep = |arn, revision| drop(revisions.insert(arn, Arc::new(revision)));
-        self.reader.revisions(unknown, keep).await
+        self.reader.revisions(unknown, patience, keep).await
     }
 
-    fn take_in(&mut self, sighting: Sighting, now: SystemTime) -> View {
-        self.services = sighting.services;
+    fn take_in(&mut self, sighting: Sighting, unread: &Unread, now: SystemTime) -> View {
+        let before = std::mem::replace(&mut self.services, sighting.services);
+        for (arn, service) in &mut self.services {
+            // A service whose new task definition can't be read goes on as it was described before.
+            if service.definition.as_ref().is_some_and(|definition| unread.contains_key(definition)) {
+                service.definition = before.get(arn).and_then(|known| known.definition.clone());
+            }
+        }
         self.tasks.merge(sighting.tasks, now);
         let used: HashSet<Arc<str>> = {
             let of_services = self.services.values().filter_map(|service| service.definition.clone());
@@ -139,16 +154,28 @@ impl EcsSource {
             services: &self.services,
             revisions: &self.revisions,
             tasks: &self.tasks,
+            unread,
             now,
         };
+        self.spoken = true;
         self.view = knowledge.view(&self.view);
         self.view.clone()
     }
 }
 
-fn needed(sighting: &Sighting) -> impl Iterator<Item = &Arc<str>> {
+/// Whose task definitions are asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// Services and their tasks: without these an endpoint would be missing.
+    ByServices,
+    /// Standalone tasks too, whose ports only their own sidecars care about.
+    ByAny,
+}
+
+fn needed(sighting: &Sighting, by: Needed) -> impl Iterator<Item = &Arc<str>> {
     let of_services = sighting.services.values().filter_map(|service| service.definition.as_ref());
     let up = sighting.tasks.tasks.iter().filter(|task| task.status != Status::Gone);
+    let up = up.filter(move |task| by == Needed::ByAny || task.service.is_some());
     of_services.chain(up.map(|task| &task.definition))
 }
 
@@ -156,8 +183,13 @@ impl Sweep for EcsSource {
     async fn sweep(&mut self) -> Result<View, SourceError> {
         let (services, tasks) = try_join(self.read_services(), self.read_tasks()).await?;
         let sighting = Sighting { services, tasks };
-        self.read_revisions(&sighting).await?;
-        Ok(self.take_in(sighting, SystemTime::now()))
+        let unread = self.read_revisions(&sighting).await;
+        if !self.spoken
+            && let Some(error) = needed(&sighting, Needed::ByServices).find_map(|arn| unread.get(arn))
+        {
+            return Err(error.clone());
+        }
+        Ok(self.take_in(sighting, &unread, SystemTime::now()))
     }
 }
 

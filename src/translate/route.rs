@@ -58,9 +58,10 @@ pub fn proxy_routes(namespace: &Namespace, specs: &[Arc<ServiceSpec>]) -> Resour
         .filter(|(alias, _)| taken.insert(vip::base_name(namespace.as_str(), &alias.name)))
         .map(|(alias, spec)| (alias, &spec.key))
         .collect();
+    let mut said = BTreeSet::new();
     let mut virtual_hosts: Vec<_> = specs()
         .filter(|spec| !spec.aliases.is_empty())
-        .map(|spec| {
+        .filter_map(|spec| {
             let domains = spec.aliases.iter().flat_map(|alias| {
                 let base = vip::base_name(namespace.as_str(), &alias.name);
                 let names = [base.to_owned(), format!("{base}.{namespace}")];
@@ -68,7 +69,8 @@ pub fn proxy_routes(namespace: &Namespace, specs: &[Arc<ServiceSpec>]) -> Resour
                 let plain = plain.contains(&(alias, &spec.key)).then_some(names);
                 with_port.into_iter().chain(plain.into_iter().flatten())
             });
-            virtual_host(spec, domains.collect())
+            let domains: Vec<_> = domains.filter(|domain| said.insert(domain.clone())).collect();
+            (!domains.is_empty()).then(|| virtual_host(spec, domains))
         })
         .collect();
     virtual_hosts.push(no_such_name());

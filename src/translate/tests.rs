@@ -91,6 +91,26 @@ fn what_did_not_change_is_the_same_resource() {
     assert_eq!(changed, [(ResourceType::Endpoint, "prod/payments".to_owned())]);
 }
 
+#[test]
+fn no_two_virtual_hosts_share_a_domain() {
+    use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+    use prost::Message;
+    let aliases = [("payments", 8080), ("payments.prod", 8080), ("payments.prod.prod", 80), ("payments", 80)];
+    let specs: Vec<_> = (0..4)
+        .map(|n| {
+            let mut service = service(&format!("service-{n}"), Protocol::Http, 80, &[]);
+            let (name, port) = aliases[n];
+            Arc::make_mut(&mut service.spec).aliases = vec![Alias { name: name.into(), port }];
+            service.spec
+        })
+        .collect();
+    let routes = route::proxy_routes(&"prod".into(), &specs);
+    let routes = RouteConfiguration::decode(&*routes.any().unwrap().value).unwrap();
+    let domains: Vec<_> = routes.virtual_hosts.iter().flat_map(|host| &host.domains).collect();
+    let distinct: std::collections::BTreeSet<_> = domains.iter().collect();
+    assert_eq!(distinct.len(), domains.len(), "{domains:?}");
+}
+
 /// Versions that this estate has had since the first release: if they change, every sidecar rebuilds what it
 /// holds when Legation is upgraded, so a change here is a decision.
 #[test]

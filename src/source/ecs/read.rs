@@ -4,7 +4,7 @@
 //!
 //! Invariant: an answer is returned only when everything that was asked for was answered.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,9 @@ const LIST_TASKS: &str = "ecs:ListTasks";
 const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
 const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
 const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
+
+/// Task definitions that could not be read, and why.
+pub(super) type Unread = BTreeMap<Arc<str>, SourceError>;
 
 /// What was described, and the ARNs of which ECS knows nothing.
 pub(super) type Described<T> = (Vec<T>, Vec<String>);
@@ -103,25 +106,30 @@ impl Reader {
     }
 
     /// Describes task definitions one by one, and hands each to `keep` at once: a revision never changes, so
-    /// what arrived before a failure need not be asked again.
+    /// what arrived before a failure need not be asked again. Returns those that could not be read. Throttling
+    /// is waited out for as long as `patience`.
     pub(super) async fn revisions(
         &self,
         arns: Vec<Arc<str>>,
+        patience: Duration,
         mut keep: impl FnMut(Arc<str>, Revision),
-    ) -> Result<(), SourceError> {
-        let calls =
-            arns.into_iter().map(|arn| async move { Ok((Arc::clone(&arn), self.revision(&arn).await?)) });
-        let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
-        while let Some((arn, revision)) = answers.try_next().await? {
-            keep(arn, revision);
+    ) -> Unread {
+        let calls = arns.into_iter().map(|arn| async move {
+            let answer = self.revision(&arn, patience).await;
+            (arn, answer)
+        });
+        let mut answers = std::pin::pin!(stream::iter(calls).buffer_unordered(AT_ONCE));
+        let mut unread = Unread::new();
+        while let Some((arn, answer)) = answers.next().await {
+            match answer {
+                Ok(revision) => keep(arn, revision),
+                Err(error) => drop(unread.insert(arn, error)),
+            }
         }
-        Ok(())
+        unread
     }
 
-    /// At the first reading there is one call for each revision, more than a burst allows, so throttling is
-    /// waited out here instead of starting the whole reading again.
-    async fn revision(&self, arn: &str) -> Result<Revision, SourceError> {
-        const PATIENCE: Duration = Duration::from_secs(120);
+    async fn revision(&self, arn: &str, patience: Duration) -> Result<Revision, SourceError> {
         let started = Instant::now();
         loop {
             let call = self.client.describe_task_definition().task_definition(arn);
@@ -132,7 +140,7 @@ impl Reader {
                         definition.ok_or_else(|| lacks(DESCRIBE_TASK_DEFINITION, Lacks("taskDefinition")))?;
                     return facts::revision(definition).map_err(|what| lacks(DESCRIBE_TASK_DEFINITION, what));
                 }
-                Err(error) if error.code == "ThrottlingException" && started.elapsed() < PATIENCE => {
+                Err(error) if error.code == "ThrottlingException" && started.elapsed() < patience => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
                 }
                 Err(error) => return Err(error),

@@ -41,6 +41,8 @@ pub(super) struct Tasks {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Known {
     pub facts: TaskFacts,
+    /// The newest answer knew nothing of it.
+    missed: bool,
     gone_at: Option<SystemTime>,
 }
 
@@ -66,8 +68,8 @@ impl Tasks {
         }
         for arn in answer.missing {
             // Listed and missing is a contradiction, and no reason to forget anything.
-            if !answer.listed.contains(&arn) && self.known.contains_key(&arn) {
-                self.bury(&arn, now);
+            if !answer.listed.contains(&arn) {
+                self.miss(&arn, now);
             }
         }
         self.expire(now);
@@ -79,17 +81,30 @@ impl Tasks {
         }
         let gone = task.status == Status::Gone;
         let arn = task.arn.clone();
+        if let Some(known) = self.known.get_mut(&arn).filter(|_| !gone) {
+            (known.missed, known.gone_at) = (false, None);
+        }
         match self.known.get_mut(&arn) {
             Some(known) if known.outdates(&task) => return,
             Some(known) if known.facts == task => {} // keeps the memory that views share
             Some(known) => known.facts = TaskFacts { arn: known.facts.arn.clone(), ..task },
             None if gone => {}
             None => {
-                self.known.insert(arn.clone(), Known { facts: task, gone_at: None });
+                self.known.insert(arn.clone(), Known { facts: task, missed: false, gone_at: None });
             }
         }
         if gone {
             self.bury(&arn, now);
+        }
+    }
+
+    /// ECS answers late at times, so it takes two answers in a row that know nothing of a task, and even then
+    /// it comes back if ECS speaks of it again: only a task that was seen stopped is buried.
+    fn miss(&mut self, arn: &InstanceId, now: SystemTime) {
+        if let Some(known) = self.known.get_mut(arn)
+            && std::mem::replace(&mut known.missed, true)
+        {
+            known.gone_at.get_or_insert(now);
         }
     }
 

@@ -7,6 +7,7 @@
 mod describing;
 mod judging;
 mod reading;
+mod unread;
 mod world;
 
 use std::time::{Duration, SystemTime};

@@ -11,11 +11,13 @@ use std::time::SystemTime;
 
 use super::describe::{self, Cluster, Offer};
 use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
+use super::read::Unread;
 use super::tasks::{Known, Tasks};
 use crate::model::{
     Finding, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState, TasksByAddress,
     View,
 };
+use crate::source::SourceError;
 
 /// Revisions by task definition ARN.
 pub(super) type Revisions = HashMap<Arc<str>, Arc<Revision>>;
@@ -29,6 +31,7 @@ pub(super) struct Knowledge<'a> {
     pub services: &'a Services,
     pub revisions: &'a Revisions,
     pub tasks: &'a Tasks,
+    pub unread: &'a Unread,
     pub now: SystemTime,
 }
 
@@ -74,6 +77,7 @@ impl Knowledge<'_> {
             let service = shared(before.services.get(&key), offer, registrations);
             services.insert(key, service);
         }
+        findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
         findings.sort();
         findings.dedup();
         View {
@@ -83,6 +87,15 @@ impl Knowledge<'_> {
             tasks: share(&before.tasks, by_address(&judged)),
             unplaced: unplaced(&judged),
             findings,
+        }
+    }
+
+    fn cannot_read(&self, definition: &str, error: &SourceError) -> Finding {
+        let label = definition.rsplit('/').next().unwrap_or(definition);
+        Finding {
+            code: "SRC001",
+            object: format!("ecs {}, task definition {label}", self.cluster.name),
+            message: format!("can't be read, so its new tasks get no traffic: {error}"),
         }
     }
 

@@ -185,7 +185,8 @@ fn only_a_confirmed_end_drops_a_task() {
     // `a` is listed and missing: a contradiction. `b` is neither listed nor known. `c` is unlisted and runs.
     let c = facts::task(&task("c").build()).expect("complete");
     let answer = Answer { listed: listed(&["a"]), tasks: vec![c], missing: vec!["a".into(), "b".into()] };
-    tasks.merge(answer, at(1_002));
+    tasks.merge(answer.clone(), at(1_002));
+    tasks.merge(answer, at(1_002)); // and once more: one answer may be late
     let running = Phase::Running(Health::NoCheck);
     let expected = [("a".into(), running), ("b".into(), Phase::Stopped), ("c".into(), running)];
     assert_eq!(shown(&tasks, 1_002), expected);
@@ -227,4 +228,19 @@ fn the_graveyard_is_bounded() {
     assert_eq!(tasks.to_ask(&ask(9)).len(), 1, "the oldest were let go");
     assert_eq!(tasks.to_ask(&ask(10)), []);
     assert_eq!(tasks.to_ask(&ask(50_009)), []);
+}
+
+#[test]
+fn a_task_is_missed_twice_before_it_is_gone_and_comes_back_when_it_is_there_again() {
+    let mut tasks = Tasks::default();
+    let phase = |tasks: &Tasks, now| tasks.iter().next().map(|known| known.phase(None, at(now)));
+    tell(&mut tasks, vec![task("t")], &[], 2_000);
+    let running = phase(&tasks, 2_000);
+    tasks.merge(Answer { missing: vec!["t".into()], ..Answer::default() }, at(2_001));
+    assert_eq!(phase(&tasks, 2_001), running, "one late answer is no proof");
+    tasks.merge(Answer { missing: vec!["t".into()], ..Answer::default() }, at(2_002));
+    assert_eq!(phase(&tasks, 2_002), Some(Phase::Stopped));
+    assert_eq!(tasks.to_ask(&["t".into()].into()), ["t".into()]);
+    tell(&mut tasks, vec![task("t")], &[], 2_003);
+    assert_eq!(phase(&tasks, 2_003), running);
 }

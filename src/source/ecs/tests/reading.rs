@@ -13,12 +13,12 @@ use super::world::{Cluster, refusal, service_arn, task_arn};
 use super::{at, rule};
 use crate::model::{Health, Phase, Registration, ServiceKey, ServiceView, StopCause, View};
 use crate::source::aws::scripted::Answer;
-use crate::source::ecs::{Discover, EcsSource, Tasks, facts, tasks};
+use crate::source::ecs::{Discover, EcsSource, Tasks, Unread, facts, tasks};
 use crate::source::{SourceError, Sweep};
 
 const RUNNING: Phase = Phase::Running(Health::NoCheck);
 
-fn prod(cluster: &Cluster) -> EcsSource {
+pub(super) fn prod(cluster: &Cluster) -> EcsSource {
     cluster.source(vec![rule("prod", Discover::Labelled)])
 }
 
@@ -27,7 +27,7 @@ fn service<'a>(view: &'a View, name: &str) -> &'a Arc<ServiceView> {
 }
 
 /// The endpoints of payments: the task's id, `address:port`, phase.
-fn payments(view: &View) -> Vec<(String, String, Phase)> {
+pub(super) fn payments(view: &View) -> Vec<(String, String, Phase)> {
     let brief = |registration: &Registration| {
         let id = registration.instance.as_str().rsplit('/').next().unwrap_or_default().to_owned();
         let address = registration.address.map(|address| address.to_string()).unwrap_or_default();
@@ -143,6 +143,7 @@ async fn missing_ends_only_what_is_not_listed() {
     }
     assert_eq!(source.sweep().await.expect("a view"), first, "listed and missing: nothing is lost");
     cluster.world().invented.clear();
+    source.sweep().await.expect("a view"); // one answer may be late
     let view = source.sweep().await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopped);
     assert_eq!(view.services.len(), 1);
@@ -345,9 +346,9 @@ async fn twenty_thousand_tasks_are_taken_in_quickly() {
         source.revisions.insert(definition, Arc::clone(&revision));
     }
     assert_eq!(Tasks::default(), source.tasks);
-    source.take_in(first, at(2_000));
+    source.take_in(first, &Unread::new(), at(2_000));
     let started = Instant::now();
-    let view = source.take_in(second, at(2_000));
+    let view = source.take_in(second, &Unread::new(), at(2_000));
     let took = started.elapsed();
     let registrations: usize = view.services.values().map(|service| service.registrations.len()).sum();
     assert_eq!((view.occupied.len(), registrations), (20_000, 20_000));
