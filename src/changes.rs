@@ -137,7 +137,7 @@ impl Ledger {
     /// `stream` was sent `assignment` from `generation`. Returns the time since the source saw each
     /// withdrawal that the sidecar now learns.
     pub fn sent(&self, assignment: &str, generation: u64, stream: u64, now: SystemTime) -> Vec<Duration> {
-        self.each_open(assignment, generation, stream, |entry| {
+        self.each_open(assignment, generation, stream, now, |entry| {
             let since = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
             let progress = &mut entry.change.progress;
             entry.sent_to.insert(stream).then(|| {
@@ -159,7 +159,7 @@ impl Ledger {
         node: &Arc<str>,
         now: SystemTime,
     ) -> Vec<Duration> {
-        self.each_open(assignment, generation, stream, |entry| {
+        self.each_open(assignment, generation, stream, now, |entry| {
             let after = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
             let progress = &mut entry.change.progress;
             (entry.sent_to.contains(&stream) && entry.acked_by.insert(stream)).then(|| {
@@ -179,14 +179,17 @@ impl Ledger {
         assignment: &str,
         generation: u64,
         stream: u64,
+        now: SystemTime,
         mut visit: impl FnMut(&mut Entry) -> Option<Duration>,
     ) -> Vec<Duration> {
         let Some(ids) = self.open.get(assignment).map(|ids| ids.clone()) else { return Vec::new() };
         ids.iter()
             .filter_map(|id| {
                 let mut entry = self.entries.get_mut(id)?;
-                let concerns =
-                    stream < entry.change.streams_before && entry.change.withdrawal.generation <= generation;
+                let age = now.duration_since(entry.change.withdrawal.published_at).unwrap_or_default();
+                let concerns = stream < entry.change.streams_before
+                    && entry.change.withdrawal.generation <= generation
+                    && age <= OPEN_FOR;
                 concerns.then(|| visit(&mut entry)).flatten()
             })
             .collect()
@@ -244,6 +247,15 @@ mod tests {
         assert_eq!((change.progress.sent, change.progress.acked), (2, 2));
         assert_eq!(change.progress.last_ack_at, Some(at(9)));
         assert_eq!(change.progress.slowest[0].after, Duration::from_millis(9));
+    }
+
+    #[test]
+    fn a_sidecar_that_learns_of_it_after_minutes_no_longer_counts() {
+        let ledger = Ledger::default();
+        let stream = ledger.new_stream();
+        ledger.open(withdrawal(7));
+        assert!(ledger.sent("prod/payments", 7, stream, at(61_000)).is_empty());
+        assert_eq!(ledger.list()[0].progress.sent, 0);
     }
 
     #[test]

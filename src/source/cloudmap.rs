@@ -171,7 +171,10 @@ impl Sweep for CloudMapSource {
         let services = match self.read_all().await {
             Ok(services) => services,
             Err(error) => {
-                self.found = None;
+                // Listing namespaces is the scarcest call: it is not repeated for any other failure.
+                if error.code == "NamespaceNotFound" {
+                    self.found = None;
+                }
                 return Err(error);
             }
         };
