@@ -52,12 +52,13 @@ fn view(stopped: Option<usize>) -> Arc<View> {
             _ => Phase::Running(Health::Healthy),
         };
         let registrations = (0..TASKS).map(|task| registration(service, task, phase(task))).collect();
-        (spec.key.clone(), Arc::new(ServiceView { spec: Arc::new(spec), registrations }))
+        (spec.key.clone(), Arc::new(ServiceView { spec: Arc::new(spec), active: true, registrations }))
     });
     let services: std::collections::BTreeMap<ServiceKey, Arc<ServiceView>> = services.collect();
     let tasks = services.values().flat_map(|service| &service.registrations).map(|registration| {
         let state = TaskState {
             instance: registration.instance.clone(),
+            service: None,
             phase: registration.phase,
             started_at: None,
         };

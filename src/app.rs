@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
@@ -37,6 +37,11 @@ type Parts = JoinSet<(String, anyhow::Result<()>)>;
 /// Runs the control plane until a signal; an error means that it could not start or that a part failed.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     check_files(&config)?;
+    // Each sidecar is an open file, and the usual soft limit is 1,024.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => debug!(files, "open files allowed"),
+        Err(error) => warn!(%error, "the limit of open files stays as it is"),
+    }
     let stopping = shutdown::on_signal().context("can't listen for signals")?;
     let listeners = Listeners::bind(&config).await?;
     let mut parts = Parts::new();

@@ -64,10 +64,17 @@ fn one_owner<'a>(
     sightings: Vec<Sighting<'a>>,
     findings: &mut Vec<Finding>,
 ) -> Vec<Sighting<'a>> {
-    let age = |spec: &ServiceSpec| (spec.created_at.is_none(), spec.created_at, Arc::clone(&spec.origin));
-    let in_ecs = || sightings.iter().filter(|(_, is_ecs)| *is_ecs).map(|(service, _)| &service.spec);
-    let Some(owner) = in_ecs().min_by_key(|spec| age(spec)).cloned() else { return sightings };
-    for spec in in_ecs().filter(|spec| !Arc::ptr_eq(spec, &owner)) {
+    let in_ecs = || sightings.iter().filter(|(_, is_ecs)| *is_ecs).map(|(service, _)| *service);
+    let age = |service: &&ServiceView| {
+        let spec = &service.spec;
+        (!service.active, spec.created_at.is_none(), spec.created_at, Arc::clone(&spec.origin))
+    };
+    let Some(owner) = in_ecs().min_by_key(age).map(|service| Arc::clone(&service.spec)) else {
+        return sightings;
+    };
+    for spec in
+        in_ecs().filter(|other| other.active && !Arc::ptr_eq(&other.spec, &owner)).map(|other| &other.spec)
+    {
         findings.push(Finding {
             code: "NAME002",
             object: spec.origin.to_string(),
@@ -97,6 +104,8 @@ fn described(sightings: &[Sighting<'_>]) -> Option<Arc<ServiceSpec>> {
 /// Every ECS task of every watched cluster, by address: the youngest where an address was reused.
 struct Tasks<'a> {
     clusters: BTreeSet<&'a str>,
+    /// Services with tasks whose address ECS doesn't tell.
+    unplaced: BTreeSet<&'a str>,
     by_address: HashMap<IpAddr, &'a TaskState>,
 }
 
@@ -110,7 +119,28 @@ impl<'a> Tasks<'a> {
                 *youngest = task;
             }
         }
-        Self { clusters, by_address }
+        let unplaced = views.iter().flat_map(|view| view.unplaced.iter().map(AsRef::as_ref)).collect();
+        Self { clusters, unplaced, by_address }
+    }
+
+    /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
+    /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
+    fn behind(&self, registration: &Registration, service: Option<&str>) -> Option<Phase> {
+        let task = registration.address.and_then(|address| self.by_address.get(&address));
+        let same = |task: &&&TaskState| {
+            service.is_none() || task.service.is_none() || task.service.as_deref() == service
+        };
+        match task.filter(same) {
+            Some(task) => Some(task.phase),
+            None if service.is_some_and(|service| self.unplaced.contains(service)) => {
+                Some(registration.phase)
+            }
+            None => None,
+        }
+    }
+
+    fn watches(&self, member: &Member) -> bool {
+        matches!(member, Member::CloudMap { cluster: Some(cluster), .. } if self.clusters.contains(cluster.as_ref()))
     }
 
     /// Whether an address that `registration` had belongs to a younger task now.
@@ -124,26 +154,29 @@ impl<'a> Tasks<'a> {
 }
 
 fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) -> Vec<Endpoint> {
-    let registrations = || sightings.iter().flat_map(|(service, _)| &service.registrations);
-    let mut in_ecs: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
-    for task in registrations().filter(|registration| registration.member == Member::Ecs) {
-        in_ecs.extend(task.address.map(|address| (address, task.port)));
-    }
-    let mut endpoints: Vec<_> = registrations()
-        .filter(|registration| {
-            // Known to both is one endpoint, and ECS's verdict wins.
-            let known =
-                registration.address.is_some_and(|address| in_ecs.contains(&(address, registration.port)));
-            registration.member == Member::Ecs || !known
-        })
-        .map(|registration| Endpoint {
-            instance: registration.instance.clone(),
-            address: registration.address,
-            port: registration.port,
-            zone: registration.zone.clone(),
-            verdict: verdict(registration, spec.readiness, tasks),
-        })
-        .collect();
+    let mut registrations: Vec<_> =
+        sightings.iter().flat_map(|(service, _)| &service.registrations).collect();
+    registrations.sort_by(|a, b| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
+    let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
+    registrations.retain(|registration| {
+        // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
+        let Some(address) = registration.address else { return true };
+        let new = places.insert((address, registration.port));
+        if registration.member == Member::Ecs {
+            in_ecs.insert(address);
+            return true;
+        }
+        new && !(tasks.watches(&registration.member) && in_ecs.contains(&address))
+    });
+    let endpoint = |registration: &Registration| Endpoint {
+        instance: registration.instance.clone(),
+        address: registration.address,
+        port: registration.port,
+        zone: registration.zone.clone(),
+        verdict: verdict(registration, spec.readiness, tasks),
+    };
+    let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
     keep_last_hope(&mut endpoints);
     endpoints
@@ -152,10 +185,10 @@ fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) 
 /// The verdict about one registration: the table of `product.md`, section 6.
 fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>) -> Verdict {
     let phase = match &registration.member {
-        Member::CloudMap { cluster: Some(cluster) } if tasks.clusters.contains(cluster.as_ref()) => {
-            // Cloud Map may be stale: its ECS instances live and die as ECS says.
-            match registration.address.and_then(|address| tasks.by_address.get(&address)) {
-                Some(task) => task.phase,
+        // Cloud Map may be stale: its ECS instances live and die as ECS says.
+        member @ Member::CloudMap { service, .. } if tasks.watches(member) => {
+            match tasks.behind(registration, service.as_deref()) {
+                Some(phase) => phase,
                 None => return absent(Reason::NoTask),
             }
         }

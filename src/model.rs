@@ -267,10 +267,12 @@ pub enum Phase {
 pub enum Member {
     /// A task that ECS itself reports.
     Ecs,
-    /// A Cloud Map instance; `cluster` when its attributes say that an ECS cluster runs it.
+    /// A Cloud Map instance, with what its attributes say of the ECS task behind it.
     CloudMap {
-        /// The name of that ECS cluster.
+        /// The name of the ECS cluster that runs it.
         cluster: Option<Arc<str>>,
+        /// The name of the ECS service that it belongs to.
+        service: Option<Arc<str>>,
     },
     /// Written in a file.
     File,
@@ -302,6 +304,8 @@ pub struct Registration {
 pub struct ServiceView {
     /// Its description.
     pub spec: Arc<ServiceSpec>,
+    /// Whether it is meant to last; one that is being deleted yields its name.
+    pub active: bool,
     /// Its instances, ordered by instance and port.
     pub registrations: Vec<Registration>,
 }
@@ -314,6 +318,8 @@ pub type OccupiedPorts = BTreeMap<InstanceId, Arc<[u16]>>;
 pub struct TaskState {
     /// The task ARN.
     pub instance: InstanceId,
+    /// The ECS service that runs it; `None` for a standalone task.
+    pub service: Option<Arc<str>>,
     /// Where it is in its life.
     pub phase: Phase,
     /// When it began to run.
@@ -334,6 +340,9 @@ pub struct View {
     pub occupied: Arc<OccupiedPorts>,
     /// Every task of those clusters by address: what tells a live Cloud Map instance from a stale one.
     pub tasks: Arc<TasksByAddress>,
+    /// ECS services with running tasks whose address ECS does not tell (bridge and host networks): for these
+    /// an address that no task has proves nothing.
+    pub unplaced: BTreeSet<Arc<str>>,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }

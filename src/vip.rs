@@ -32,7 +32,9 @@ pub fn address(namespace: &str, name: &str, probe: u32) -> Ipv4Addr {
 
 /// The name that carries the address: `payments` for both `payments` and `payments.prod`.
 pub fn base_name<'a>(namespace: &str, alias: &'a str) -> &'a str {
-    alias.strip_suffix(namespace).and_then(|rest| rest.strip_suffix('.')).unwrap_or(alias)
+    let shorter =
+        |name: &&'a str| name.strip_suffix(namespace)?.strip_suffix('.').filter(|rest| !rest.is_empty());
+    std::iter::successors(Some(alias), shorter).last().unwrap_or(alias)
 }
 
 /// Two names that ask for one address: the younger, and the older, which keeps it.
@@ -79,7 +81,9 @@ mod tests {
     fn the_suffixed_name_is_the_same_name() {
         assert_eq!(base_name("prod", "payments.prod"), "payments");
         assert_eq!(base_name("prod", "payments"), "payments");
+        assert_eq!(base_name("prod", "payments.prod.prod"), "payments");
         assert_eq!(base_name("prod", "reprod"), "reprod");
+        assert_eq!(base_name("prod", ".prod"), ".prod");
     }
 
     #[test]

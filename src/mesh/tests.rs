@@ -35,17 +35,21 @@ fn task(id: &str, address: &str, phase: Phase) -> Registration {
 }
 
 fn service(spec: Arc<ServiceSpec>, registrations: Vec<Registration>) -> ServiceView {
-    ServiceView { spec, registrations }
+    ServiceView { spec, active: true, registrations }
 }
 
 fn view(cluster: Option<&str>, services: Vec<ServiceView>) -> Arc<View> {
+    let named = |service: &ServiceView| service.spec.key.name.shared();
     let tasks = services
         .iter()
-        .flat_map(|service| &service.registrations)
-        .filter(|registration| registration.member == Member::Ecs)
-        .filter_map(|registration| {
+        .flat_map(|service| {
+            service.registrations.iter().map(move |registration| (named(service), registration))
+        })
+        .filter(|(_, registration)| registration.member == Member::Ecs)
+        .filter_map(|(name, registration)| {
             let task = TaskState {
                 instance: registration.instance.clone(),
+                service: Some(name.clone()),
                 phase: registration.phase,
                 started_at: registration.started_at,
             };
@@ -148,6 +152,7 @@ fn an_address_belongs_to_the_younger_task() {
     let mut both = view(Some("prod-a"), vec![payments(vec![old]), ledger]);
     let young = TaskState {
         instance: InstanceId::from("task/young"),
+        service: Some("ledger".into()),
         phase: Phase::Running(Health::Healthy),
         started_at: at(200),
     };
@@ -159,7 +164,7 @@ fn an_address_belongs_to_the_younger_task() {
 }
 
 fn cloud_map(id: &str, address: &str, cluster: Option<&str>) -> Registration {
-    let member = Member::CloudMap { cluster: cluster.map(Into::into) };
+    let member = Member::CloudMap { cluster: cluster.map(Into::into), service: None };
     // Cloud Map doesn't know when an instance began.
     Registration { member, started_at: None, ..task(id, address, Phase::Running(Health::Healthy)) }
 }
@@ -248,4 +253,84 @@ fn what_did_not_change_keeps_its_arc() {
     assert!(Arc::ptr_eq(&old["ledger"].endpoints, &new["ledger"].endpoints));
     assert!(Arc::ptr_eq(&old["payments"].spec, &new["payments"].spec));
     assert!(!Arc::ptr_eq(&old["payments"].endpoints, &new["payments"].endpoints));
+}
+
+fn in_cloud_map(name: &str, aliases: &[(&str, u16)], members: Vec<Registration>) -> Arc<View> {
+    let mut spec = spec(name, &format!("cloudmap prod/{name}"), 0, aliases);
+    Arc::make_mut(&mut spec).created_at = None;
+    view(None, vec![service(spec, members)])
+}
+
+fn of_service(mut registration: Registration, name: &str) -> Registration {
+    if let Member::CloudMap { service, .. } = &mut registration.member {
+        *service = Some(name.into());
+    }
+    registration
+}
+
+const UP: Phase = Phase::Running(Health::Healthy);
+
+#[test]
+fn a_stale_cloud_map_instance_never_reaches_the_task_that_has_its_address_now() {
+    let ledger = service(
+        spec("ledger", "ecs prod-a/ledger", 2, &[("ledger", 50051)]),
+        vec![task("task/ledger", "10.0.0.5", UP)],
+    );
+    let stale = of_service(cloud_map("i", "10.0.0.5", Some("prod-a")), "payments");
+    let map = in_cloud_map("payments", &[("payments", 8080)], vec![stale]);
+    let mesh = joined(&[view(Some("prod-a"), vec![ledger]), map]);
+    assert_eq!(verdicts(&mesh, "payments"), [("i".to_owned(), "absent", "no-task")]);
+}
+
+#[test]
+fn where_ecs_tells_no_addresses_cloud_map_is_believed() {
+    let mut ecs = view(Some("prod-a"), vec![]);
+    Arc::make_mut(&mut ecs).unplaced = ["legacy".into()].into();
+    let members =
+        ["legacy", "other"].map(|name| of_service(cloud_map(name, "10.0.0.7", Some("prod-a")), name));
+    let [mut legacy, other] = members;
+    legacy.address = "10.0.0.8".parse().ok();
+    let mesh = joined(&[ecs, in_cloud_map("legacy", &[("legacy", 80)], vec![legacy, other])]);
+    assert_eq!(
+        verdicts(&mesh, "legacy"),
+        [("legacy".to_owned(), "healthy", "ready"), ("other".to_owned(), "absent", "no-task")]
+    );
+}
+
+#[test]
+fn one_task_on_two_ports_and_one_place_in_two_sources_are_one_endpoint() {
+    let ecs = view(Some("prod-a"), vec![payments(vec![task("task/a", "10.0.0.1", UP)])]);
+    let mut ingress = cloud_map("i", "10.0.0.1", Some("prod-a"));
+    ingress.port = Some(9090);
+    let outside = cloud_map("outside", "10.0.0.2", None);
+    let map = in_cloud_map("payments", &[], vec![ingress, outside]);
+    let mut in_file = task("file", "10.0.0.2", Phase::Running(Health::Unhealthy { gate_over: true }));
+    in_file.member = Member::File;
+    let file = view(None, vec![service(spec("payments", "file", 0, &[]), vec![in_file])]);
+    assert_eq!(
+        verdicts(&joined(&[ecs, map, file]), "payments"),
+        [("outside".to_owned(), "healthy", "ready"), ("task/a".to_owned(), "healthy", "ready")]
+    );
+}
+
+#[test]
+fn an_ecs_service_comes_before_cloud_map_and_a_standing_one_before_one_that_is_deleted() {
+    let ecs = service(spec("payments-http", "ecs prod-a/payments", 200, &[("payments", 8080)]), vec![]);
+    let mesh =
+        joined(&[view(Some("prod-a"), vec![ecs]), in_cloud_map("payments", &[("payments", 8080)], vec![])]);
+    let services = &mesh.namespaces["prod"].services;
+    assert_eq!(
+        (services["payments-http"].spec.aliases.len(), services["payments"].spec.aliases.len()),
+        (1, 0)
+    );
+
+    let mut old = payments(vec![task("task/a", "10.0.0.1", Phase::Stopped)]);
+    old.active = false;
+    let new = service(
+        spec("payments", "ecs prod-b/payments", 2, &[("payments", 8080)]),
+        vec![task("task/b", "10.0.0.2", UP)],
+    );
+    let mesh = joined(&[view(Some("prod-a"), vec![old]), view(Some("prod-b"), vec![new])]);
+    assert_eq!(verdicts(&mesh, "payments"), [("task/b".to_owned(), "healthy", "ready")]);
+    assert_eq!(mesh.findings, []);
 }

@@ -62,7 +62,7 @@ fn view(phases: &[Phase]) -> View {
         member: Member::Ecs,
         foreign_tls: false,
     });
-    let service = ServiceView { spec: Arc::new(spec), registrations: registrations.collect() };
+    let service = ServiceView { spec: Arc::new(spec), active: true, registrations: registrations.collect() };
     View {
         services: [(key, Arc::new(service))].into(),
         clusters: ["prod-a".into()].into(),

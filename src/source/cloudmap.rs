@@ -139,7 +139,7 @@ impl CloudMapSource {
         let call = call.max_results(ALL_INSTANCES).health_status(HealthStatusFilter::All);
         let answer = call.send().await.map_err(|e| failed(DISCOVER_INSTANCES, e))?;
         let instances = answer.instances.ok_or_else(|| lacks("Instances"))?;
-        members::service(&service, name, &instances).map_err(lacks)
+        members::service(name, &instances).map_err(lacks)
     }
 
     async fn read(&self, found: &Found) -> Result<Vec<ServiceFacts>, SourceError> {

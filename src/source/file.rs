@@ -140,7 +140,7 @@ fn share(before: &View, view: &mut View) {
             *service = Arc::clone(old);
         } else if old.spec == service.spec {
             let registrations = service.registrations.clone();
-            *service = Arc::new(ServiceView { spec: Arc::clone(&old.spec), registrations });
+            *service = Arc::new(ServiceView { spec: Arc::clone(&old.spec), active: true, registrations });
         }
     }
 }

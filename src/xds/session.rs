@@ -195,7 +195,10 @@ impl Session {
 
     /// When to ask for the next response although nothing happened: a late ACK holds nothing up for ever.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.subscriptions.iter().filter(|subscription| subscription.has_work());
+        let clusters = &self.subscriptions[ResourceType::Cluster as usize];
+        let free =
+            if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
+        let waiting = self.subscriptions.iter().take(free).filter(|subscription| subscription.has_work());
         waiting.filter_map(Subscription::waits_until).min()
     }
 

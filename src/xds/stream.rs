@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::Stream;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -35,6 +34,12 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 const BACKLOG: u32 = 4096;
 /// A NACK's text is cut here.
 const NACK_TEXT_BYTES: usize = 4096;
+/// No namespace has a longer name.
+const LONGEST_NAMESPACE: usize = 255;
+/// No task ARN is longer.
+const LONGEST_NODE_ID: usize = 2048;
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// On shutdown streams close this far apart, so that replicas are not stormed.
 const CLOSE_APART: Duration = Duration::from_millis(10);
 
@@ -72,14 +77,9 @@ pub async fn serve(listener: TcpListener, server: Server) -> Result<(), tonic::t
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_keepalive(Some(Duration::from_secs(60)))
         .max_concurrent_streams(Some(65_536))
         .add_service(service)
-        // Without it an update waits up to 45 ms for the client's delayed ACK.
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stopping.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(accept(listener), stopping.clone().cancelled_owned());
     let deadline = async {
         stopping.cancelled().await;
         tokio::time::sleep(grace).await;
@@ -89,6 +89,30 @@ pub async fn serve(listener: TcpListener, server: Server) -> Result<(), tonic::t
         () = deadline => {
             warn!(?grace, "streams were still open at the deadline and are cut");
             Ok(())
+        }
+    }
+}
+
+/// Connections as they come. An error, such as too many open files, is told once and waited out: to try again
+/// at once would only burn a core.
+fn accept(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    async_stream::stream! {
+        let mut failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => {
+                    failing = false;
+                    // Without it an update waits up to 45 ms for the client's delayed ACK.
+                    let _ = connection.set_nodelay(true);
+                    yield Ok(connection);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "sidecars can't connect");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }
 }
@@ -273,12 +297,12 @@ impl Connection {
     }
 
     fn on_nack(&mut self, kind: ResourceType, generation: u64, names: &[Arc<str>], message: &str) {
-        let message: String = message.chars().take(NACK_TEXT_BYTES).collect();
+        let message = &message[..message.floor_char_boundary(NACK_TEXT_BYTES)];
         warn!(node = %self.node.id, r#type = kind.short(), ?names, message, "sidecar refused configuration");
         self.server.metrics.nacks.get_or_create(&self.labels(kind)).inc();
         self.registered.update(|client| {
             let status = client.types.entry(kind).or_default();
-            status.nack = Some(Nack { generation, message, at: SystemTime::now() });
+            status.nack = Some(Nack { generation, message: message.to_owned(), at: SystemTime::now() });
             status.nacks += 1;
         });
     }
@@ -363,6 +387,9 @@ impl Drop for Connection {
 fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
     let node = node.filter(|node| !node.id.is_empty());
     let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry node.id"))?;
+    if node.id.len() > LONGEST_NODE_ID {
+        return Err(Status::invalid_argument(format!("node.id is longer than {LONGEST_NODE_ID} bytes")));
+    }
     let field = |key: &str| node.metadata.as_ref()?.fields.get(key)?.kind.as_ref();
     let text = |key: &str| match field(key) {
         Some(value::Kind::StringValue(text)) => Some(text.clone()),
@@ -372,6 +399,10 @@ fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
         let message = format!("node {} must name its mesh namespace in node.metadata.namespace", node.id);
         Status::invalid_argument(message)
     })?;
+    if namespace.len() > LONGEST_NAMESPACE {
+        let message = format!("node.metadata.namespace is longer than {LONGEST_NAMESPACE} bytes");
+        return Err(Status::invalid_argument(message));
+    }
     let occupied_ports = match field("container_ports") {
         Some(value::Kind::ListValue(list)) => list.values.iter().filter_map(port).collect(),
         _ => Vec::new(),
@@ -403,3 +434,6 @@ fn unknown_namespace(asked: &str, store: &Store) -> Status {
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     Status::unavailable(format!("no namespace {asked} here{hint} (there are: {})", known.join(", ")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ type Name = Arc<str>;
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many unanswered responses are remembered: beyond that, a client that never answers costs nothing more.
+const REMEMBERED: usize = 64;
 
 /// A response on its way: answered by an ACK or a NACK with its nonce.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub(super) struct Subscription {
     changed: BTreeSet<Name>,
     /// Held and gone; sent when nothing refers to them any more.
     removals: BTreeSet<Name>,
+    /// Members of a refused response, to be sent again by halves until the bad one stands alone: a client
+    /// that refuses one of many may have applied none.
+    suspects: VecDeque<Vec<Name>>,
     pub(super) rejected: BTreeMap<Name, Version>,
     outstanding: VecDeque<Sent>,
     /// A wildcard was asked for and is answered even if there is nothing (`xds.md`, item 50).
@@ -81,7 +86,9 @@ impl Subscription {
         for name in subscribe {
             let name: Name = name.as_str().into();
             if *name == *"*" {
-                self.start_wildcard(kind, slice);
+                if kind.has_wildcard() {
+                    self.start_wildcard(kind, slice);
+                }
             } else {
                 // A name that is both asked for and presented is compared, not resent (item 45).
                 let wanted = !self.held.contains_key(&name) || owed.contains(&name);
@@ -103,7 +110,10 @@ impl Subscription {
         for name in subscribe {
             let name: Name = name.as_str().into();
             if *name == *"*" {
-                self.start_wildcard(kind, slice);
+                if kind.has_wildcard() {
+                    self.start_wildcard(kind, slice);
+                    self.must_send.extend(slice.names(kind).cloned());
+                }
             } else {
                 self.rejected.remove(&name);
                 self.must_send.insert(Arc::clone(&name));
@@ -169,7 +179,7 @@ impl Subscription {
 
     /// Whether anything is left to say, removals aside.
     pub(super) fn has_work(&self) -> bool {
-        self.reply_due || !self.must_send.is_empty() || !self.changed.is_empty()
+        self.reply_due || !self.must_send.is_empty() || !self.changed.is_empty() || !self.suspects.is_empty()
     }
 
     /// Whether everything is said and answered.
@@ -186,7 +196,13 @@ impl Subscription {
     /// The next additions and changes, at most about `limit` bytes of them, with what is known to be absent.
     /// `None` when there is nothing to say.
     pub(super) fn next_upserts(&mut self, kind: ResourceType, slice: &Slice, limit: usize) -> Option<Batch> {
-        let mut batch = Batch::default();
+        let mut batch = self.next_suspects(kind, slice);
+        if !batch.is_empty() {
+            return Some(batch);
+        }
+        if kind == ResourceType::Listener {
+            self.remove_listeners(slice, &mut batch);
+        }
         let mut size = 0;
         while size < limit {
             let (name, must) = match self.must_send.pop_first() {
@@ -210,6 +226,37 @@ impl Subscription {
         }
         let due = std::mem::take(&mut self.reply_due);
         (due || !batch.is_empty()).then_some(batch)
+    }
+
+    fn next_suspects(&mut self, kind: ResourceType, slice: &Slice) -> Batch {
+        let mut batch = Batch::default();
+        while let Some(group) = self.suspects.pop_front() {
+            for name in group.iter().filter(|name| self.held.get(*name) == Some(&None)) {
+                if let Some(resource) = slice.get(kind, name)
+                    && self.wants(name)
+                    && self.rejected.get(name) != Some(&resource.version)
+                {
+                    batch.resources.push(Arc::clone(resource));
+                }
+            }
+            if !batch.is_empty() {
+                break;
+            }
+        }
+        for resource in &batch.resources {
+            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
+        }
+        batch
+    }
+
+    /// Listeners go before others come: one may take the address of another.
+    fn remove_listeners(&mut self, slice: &Slice, batch: &mut Batch) {
+        let gone =
+            |name: &&Name| self.held.contains_key(*name) && slice.get(ResourceType::Listener, name).is_none();
+        let gone: Vec<_> = self.changed.iter().filter(gone).cloned().collect();
+        for name in gone {
+            self.tell_absent(ResourceType::Listener, name, false, batch);
+        }
     }
 
     fn should_send(&mut self, resource: &Resource, must: bool) -> bool {
@@ -236,7 +283,9 @@ impl Subscription {
             }
             ResourceType::Cluster | ResourceType::Endpoint if must => batch.removed.push(name),
             ResourceType::Listener if held || (must && self.wildcard) => {
-                self.forget(&name);
+                self.held.remove(&name);
+                self.changed.remove(&name);
+                self.rejected.remove(&name);
                 batch.removed.push(name);
             }
             // A removed route configuration would leave its listener warming for ever; an empty one answers.
@@ -261,6 +310,9 @@ impl Subscription {
 
     /// Notes a response on its way.
     pub(super) fn sent(&mut self, sent: Sent) {
+        if self.outstanding.len() == REMEMBERED {
+            self.outstanding.pop_front();
+        }
         self.outstanding.push_back(sent);
     }
 
@@ -270,14 +322,23 @@ impl Subscription {
         self.outstanding.drain(..=place).next_back()
     }
 
-    /// After a NACK nothing is known of its resources, and they are not sent again until they change. What
-    /// was to be removed along with them is removed again, alone.
+    /// After a NACK nothing is known of its resources (`xds.md`, section 2.6). One that was alone is not sent
+    /// again until it changes; several are sent again by halves. What was to be removed along with them is
+    /// removed again, alone.
     pub(super) fn refuse(&mut self, sent: &Sent) {
-        for (name, version) in &sent.resources {
-            if self.wants(name) {
-                self.held.insert(Arc::clone(name), None);
-                self.rejected.insert(Arc::clone(name), *version);
-            }
+        // Unless something newer has been sent since, or it has gone.
+        let held = |(name, version): &&(Name, Version)| self.held.get(name) == Some(&Some(*version));
+        let refused: Vec<_> = sent.resources.iter().filter(held).cloned().collect();
+        for (name, _) in &refused {
+            self.held.insert(Arc::clone(name), None);
+        }
+        if let ([(name, version)], [_]) = (refused.as_slice(), sent.resources.as_slice()) {
+            self.rejected.insert(Arc::clone(name), *version);
+        } else {
+            let (one, other) = refused.split_at(refused.len() / 2);
+            let halves = [one, other].into_iter().filter(|half| !half.is_empty());
+            let names = halves.map(|half| half.iter().map(|(name, _)| Arc::clone(name)).collect());
+            self.suspects.extend(names);
         }
         for name in sent.removed.iter().filter(|_| !sent.resources.is_empty()) {
             self.held.entry(Arc::clone(name)).or_insert(None);

@@ -7,9 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary, ServiceSummary};
+use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary};
 
 use crate::model::{
     Alias, Finding, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
@@ -24,7 +23,6 @@ const ALIAS: &str = "legation.alias";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ServiceFacts {
     pub name: String,
-    pub created_at: Option<SystemTime>,
     pub instances: Vec<InstanceFacts>,
 }
 
@@ -37,18 +35,13 @@ pub(super) struct InstanceFacts {
 }
 
 /// Reduces a service; the error is what an instance lacks.
-pub(super) fn service(
-    summary: &ServiceSummary,
-    name: &str,
-    instances: &[HttpInstanceSummary],
-) -> Result<ServiceFacts, &'static str> {
+pub(super) fn service(name: &str, instances: &[HttpInstanceSummary]) -> Result<ServiceFacts, &'static str> {
     let mut instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
     instances.sort_by(|a, b| {
         let key = |one: &InstanceFacts| (one.registration.instance.clone(), one.registration.port);
         key(a).cmp(&key(b))
     });
-    let created_at = summary.create_date().and_then(|at| SystemTime::try_from(*at).ok());
-    Ok(ServiceFacts { name: name.to_owned(), created_at, instances })
+    Ok(ServiceFacts { name: name.to_owned(), instances })
 }
 
 fn instance(summary: &HttpInstanceSummary) -> Result<InstanceFacts, &'static str> {
@@ -70,7 +63,10 @@ fn instance(summary: &HttpInstanceSummary) -> Result<InstanceFacts, &'static str
         zone: text("AVAILABILITY_ZONE").or_else(|| text("AvailabilityZone")).map(Into::into),
         phase: Phase::Running(health),
         started_at: None,
-        member: Member::CloudMap { cluster: text("ECS_CLUSTER_NAME").map(Into::into) },
+        member: Member::CloudMap {
+            cluster: text("ECS_CLUSTER_NAME").map(Into::into),
+            service: text("ECS_SERVICE_NAME").map(Into::into),
+        },
         foreign_tls: false,
     };
     let owned = |name: &str| text(name).map(str::to_owned);
@@ -99,7 +95,7 @@ pub(super) fn view(
         let known = before.get(&key);
         let spec = describe(&key, object, &service, known.map(|known| &known.spec), &mut findings);
         let registrations = service.instances.into_iter().map(|one| one.registration).collect();
-        let now = ServiceView { spec, registrations };
+        let now = ServiceView { spec, active: true, registrations };
         let now = known.filter(|known| ***known == now).map_or_else(|| Arc::new(now), Arc::clone);
         seen.insert(key, now);
     }
@@ -135,7 +131,7 @@ fn describe(
         aliases: aliases.unwrap_or_else(by_name),
         knobs: Knobs::default(),
         readiness: Readiness::default(),
-        created_at: service.created_at,
+        created_at: None, // seniority is for ECS services: another source only adds members and names
         origin: object.into(),
     };
     known.filter(|known| ***known == spec).map_or_else(|| Arc::new(spec), Arc::clone)

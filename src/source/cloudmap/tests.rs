@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary, ServiceSummary};
+use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary};
 use serde_json::{Value, json};
 
 use super::members::{self, ServiceFacts};
@@ -22,7 +22,7 @@ fn instance(id: &str, attributes: &[(&str, &str)]) -> HttpInstanceSummary {
 }
 
 fn facts(name: &str, instances: &[HttpInstanceSummary]) -> ServiceFacts {
-    members::service(&ServiceSummary::builder().build(), name, instances).expect("complete")
+    members::service(name, instances).expect("complete")
 }
 
 fn registered(instance: HttpInstanceSummary) -> Registration {
@@ -51,23 +51,30 @@ fn attributes_become_a_registration() {
         ("AWS_INSTANCE_PORT", "9000"),
         ("AVAILABILITY_ZONE", "eu-west-1a"),
         ("ECS_CLUSTER_NAME", "prod-a"),
+        ("ECS_SERVICE_NAME", "payments"),
     ];
     let one = registered(instance("i-1", &all));
     assert_eq!(one.instance.as_str(), "i-1");
     assert_eq!(one.address.map(|address| address.to_string()).as_deref(), Some("10.0.0.1"));
     assert_eq!((one.port, one.zone.as_deref()), (Some(9000), Some("eu-west-1a")));
-    assert_eq!(one.member, Member::CloudMap { cluster: Some("prod-a".into()) });
+    assert_eq!(
+        one.member,
+        Member::CloudMap { cluster: Some("prod-a".into()), service: Some("payments".into()) }
+    );
     assert_eq!((one.phase, one.foreign_tls), (Phase::Running(Health::NoCheck), false));
     let six = registered(instance("i", &[("AWS_INSTANCE_IPV6", "fd00::1"), ("AvailabilityZone", "b")]));
     assert_eq!(six.address.map(|address| address.to_string()).as_deref(), Some("fd00::1"));
-    assert_eq!((six.zone.as_deref(), six.member), (Some("b"), Member::CloudMap { cluster: None }));
+    assert_eq!(
+        (six.zone.as_deref(), six.member),
+        (Some("b"), Member::CloudMap { cluster: None, service: None })
+    );
     for port in ["0", "65536", "http", "", "-1"] {
         let odd =
             registered(instance("i", &[("AWS_INSTANCE_IPV4", "db.local"), ("AWS_INSTANCE_PORT", port)]));
         assert_eq!((odd.address, odd.port), (None, None), "{port}");
     }
     let nameless = HttpInstanceSummary::builder().build();
-    assert_eq!(members::service(&ServiceSummary::builder().build(), "x", &[nameless]), Err("InstanceId"));
+    assert_eq!(members::service("x", &[nameless]), Err("InstanceId"));
 }
 
 #[test]

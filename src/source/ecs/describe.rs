@@ -20,6 +20,8 @@ pub(super) struct Offer {
     pub service: Arc<str>,
     /// On which port of each.
     pub port: Arc<str>,
+    /// That port's number in the service's task definition.
+    pub number: u16,
     /// Whether the ECS service is `ACTIVE`.
     pub active: bool,
 }
@@ -215,7 +217,8 @@ impl Reader<'_> {
             origin: self.object.as_str().into(),
         };
         let service = Arc::clone(&self.service.name);
-        Some(Offer { spec, service, port: Arc::clone(&layers.port.name), active: self.service.active })
+        let port = Arc::clone(&layers.port.name);
+        Some(Offer { spec, service, port, number: layers.number, active: self.service.active })
     }
 }
 

@@ -4,13 +4,13 @@
 //!
 //! Invariant: pure; and what equals the view before is the view before, in memory too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::describe::{self, Cluster, Offer};
-use super::facts::{Connect, Revision, ServiceFacts};
+use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::tasks::{Known, Tasks};
 use crate::model::{
     Finding, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState, TasksByAddress,
@@ -81,6 +81,7 @@ impl Knowledge<'_> {
             clusters: [self.cluster.name.into()].into(),
             occupied: share(&before.occupied, occupied(&judged)),
             tasks: share(&before.tasks, by_address(&judged)),
+            unplaced: unplaced(&judged),
             findings,
         }
     }
@@ -138,7 +139,7 @@ fn connect_of<'a>(task: &Known, service: Option<&'a ServiceFacts>) -> Option<&'a
 fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) -> Registration {
     let facts = &task.task.facts;
     let block = connect_of(task.task, service).and_then(|connect| connect.port(&offer.port));
-    let port = task.revision.and_then(|revision| revision.port(&offer.port));
+    let port = task.revision.and_then(|revision| port_of(revision, offer));
     let ingress = block.and_then(|block| block.ingress_port);
     Registration {
         instance: facts.arn.clone(),
@@ -152,19 +153,30 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
     }
 }
 
+/// The offered port in a task's own revision: by its name, and where a deployment renames it, by its number or
+/// because it is the only one. The old tasks serve until the new ones do.
+fn port_of<'a>(revision: &'a Revision, offer: &Offer) -> Option<&'a NamedPort> {
+    let carried = || revision.ports.iter().filter(|port| port.number.is_ok());
+    let by_number = || carried().find(|port| port.number == Ok(offer.number));
+    let only = || carried().next().filter(|_| carried().count() == 1);
+    revision.port(&offer.port).or_else(by_number).or_else(only)
+}
+
 fn shared(
     before: Option<&Arc<ServiceView>>,
     offer: Offer,
     registrations: Vec<Registration>,
 ) -> Arc<ServiceView> {
     let Some(before) = before else {
-        return Arc::new(ServiceView { spec: Arc::new(offer.spec), registrations });
+        return Arc::new(ServiceView { spec: Arc::new(offer.spec), active: offer.active, registrations });
     };
+    let active = offer.active;
     let spec = share(&before.spec, offer.spec);
-    if Arc::ptr_eq(&spec, &before.spec) && before.registrations == registrations {
+    let same = before.active == active && before.registrations == registrations;
+    if Arc::ptr_eq(&spec, &before.spec) && same {
         return Arc::clone(before);
     }
-    Arc::new(ServiceView { spec, registrations })
+    Arc::new(ServiceView { spec, active, registrations })
 }
 
 fn share<T: PartialEq>(before: &Arc<T>, now: T) -> Arc<T> {
@@ -177,12 +189,19 @@ fn occupied(tasks: &[Judged<'_>]) -> OccupiedPorts {
     up.filter_map(|task| Some((task.task.facts.arn.clone(), Arc::clone(&task.revision?.occupied)))).collect()
 }
 
+/// The services with running tasks that have no address of their own.
+fn unplaced(tasks: &[Judged<'_>]) -> BTreeSet<Arc<str>> {
+    let up = tasks.iter().filter(|task| matches!(task.phase, Phase::Running(_)) && task.address().is_none());
+    up.filter_map(|task| task.task.facts.service.clone()).collect()
+}
+
 fn by_address(tasks: &[Judged<'_>]) -> TasksByAddress {
     let mut by_address = TasksByAddress::new();
     for one in tasks.iter().filter(|task| task.phase != Phase::Stopped) {
         let Some(address) = one.address() else { continue };
         let (instance, phase) = (one.task.facts.arn.clone(), one.phase);
-        let state = TaskState { instance, phase, started_at: one.task.began_at() };
+        let service = one.task.facts.service.clone();
+        let state = TaskState { instance, service, phase, started_at: one.task.began_at() };
         let youngest = by_address.entry(address).or_insert_with(|| state.clone());
         if (state.started_at, &state.instance) > (youngest.started_at, &youngest.instance) {
             *youngest = state;

@@ -118,7 +118,7 @@ fn service(
         created_at: None,
         origin: origin.into(),
     };
-    ServiceView { spec: Arc::new(spec), registrations }
+    ServiceView { spec: Arc::new(spec), active: true, registrations }
 }
 
 fn aliases(checker: &mut Checker<'_>, claims: &mut Claims, written: &[WrittenAlias]) -> Vec<Alias> {

@@ -8,6 +8,7 @@ use crate::snapshot::{Snapshot, Tables};
 use crate::xds::proto::Status;
 
 mod envoy;
+mod odd;
 
 use ResourceType::{Cluster, Endpoint, Listener, Route};
 
