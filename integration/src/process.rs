@@ -6,6 +6,7 @@
 //! dropped process is dead and reaped.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -20,6 +21,10 @@ use crate::wait;
 
 /// Kills the process of the given id when its own input ends, that is when we do.
 const WATCHER: &str = "read -r _ || kill -s KILL \"$0\" 2>/dev/null";
+
+/// Where free ports are looked for, and among how many.
+const FIRST_PORT: u16 = 20_100;
+const PORTS: u64 = 12_000;
 
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
 
@@ -149,12 +154,19 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Different TCP ports of 127.0.0.1 that are free now.
+/// Different TCP ports of 127.0.0.1 that are free now. They lie below those that the kernel gives to outgoing
+/// connections: one of those could take the port while its server is away, even by a client of that server
+/// connecting to itself.
 pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
+    let mut candidate = (RandomState::new().hash_one(std::process::id()) % PORTS) as u16;
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+        let listener = (0..PORTS).find_map(|_| {
+            candidate = (candidate + 1) % PORTS as u16;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT + candidate)).ok()
+        });
+        let listener = listener.context("no port is free")?;
         *port = listener.local_addr().context("looking for a free port")?.port();
         held.push(listener);
     }
@@ -225,5 +237,6 @@ mod tests {
         let ports: [u16; 20] = free_ports().unwrap();
         let different: std::collections::BTreeSet<_> = ports.iter().collect();
         assert_eq!(different.len(), 20);
+        assert!(ports.iter().all(|port| (20_100..32_100).contains(port)), "{ports:?}");
     }
 }
