@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
@@ -30,6 +30,9 @@ use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
 use crate::{shutdown, xds};
+
+/// What a part gets beyond the grace of streams before the process ends without it.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// The parts that run until the process ends, each by name.
 type Parts = JoinSet<(String, anyhow::Result<()>)>;
@@ -185,6 +188,7 @@ impl Listeners {
     /// Serves until asked to stop: streams end first, and admin answers until they have.
     async fn serve(self, server: xds::Server, state: AdminState, mut parts: Parts) -> anyhow::Result<()> {
         let (stopping, done) = (server.stopping.clone(), CancellationToken::new());
+        let longest = server.grace + LAST_WAIT;
         info!(
             xds = %self.xds.local_addr()?,
             metrics = %self.metrics.local_addr()?,
@@ -208,7 +212,10 @@ impl Listeners {
             outcome = supervise(&mut pages, &done) => outcome,
         };
         stopping.cancel();
-        while parts.join_next().await.is_some() {}
+        let ended = async { while parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(longest, ended).await.is_err() {
+            warn!(parts = parts.len(), "some parts did not end in time and are left");
+        }
         done.cancel();
         while pages.join_next().await.is_some() {}
         outcome

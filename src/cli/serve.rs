@@ -21,7 +21,10 @@ pub(super) fn run(serve: &Serve, terminal: &mut Terminal<'_>) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Stop::new(Exit::Failed, format!("can't start: {error}"), None))?;
-    match runtime.block_on(app::serve(config)) {
+    let outcome = runtime.block_on(app::serve(config));
+    // A thread that waits for a medium that does not answer must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(Stop::new(Exit::Failed, format!("{error:#}"), None)),
     }
