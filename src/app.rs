@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use aws_config::SdkConfig;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -48,7 +49,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stopping = shutdown::on_signal().context("can't listen for signals")?;
     let listeners = Listeners::bind(&config).await?;
     let mut parts = Parts::new();
-    let cells = start_sources(&config, &mut parts, &stopping).await;
+    let cells = start_sources(&config, &mut parts, &stopping).await?;
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -99,7 +100,11 @@ fn check_files(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Starts every source and returns their cells, the most trusted first.
-async fn start_sources(config: &Config, parts: &mut Parts, stopping: &CancellationToken) -> Vec<Cell> {
+async fn start_sources(
+    config: &Config,
+    parts: &mut Parts,
+    stopping: &CancellationToken,
+) -> anyhow::Result<Vec<Cell>> {
     let mut cells = Vec::new();
     let mut cell = |name: String| {
         let (writer, cell) = source::cell(name);
@@ -107,28 +112,31 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
         writer
     };
     let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
-    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
-    let sdk = aws.load().await;
-    for (cluster, namespaces) in clusters(config) {
-        let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
-        let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
-        let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
-        spawn(parts, name, async {
-            run.await;
-            Ok(())
-        });
-    }
-    for (namespace, settings) in &config.namespaces {
-        for cloud_map in &settings.cloud_map {
-            let settings =
-                cloudmap::Settings { cloud_map_namespace: cloud_map.clone(), namespace: namespace.clone() };
-            let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
-            let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
-            let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
+    if let Some(sdk) = load_aws(config).await? {
+        for (cluster, namespaces) in clusters(config) {
+            let source =
+                EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
+            let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
+            let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
             spawn(parts, name, async {
                 run.await;
                 Ok(())
             });
+        }
+        for (namespace, settings) in &config.namespaces {
+            for cloud_map in &settings.cloud_map {
+                let settings = cloudmap::Settings {
+                    cloud_map_namespace: cloud_map.clone(),
+                    namespace: namespace.clone(),
+                };
+                let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
+                let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
+                let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
+                spawn(parts, name, async {
+                    run.await;
+                    Ok(())
+                });
+            }
         }
     }
     for (namespace, settings) in &config.namespaces {
@@ -142,7 +150,24 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
             });
         }
     }
-    cells
+    Ok(cells)
+}
+
+/// The settings of AWS, unless nothing is read from there: finding them may ask the network.
+async fn load_aws(config: &Config) -> anyhow::Result<Option<SdkConfig>> {
+    if config.namespaces.values().all(|it| it.clusters.is_empty() && it.cloud_map.is_empty()) {
+        return Ok(None);
+    }
+    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
+    with_region(aws.load().await).map(Some)
+}
+
+/// Without a Region every call would fail, forever, and never say why.
+fn with_region(sdk: SdkConfig) -> anyhow::Result<SdkConfig> {
+    if sdk.region().is_none_or(|region| region.as_ref().is_empty()) {
+        bail!("no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+    Ok(sdk)
 }
 
 /// The clusters to watch, each with the namespaces that it feeds.
@@ -248,4 +273,27 @@ fn spawn(
 fn identifier() -> Arc<str> {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
     format!("legation/{} {host}", env!("CARGO_PKG_VERSION")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamespaceConfig;
+    use crate::model::Namespace;
+
+    fn config(namespaces: &[(&str, NamespaceConfig)]) -> Config {
+        let yaml = "namespaces: { prod: { clusters: [prod-a] } }";
+        let mut config = Config::parse("legation.yaml".as_ref(), yaml, []).unwrap();
+        config.namespaces =
+            namespaces.iter().map(|(name, settings)| (Namespace::from(*name), settings.clone())).collect();
+        config
+    }
+
+    #[tokio::test]
+    async fn aws_is_asked_only_for_what_is_there() {
+        let files = NamespaceConfig { files: vec!["services.yaml".into()], ..Default::default() };
+        assert!(load_aws(&config(&[("prod", files)])).await.unwrap().is_none());
+        let error = with_region(SdkConfig::builder().build()).unwrap_err();
+        assert_eq!(error.to_string(), "no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
 }
