@@ -4,7 +4,7 @@
 //!
 //! Invariant: the process ends because it was asked to, or because a part ended unasked, which is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
-use crate::config::{Config, Discover};
+use crate::config::{Config, Discover, cluster_name};
 use crate::diagnostic;
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
@@ -113,10 +113,9 @@ async fn start_sources(
     };
     let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
     if let Some(sdk) = load_aws(config).await? {
-        for (cluster, namespaces) in clusters(config) {
-            let source =
-                EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
-            let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
+        for (name, Cluster { cluster, namespaces }) in clusters(config)? {
+            let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster, namespaces });
+            let (name, writer) = (format!("ecs/{name}"), cell(format!("ecs/{name}")));
             let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
             spawn(parts, name, async {
                 run.await;
@@ -130,7 +129,10 @@ async fn start_sources(
                     namespace: namespace.clone(),
                 };
                 let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
-                let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
+                let (name, writer) = (
+                    format!("cloudmap/{namespace}/{cloud_map}"),
+                    cell(format!("cloudmap/{namespace}/{cloud_map}")),
+                );
                 let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
                 spawn(parts, name, async {
                     run.await;
@@ -141,7 +143,7 @@ async fn start_sources(
     }
     for (namespace, settings) in &config.namespaces {
         for path in &settings.files {
-            let name = format!("file/{}", path.display());
+            let name = format!("file/{namespace}/{}", path.display());
             let writer = cell(name.clone());
             let run = file::run(path.clone(), namespace.clone(), writer, stopping.clone());
             spawn(parts, name, async {
@@ -170,23 +172,37 @@ fn with_region(sdk: SdkConfig) -> anyhow::Result<SdkConfig> {
     Ok(sdk)
 }
 
-/// The clusters to watch, each with the namespaces that it feeds.
-fn clusters(config: &Config) -> Vec<(String, Vec<NamespaceRule>)> {
-    let mut clusters: Vec<(String, Vec<NamespaceRule>)> = Vec::new();
+/// A cluster to watch, and the namespaces that it feeds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cluster {
+    /// The ARN if anyone wrote it, else the name.
+    cluster: String,
+    namespaces: Vec<NamespaceRule>,
+}
+
+/// The clusters to watch by their names: one written by name and by ARN is read once.
+fn clusters(config: &Config) -> anyhow::Result<BTreeMap<String, Cluster>> {
+    let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
     for (namespace, settings) in &config.namespaces {
         let discover = match settings.discover {
             Discover::Labelled => ecs::Discover::Labelled,
             Discover::All => ecs::Discover::All,
         };
         for cluster in &settings.clusters {
-            let rule = NamespaceRule { namespace: namespace.clone(), discover };
-            match clusters.iter_mut().find(|(known, _)| known == cluster) {
-                Some((_, rules)) => rules.push(rule),
-                None => clusters.push((cluster.clone(), vec![rule])),
+            let name = cluster_name(cluster).unwrap_or(cluster);
+            let known = clusters
+                .entry(name.to_owned())
+                .or_insert_with(|| Cluster { cluster: cluster.clone(), namespaces: Vec::new() });
+            if known.cluster == name {
+                known.cluster.clone_from(cluster);
+            } else if cluster != name && *cluster != known.cluster {
+                // One process has one account and one Region.
+                bail!("the clusters `{}` and `{cluster}` can't be watched together", known.cluster);
             }
+            known.namespaces.push(NamespaceRule { namespace: namespace.clone(), discover });
         }
     }
-    clusters
+    Ok(clusters)
 }
 
 /// The three ports, bound before anything starts, so that a taken one is told at once.
@@ -295,5 +311,41 @@ mod tests {
         assert!(load_aws(&config(&[("prod", files)])).await.unwrap().is_none());
         let error = with_region(SdkConfig::builder().build()).unwrap_err();
         assert_eq!(error.to_string(), "no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+
+    #[test]
+    fn a_cluster_by_name_and_by_arn_is_one() {
+        const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a";
+        let of = |cluster: &str| NamespaceConfig { clusters: vec![cluster.to_owned()], ..Default::default() };
+        for (one, other) in [("prod-a", ARN), (ARN, "prod-a"), (ARN, ARN)] {
+            let clusters = clusters(&config(&[("prod", of(one)), ("shared", of(other))])).unwrap();
+            let (name, cluster) = clusters.into_iter().next().unwrap();
+            assert_eq!((name.as_str(), cluster.cluster.as_str()), ("prod-a", ARN));
+            let namespaces: Vec<_> = cluster.namespaces.iter().map(|rule| rule.namespace.as_str()).collect();
+            assert_eq!(namespaces, ["prod", "shared"]);
+        }
+        let elsewhere = ARN.replace("eu-west-1", "us-east-1");
+        assert!(clusters(&config(&[("prod", of(ARN)), ("shared", of(&elsewhere))])).is_err());
+    }
+
+    #[tokio::test]
+    async fn every_source_has_its_own_name() {
+        let settings = NamespaceConfig {
+            clusters: vec!["prod-a".to_owned()],
+            cloud_map: vec!["map".to_owned()],
+            files: vec!["services.yaml".into()],
+            ..Default::default()
+        };
+        let mut config = config(&[("prod", settings.clone()), ("shared", settings)]);
+        config.aws.region = Some("eu-west-1".to_owned());
+        let (mut parts, stopping) = (Parts::new(), CancellationToken::new());
+        stopping.cancel();
+        let cells = start_sources(&config, &mut parts, &stopping).await.unwrap();
+        let names: Vec<_> = cells.iter().map(|cell| &*cell.name).collect();
+        let expected = ["ecs/prod-a", "cloudmap/prod/map", "cloudmap/shared/map"];
+        assert_eq!(
+            names,
+            [&expected[..], &["file/prod/services.yaml", "file/shared/services.yaml"]].concat()
+        );
     }
 }

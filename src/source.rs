@@ -78,7 +78,7 @@ pub struct CellWriter {
 /// The reading end of a cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The source's name for people: `ecs/prod-a`.
+    /// The source's name for people, unlike any other: `ecs/prod-a`, `file/prod/services.yaml`.
     pub name: Arc<str>,
     reading: watch::Receiver<Reading>,
 }

@@ -167,7 +167,7 @@ fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namesp
 }
 
 /// The short name of a cluster given by name or ARN, if it can be one.
-fn cluster_name(cluster: &str) -> Option<&str> {
+pub(crate) fn cluster_name(cluster: &str) -> Option<&str> {
     let name = match cluster.strip_prefix("arn:") {
         Some(arn) => {
             let (service, name) = arn.split_once(":cluster/")?;
