@@ -108,7 +108,7 @@ fn service(
         None => usual_alias(checker, claims, name, endpoints),
     };
     let knobs = knobs(checker, protocol, written);
-    let origin = checker.document().with(name, BAD_VALUE, "").line_of_file();
+    let origin = checker.document().origin(name);
     let spec = ServiceSpec {
         key,
         protocol: protocol.unwrap_or_default(),

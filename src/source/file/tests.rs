@@ -337,6 +337,20 @@ async fn a_medium_that_does_not_answer_hangs_nothing() {
     assert_eq!(source.sweep().await.unwrap().services.len(), 1, "and the next is a new one");
 }
 
+#[test]
+fn a_large_file_takes_no_more_than_its_share() {
+    let service = |n: usize| {
+        let (high, low) = (n / 250, n % 250 + 1);
+        format!("  s-{n}:\n    endpoints:\n      - {{ address: 10.0.{high}.{low}, port: 80 }}\n")
+    };
+    let text = "services:\n".to_owned() + &(0..20_000).map(service).collect::<String>();
+    let began = std::time::Instant::now();
+    let view = parse(&text).unwrap();
+    assert_eq!(view.services.len(), 20_000);
+    // Generous for a busy machine: what grows with the square takes far longer.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
 /// A running file source in a folder of its own.
 struct Running {
     folder: tempfile::TempDir,
