@@ -21,7 +21,6 @@ use tracing::{debug, error, info, warn};
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
 use crate::config::{Config, Discover, cluster_name};
-use crate::diagnostic;
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
@@ -38,9 +37,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// The parts that run until the process ends, each by name.
 type Parts = JoinSet<(String, anyhow::Result<()>)>;
 
-/// Runs the control plane until a signal; an error means that it could not start or that a part failed.
+/// Runs the control plane until a signal. The file sources of `config` have been looked at; an error means that it could not start or that a part failed.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    check_files(&config)?;
     // Each sidecar is an open file, and the usual soft limit is 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => debug!(files, "open files allowed"),
@@ -83,20 +81,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let grace = config.shutdown_grace;
     let server = xds::Server { store, clients, ledger, metrics, identifier: identifier(), stopping, grace };
     listeners.serve(server, state, parts).await
-}
-
-/// A bad file keeps the server from starting; later it only keeps the last good one in force.
-fn check_files(config: &Config) -> anyhow::Result<()> {
-    let files = config
-        .namespaces
-        .iter()
-        .flat_map(|(namespace, settings)| settings.files.iter().map(move |path| (namespace, path)));
-    let problems: Vec<_> =
-        files.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect();
-    if !problems.is_empty() {
-        bail!("a file source is wrong\n\n{}", diagnostic::render_all(&problems, false));
-    }
-    Ok(())
 }
 
 /// Starts every source and returns their cells, the most trusted first.
