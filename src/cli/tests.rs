@@ -133,6 +133,18 @@ mod files {
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""));
         assert_eq!(err, "error: can't read nowhere.yaml: No such file or directory (os error 2)\n");
     }
+
+    #[test]
+    fn a_file_that_can_not_be_read_hides_no_other() {
+        let broken = SERVICES.replace("port: 80", "port: 0");
+        let folder = folder(&[("broken.yaml", &broken), ("services.yaml", SERVICES)]);
+        let (exit, out, err) = validate(&folder, &["nowhere.yaml", "broken.yaml"], &[]);
+        assert_eq!(exit, Exit::Usage);
+        assert!(out.starts_with("error[CFG002]: `0` is not a whole number"), "{out}");
+        assert!(err.starts_with("1 problem found\nerror: can't read nowhere.yaml: "), "{err}");
+        let (exit, out, _) = validate(&folder, &["services.yaml", "nowhere.yaml"], &[]);
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "not all is well");
+    }
 }
 
 mod asking {
