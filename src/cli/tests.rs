@@ -110,6 +110,24 @@ mod files {
     }
 
     #[test]
+    fn files_of_one_namespace_are_looked_at_together() {
+        let config = CONFIG.replace("[services.yaml]", "[services.yaml, more.yaml]");
+        let more = "services:\n  pay:\n    aliases: [{ name: payments, port: 80 }]\n";
+        let folder = folder(&[("legation.yaml", &config), ("services.yaml", SERVICES), ("more.yaml", more)]);
+        let (exit, out, _) = validate(&folder, &["legation.yaml"], &[]);
+        assert_eq!(exit, Exit::Findings);
+        expect![[r#"
+            error[NAME002]: the alias `payments:80` is there twice
+             --> more.yaml:3:23
+              |
+            3 |     aliases: [{ name: payments, port: 80 }]
+              |                       ^^^^^^^^ first at services.yaml:2
+
+        "#]]
+        .assert_eq(&out);
+    }
+
+    #[test]
     fn what_kind_of_file_it_is_shows_in_its_keys() {
         let nearly = SERVICES.replace("services:", "service:");
         let nothing = "name: legation\n";

@@ -92,7 +92,7 @@ fn validate(path: &Path, text: &str) -> Vec<Problem> {
         return file::parse(path, text, &Namespace::from("default")).err().unwrap_or_default();
     }
     match Config::parse(path, text, []) {
-        Ok(config) => examine(&config),
+        Ok(config) => examine(&config, file::examine_together),
         Err(problems) => problems,
     }
 }
@@ -104,9 +104,7 @@ fn is_file_source(keys: &Entries<IgnoredAny>) -> bool {
     has("services") || (!has("namespaces") && nearly())
 }
 
-/// What is wrong with the file sources that a configuration names.
-pub(super) fn examine(config: &Config) -> Vec<Problem> {
-    let sources =
-        config.namespaces.iter().flat_map(|(name, it)| it.files.iter().map(move |path| (name, path)));
-    sources.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect()
+/// What is wrong with the file sources that a configuration names, as `look` sees those of a namespace.
+pub(super) fn examine(config: &Config, look: fn(&[PathBuf], &Namespace) -> Vec<Problem>) -> Vec<Problem> {
+    config.namespaces.iter().flat_map(|(namespace, settings)| look(&settings.files, namespace)).collect()
 }

@@ -22,6 +22,10 @@ use crate::model::{Namespace, ServiceView, View};
 
 mod checks;
 mod read;
+mod together;
+
+use checks::Claims;
+pub use together::{examine, examine_together};
 
 /// How often the file is read even if nobody tells of a change: some file systems never do.
 const POLL: Duration = Duration::from_secs(5);
@@ -38,6 +42,10 @@ pub fn load(path: &Path, namespace: &Namespace) -> Result<View, Vec<Problem>> {
 
 /// Reads the `text` of the file at `path`.
 pub fn parse(path: &Path, text: &str, namespace: &Namespace) -> Result<View, Vec<Problem>> {
+    checked(path, text, namespace).map(|(view, _)| view)
+}
+
+fn checked(path: &Path, text: &str, namespace: &Namespace) -> Result<(View, Claims), Vec<Problem>> {
     let written = read_yaml(path, text).map_err(|problem| vec![problem])?;
     checks::check(Document::new(path, text), written, namespace)
 }
