@@ -32,7 +32,10 @@ pub fn examine_together(paths: &[PathBuf], namespace: &Namespace) -> Vec<Problem
         let document = Document::new(path, &text);
         let before = problems.len();
         // A service that an earlier file describes only gets members here: its aliases don't count.
-        for (key, service) in view.services.into_iter().filter(|(key, _)| !known.contains(key)) {
+        for (key, service) in view.services {
+            if known.contains(&key) {
+                continue;
+            }
             for (alias, written) in service.spec.aliases.iter().filter_map(|it| claims.get_key_value(it)) {
                 if let Some(first) = first.get(alias) {
                     let message = format!("the alias `{alias}` is there twice");
