@@ -262,6 +262,25 @@ mod asking {
     }
 
     #[test]
+    fn a_server_is_given_with_or_without_its_scheme() {
+        for text in ["127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1/"] {
+            let (exit, _, err) = call(&["status", "--server", text]);
+            assert_eq!(exit, Exit::Unreachable, "{text}: {err}");
+            assert!(err.contains("no control plane answers at http://127.0.0.1:1: "), "{err}");
+        }
+        for text in
+            ["", "localhost", "https://localhost:1", "ftp://localhost:1", "http://localhost:1/api", ":1"]
+        {
+            for command in [&["status"][..], &["hosts", "prod"]] {
+                let (exit, _, err) = call(&[command, &["--server", text]].concat());
+                assert_eq!(exit, Exit::Usage, "{text}: {err}");
+                let helpful = err.contains("expected `http://host:port` or `host:port`, like `http://127");
+                assert!(helpful || text.is_empty(), "{err}");
+            }
+        }
+    }
+
+    #[test]
     fn without_a_server_addresses_follow_from_names() {
         if std::env::var_os("LEGATION_SERVER").is_some() {
             return; // then there is a server
