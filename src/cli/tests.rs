@@ -452,6 +452,17 @@ mod tables {
     }
 
     #[test]
+    fn a_failing_source_says_what_it_asked_for() {
+        let failing = json!({ "operation": "ecs:ListTasks", "code": "ThrottlingException",
+            "message": "Rate exceeded\nagain", "ageMs": 3000.0 });
+        let told = show::source_state(&json!({ "synced": true, "failing": failing }));
+        assert!(
+            told.starts_with("failing for 3s: ecs:ListTasks: ThrottlingException: Rate exceeded"),
+            "{told}"
+        );
+    }
+
+    #[test]
     fn a_refusal_is_told_in_full() {
         let types = json!([
             { "short": "CDS", "sent": { "generation": 2 }, "acked": { "generation": 2 }, "nacked": null },
