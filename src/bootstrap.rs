@@ -10,9 +10,10 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use crate::translate::profile::PROXY_PORT;
-
 pub mod metadata;
+
+/// Where the server has every sidecar listen for applications with `HTTP_PROXY`.
+const PROXY_PORT: u16 = 15001;
 
 /// No configuration takes a longer name of a namespace.
 const LONGEST_NAMESPACE: usize = 127;
@@ -293,6 +294,7 @@ mod tests {
         assert_eq!(render(&nobody), Err(BootstrapError::Empty("node id")));
         let crowded = Inputs { admin_port: 8080, ..inputs() };
         assert_eq!(render(&crowded), Err(BootstrapError::AdminPort(8080)));
+        assert_eq!(PROXY_PORT, crate::translate::profile::PROXY_PORT);
         let taken = Inputs { admin_port: 15001, ..inputs() };
         assert_eq!(render(&taken), Err(BootstrapError::ProxyPort(15001)));
         for namespace in ["Prod", "prod/a", "a b", "é"] {
