@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use aws_config::SdkConfig;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,7 +24,7 @@ use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
 use crate::source::ecs::{self, EcsSource, NamespaceRule};
-use crate::source::{self, Cell, Pace, aws, file};
+use crate::source::{self, Cell, Pace, SdkConfig, aws, file};
 use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
