@@ -97,7 +97,7 @@ fn metrics_router(state: AdminState) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::metrics))
-        .fallback(answer::no_such_path)
+        .fallback(answer::no_such_figures)
         .with_state(state);
     router.layer(from_fn(guard::read_only))
 }

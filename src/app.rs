@@ -4,10 +4,10 @@
 //!
 //! Invariant: the process ends because it was asked to, or because a part ended unasked, which is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
@@ -19,24 +19,25 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
-use crate::config::{Config, Discover};
-use crate::diagnostic;
+use crate::config::{Config, Discover, cluster_name};
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
 use crate::source::ecs::{self, EcsSource, NamespaceRule};
-use crate::source::{self, Cell, Pace, aws, file};
+use crate::source::{self, Cell, Pace, SdkConfig, aws, file};
 use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
 use crate::{shutdown, xds};
 
+/// What a part gets beyond the grace of streams before the process ends without it.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// The parts that run until the process ends, each by name.
 type Parts = JoinSet<(String, anyhow::Result<()>)>;
 
-/// Runs the control plane until a signal; an error means that it could not start or that a part failed.
+/// Runs the control plane until a signal. The file sources of `config` have been looked at; an error means that it could not start or that a part failed.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    check_files(&config)?;
     // Each sidecar is an open file, and the usual soft limit is 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => debug!(files, "open files allowed"),
@@ -45,7 +46,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stopping = shutdown::on_signal().context("can't listen for signals")?;
     let listeners = Listeners::bind(&config).await?;
     let mut parts = Parts::new();
-    let cells = start_sources(&config, &mut parts, &stopping).await;
+    let cells = start_sources(&config, &mut parts, &stopping).await?;
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -81,22 +82,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     listeners.serve(server, state, parts).await
 }
 
-/// A bad file keeps the server from starting; later it only keeps the last good one in force.
-fn check_files(config: &Config) -> anyhow::Result<()> {
-    let files = config
-        .namespaces
-        .iter()
-        .flat_map(|(namespace, settings)| settings.files.iter().map(move |path| (namespace, path)));
-    let problems: Vec<_> =
-        files.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect();
-    if !problems.is_empty() {
-        bail!("a file source is wrong\n\n{}", diagnostic::render_all(&problems, false));
-    }
-    Ok(())
-}
-
 /// Starts every source and returns their cells, the most trusted first.
-async fn start_sources(config: &Config, parts: &mut Parts, stopping: &CancellationToken) -> Vec<Cell> {
+async fn start_sources(
+    config: &Config,
+    parts: &mut Parts,
+    stopping: &CancellationToken,
+) -> anyhow::Result<Vec<Cell>> {
     let mut cells = Vec::new();
     let mut cell = |name: String| {
         let (writer, cell) = source::cell(name);
@@ -104,33 +95,38 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
         writer
     };
     let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
-    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
-    let sdk = aws.load().await;
-    for (cluster, namespaces) in clusters(config) {
-        let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster: cluster.clone(), namespaces });
-        let (name, writer) = (format!("ecs/{cluster}"), cell(format!("ecs/{cluster}")));
-        let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
-        spawn(parts, name, async {
-            run.await;
-            Ok(())
-        });
-    }
-    for (namespace, settings) in &config.namespaces {
-        for cloud_map in &settings.cloud_map {
-            let settings =
-                cloudmap::Settings { cloud_map_namespace: cloud_map.clone(), namespace: namespace.clone() };
-            let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
-            let (name, writer) = (format!("cloudmap/{cloud_map}"), cell(format!("cloudmap/{cloud_map}")));
-            let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
+    if let Some(sdk) = load_aws(config).await? {
+        for (name, Cluster { cluster, namespaces }) in clusters(config)? {
+            let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster, namespaces });
+            let (name, writer) = (format!("ecs/{name}"), cell(format!("ecs/{name}")));
+            let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
             spawn(parts, name, async {
                 run.await;
                 Ok(())
             });
         }
+        for (namespace, settings) in &config.namespaces {
+            for cloud_map in &settings.cloud_map {
+                let settings = cloudmap::Settings {
+                    cloud_map_namespace: cloud_map.clone(),
+                    namespace: namespace.clone(),
+                };
+                let source = CloudMapSource::new(aws::cloudmap(&sdk), settings);
+                let (name, writer) = (
+                    format!("cloudmap/{namespace}/{cloud_map}"),
+                    cell(format!("cloudmap/{namespace}/{cloud_map}")),
+                );
+                let run = source::run(source, writer, pace(config.cloud_map_interval), stopping.clone());
+                spawn(parts, name, async {
+                    run.await;
+                    Ok(())
+                });
+            }
+        }
     }
     for (namespace, settings) in &config.namespaces {
         for path in &settings.files {
-            let name = format!("file/{}", path.display());
+            let name = format!("file/{namespace}/{}", path.display());
             let writer = cell(name.clone());
             let run = file::run(path.clone(), namespace.clone(), writer, stopping.clone());
             spawn(parts, name, async {
@@ -139,26 +135,57 @@ async fn start_sources(config: &Config, parts: &mut Parts, stopping: &Cancellati
             });
         }
     }
-    cells
+    Ok(cells)
 }
 
-/// The clusters to watch, each with the namespaces that it feeds.
-fn clusters(config: &Config) -> Vec<(String, Vec<NamespaceRule>)> {
-    let mut clusters: Vec<(String, Vec<NamespaceRule>)> = Vec::new();
+/// The settings of AWS, unless nothing is read from there: finding them may ask the network.
+async fn load_aws(config: &Config) -> anyhow::Result<Option<SdkConfig>> {
+    if config.namespaces.values().all(|it| it.clusters.is_empty() && it.cloud_map.is_empty()) {
+        return Ok(None);
+    }
+    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
+    with_region(aws.load().await).map(Some)
+}
+
+/// Without a Region every call would fail, forever, and never say why.
+fn with_region(sdk: SdkConfig) -> anyhow::Result<SdkConfig> {
+    if sdk.region().is_none_or(|region| region.as_ref().is_empty()) {
+        bail!("no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+    Ok(sdk)
+}
+
+/// A cluster to watch, and the namespaces that it feeds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cluster {
+    /// The ARN if anyone wrote it, else the name.
+    cluster: String,
+    namespaces: Vec<NamespaceRule>,
+}
+
+/// The clusters to watch by their names: one written by name and by ARN is read once.
+fn clusters(config: &Config) -> anyhow::Result<BTreeMap<String, Cluster>> {
+    let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
     for (namespace, settings) in &config.namespaces {
         let discover = match settings.discover {
             Discover::Labelled => ecs::Discover::Labelled,
             Discover::All => ecs::Discover::All,
         };
         for cluster in &settings.clusters {
-            let rule = NamespaceRule { namespace: namespace.clone(), discover };
-            match clusters.iter_mut().find(|(known, _)| known == cluster) {
-                Some((_, rules)) => rules.push(rule),
-                None => clusters.push((cluster.clone(), vec![rule])),
+            let name = cluster_name(cluster).unwrap_or(cluster);
+            let known = clusters
+                .entry(name.to_owned())
+                .or_insert_with(|| Cluster { cluster: cluster.clone(), namespaces: Vec::new() });
+            if known.cluster == name {
+                known.cluster.clone_from(cluster);
+            } else if cluster != name && *cluster != known.cluster {
+                // One process has one account and one Region.
+                bail!("the clusters `{}` and `{cluster}` can't be watched together", known.cluster);
             }
+            known.namespaces.push(NamespaceRule { namespace: namespace.clone(), discover });
         }
     }
-    clusters
+    Ok(clusters)
 }
 
 /// The three ports, bound before anything starts, so that a taken one is told at once.
@@ -185,6 +212,7 @@ impl Listeners {
     /// Serves until asked to stop: streams end first, and admin answers until they have.
     async fn serve(self, server: xds::Server, state: AdminState, mut parts: Parts) -> anyhow::Result<()> {
         let (stopping, done) = (server.stopping.clone(), CancellationToken::new());
+        let longest = server.grace + LAST_WAIT;
         info!(
             xds = %self.xds.local_addr()?,
             metrics = %self.metrics.local_addr()?,
@@ -208,7 +236,10 @@ impl Listeners {
             outcome = supervise(&mut pages, &done) => outcome,
         };
         stopping.cancel();
-        while parts.join_next().await.is_some() {}
+        let ended = async { while parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(longest, ended).await.is_err() {
+            warn!(parts = parts.len(), "some parts did not end in time and are left");
+        }
         done.cancel();
         while pages.join_next().await.is_some() {}
         outcome
@@ -241,4 +272,63 @@ fn spawn(
 fn identifier() -> Arc<str> {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
     format!("legation/{} {host}", env!("CARGO_PKG_VERSION")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamespaceConfig;
+    use crate::model::Namespace;
+
+    fn config(namespaces: &[(&str, NamespaceConfig)]) -> Config {
+        let yaml = "namespaces: { prod: { clusters: [prod-a] } }";
+        let mut config = Config::parse("legation.yaml".as_ref(), yaml, []).unwrap();
+        config.namespaces =
+            namespaces.iter().map(|(name, settings)| (Namespace::from(*name), settings.clone())).collect();
+        config
+    }
+
+    #[tokio::test]
+    async fn aws_is_asked_only_for_what_is_there() {
+        let files = NamespaceConfig { files: vec!["services.yaml".into()], ..Default::default() };
+        assert!(load_aws(&config(&[("prod", files)])).await.unwrap().is_none());
+        let error = with_region(SdkConfig::builder().build()).unwrap_err();
+        assert_eq!(error.to_string(), "no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+
+    #[test]
+    fn a_cluster_by_name_and_by_arn_is_one() {
+        const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a";
+        let of = |cluster: &str| NamespaceConfig { clusters: vec![cluster.to_owned()], ..Default::default() };
+        for (one, other) in [("prod-a", ARN), (ARN, "prod-a"), (ARN, ARN)] {
+            let clusters = clusters(&config(&[("prod", of(one)), ("shared", of(other))])).unwrap();
+            let (name, cluster) = clusters.into_iter().next().unwrap();
+            assert_eq!((name.as_str(), cluster.cluster.as_str()), ("prod-a", ARN));
+            let namespaces: Vec<_> = cluster.namespaces.iter().map(|rule| rule.namespace.as_str()).collect();
+            assert_eq!(namespaces, ["prod", "shared"]);
+        }
+        let elsewhere = ARN.replace("eu-west-1", "us-east-1");
+        assert!(clusters(&config(&[("prod", of(ARN)), ("shared", of(&elsewhere))])).is_err());
+    }
+
+    #[tokio::test]
+    async fn every_source_has_its_own_name() {
+        let settings = NamespaceConfig {
+            clusters: vec!["prod-a".to_owned()],
+            cloud_map: vec!["map".to_owned()],
+            files: vec!["services.yaml".into()],
+            ..Default::default()
+        };
+        let mut config = config(&[("prod", settings.clone()), ("shared", settings)]);
+        config.aws.region = Some("eu-west-1".to_owned());
+        let (mut parts, stopping) = (Parts::new(), CancellationToken::new());
+        stopping.cancel();
+        let cells = start_sources(&config, &mut parts, &stopping).await.unwrap();
+        let names: Vec<_> = cells.iter().map(|cell| &*cell.name).collect();
+        let expected = ["ecs/prod-a", "cloudmap/prod/map", "cloudmap/shared/map"];
+        assert_eq!(
+            names,
+            [&expected[..], &["file/prod/services.yaml", "file/shared/services.yaml"]].concat()
+        );
+    }
 }

@@ -5,12 +5,18 @@
 //! Invariant: pure; equal inputs give equal text, which Envoy 1.36 to 1.40 takes without a warning.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde_json::{Value, json};
 
 pub mod metadata;
+
+/// Where the server has every sidecar listen for applications with `HTTP_PROXY`.
+const PROXY_PORT: u16 = 15001;
+
+/// No configuration takes a longer name of a namespace.
+const LONGEST_NAMESPACE: usize = 127;
 
 /// Connections that applications may hold open to the sidecar: each needs two of the 65,536 files that a task
 /// usually may open.
@@ -78,10 +84,18 @@ impl FromStr for Server {
             Some(address) => address.parse::<Ipv6Addr>().map_err(|_| BadServer)?.to_string(),
             None => host.to_owned(),
         };
-        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let name = (1..=253).contains(&host.len()) && host.chars().all(sound);
-        (name || bracketed.is_some()).then_some(Self { host, port }).ok_or(BadServer)
+        (bracketed.is_some() || is_host(&host)).then_some(Self { host, port }).ok_or(BadServer)
     }
+}
+
+/// Whether DNS may know `host`, or it is an IPv4 address: what ends in a number can only be an address.
+fn is_host(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(sound);
+    let numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+    let known = if numeric { host.parse::<Ipv4Addr>().is_ok() } else { name.split('.').all(label) };
+    known && name.len() <= 253
 }
 
 /// Inputs that make no working sidecar.
@@ -93,6 +107,12 @@ pub enum BootstrapError {
     /// Two can't listen on one port.
     #[error("a container of this task listens on {0}: give Envoy's admin pages another port (--admin-port)")]
     AdminPort(u16),
+    /// No server serves it.
+    #[error("`{0}` can't be a mesh namespace: those have 1 to 127 of a-z, 0-9, `_`, `-`, `.`")]
+    Namespace(String),
+    /// The port of a listener that every sidecar gets.
+    #[error("the sidecar's own proxy listens on {0}: give Envoy's admin pages another port (--admin-port)")]
+    ProxyPort(u16),
 }
 
 /// The bootstrap as JSON, which Envoy also takes for YAML; it ends with a newline.
@@ -106,6 +126,13 @@ pub fn render(inputs: &Inputs) -> Result<String, BootstrapError> {
         if text.trim().is_empty() {
             return Err(BootstrapError::Empty(what));
         }
+    }
+    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
+    if inputs.namespace.len() > LONGEST_NAMESPACE || !inputs.namespace.chars().all(sound) {
+        return Err(BootstrapError::Namespace(inputs.namespace.chars().take(LONGEST_NAMESPACE).collect()));
+    }
+    if inputs.admin_port == PROXY_PORT {
+        return Err(BootstrapError::ProxyPort(PROXY_PORT));
     }
     if inputs.container_ports.contains(&inputs.admin_port) {
         return Err(BootstrapError::AdminPort(inputs.admin_port));
@@ -227,7 +254,14 @@ mod tests {
 
     #[test]
     fn a_server_is_a_host_and_a_port() {
-        for text in ["10.0.1.7:18000", "[::1]:18000", "legation:1", "a_b.c-d:65535"] {
+        for text in [
+            "10.0.1.7:18000",
+            "[::1]:18000",
+            "legation:1",
+            "a_b.c-d:65535",
+            "legation.prod.:1",
+            "10-0-1-7.a1:1",
+        ] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
         }
         let wrong = [
@@ -240,7 +274,16 @@ mod tests {
             ":18000",
             "http://legation:18000",
         ];
-        for text in wrong.into_iter().chain(["[::1]", "::1:18000", "[legation]:1", "a b:1"]) {
+        for text in wrong.into_iter().chain([
+            "[::1]",
+            "::1:18000",
+            "[legation]:1",
+            "a b:1",
+            "..:18000",
+            "a..b:1",
+            "999.1.1.1:18000",
+            "1.2.3:1",
+        ]) {
             assert_eq!(text.parse::<Server>(), Err(BadServer), "{text:?}");
         }
     }
@@ -251,5 +294,14 @@ mod tests {
         assert_eq!(render(&nobody), Err(BootstrapError::Empty("node id")));
         let crowded = Inputs { admin_port: 8080, ..inputs() };
         assert_eq!(render(&crowded), Err(BootstrapError::AdminPort(8080)));
+        assert_eq!(PROXY_PORT, crate::translate::profile::PROXY_PORT);
+        let taken = Inputs { admin_port: 15001, ..inputs() };
+        assert_eq!(render(&taken), Err(BootstrapError::ProxyPort(15001)));
+        for namespace in ["Prod", "prod/a", "a b", "é"] {
+            let strange = Inputs { namespace: namespace.to_owned(), ..inputs() };
+            assert_eq!(render(&strange), Err(BootstrapError::Namespace(namespace.to_owned())));
+        }
+        let long = Inputs { namespace: "x".repeat(128), ..inputs() };
+        assert!(matches!(render(&long), Err(BootstrapError::Namespace(_))));
     }
 }

@@ -138,7 +138,7 @@ struct Serve {
 #[derive(Debug, Args)]
 struct Ask {
     /// The admin address of the control plane.
-    #[arg(long, value_name = "URL", env = "LEGATION_SERVER", default_value = client::USUAL)]
+    #[arg(long, value_name = "URL", env = "LEGATION_SERVER", default_value = client::USUAL, value_parser = client::url)]
     server: String,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -153,7 +153,7 @@ struct Hosts {
     /// names of the namespace collide.
     names: Vec<String>,
     /// The admin address of the control plane.
-    #[arg(long, value_name = "URL", env = "LEGATION_SERVER")]
+    #[arg(long, value_name = "URL", env = "LEGATION_SERVER", value_parser = client::url)]
     server: Option<String>,
 }
 

@@ -16,6 +16,8 @@ mod checks;
 mod environment;
 mod written;
 
+pub(crate) use checks::cluster_name;
+
 /// The checked settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {

@@ -77,11 +77,6 @@ impl Problem {
         }
     }
 
-    /// `services.yaml:7`, as far as the place is known.
-    pub fn line_of_file(&self) -> String {
-        if self.line == 0 { self.file.to_string() } else { format!("{}:{}", self.file, self.line) }
-    }
-
     /// The problem as people read it: message, place, line, caret. Without a newline at its end.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
@@ -157,6 +152,17 @@ impl<'a> Document<'a> {
         let rest = &written[byte_of(written, column.saturating_sub(1))..];
         let length = if told > 0 { told.min(characters(rest.trim_end())) } else { word_length(rest) };
         Problem { line, column, length: length.max(1), excerpt: written.into(), ..self.whole(code, message) }
+    }
+
+    /// `services.yaml:7`: where `written` stands, without a look at the text.
+    pub fn origin(&self, written: &Written) -> String {
+        match &written.place {
+            Place::File(location) if location.line() > 0 => {
+                format!("{}:{}", self.file.display(), location.line())
+            }
+            Place::File(_) => self.file.display().to_string(),
+            Place::Variable(name) => name.clone(),
+        }
     }
 
     fn line(&self, location: Location) -> Option<&'a str> {

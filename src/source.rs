@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use aws_config::SdkConfig;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +79,7 @@ pub struct CellWriter {
 /// The reading end of a cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The source's name for people: `ecs/prod-a`.
+    /// The source's name for people, unlike any other: `ecs/prod-a`, `file/prod/services.yaml`.
     pub name: Arc<str>,
     reading: watch::Receiver<Reading>,
 }
@@ -119,13 +120,19 @@ impl CellWriter {
         });
     }
 
+    /// Whether `error` is another trouble than the one `before`. Messages of AWS carry the number of each request;
+    /// those about a file change only with the file.
+    fn is_news(&self, before: &SourceError, error: &SourceError) -> bool {
+        before.code != error.code || (self.name.starts_with("file/") && before.message != error.message)
+    }
+
     /// Records a failed attempt; the view stays. Logged when the kind of failure changes, not each time.
     pub fn fail(&self, error: SourceError) {
         let now = SystemTime::now();
         self.cell.send_modify(|reading| {
             reading.errors += 1;
             let before = reading.failing.take();
-            if before.as_ref().is_none_or(|f| f.error.code != error.code) {
+            if before.as_ref().is_none_or(|f| self.is_news(&f.error, &error)) {
                 let age = reading.as_of.and_then(|at| now.duration_since(at).ok()).map(|age| age.as_secs());
                 warn!(source = %self.name, %error, serving_view_aged_seconds = age, "source failing");
             }
@@ -199,4 +206,22 @@ pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown:
 /// `interval` spread by a tenth either way, so that replicas don't ask AWS in step.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_problem_in_a_file_is_news_and_another_request_is_not() {
+        let error = |code: &str, message: &str| SourceError {
+            operation: "asked".to_owned(),
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        let (one, other, third) = (error("A", "1"), error("A", "2"), error("B", "2"));
+        let ((file, _), (ecs, _)) = (cell("file/prod/services.yaml"), cell("ecs/prod-a"));
+        assert!(!file.is_news(&one, &one) && file.is_news(&one, &other) && file.is_news(&other, &third));
+        assert!(!ecs.is_news(&one, &one) && !ecs.is_news(&one, &other) && ecs.is_news(&other, &third));
+    }
 }

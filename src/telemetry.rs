@@ -14,6 +14,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise. The SDK of AWS is silent below errors: its warnings dump a
+/// whole call for each attempt, and the sources name a failure once, when it begins.
+const FILTER: &str = "info,aws_config=error,aws_credential_types=error,aws_runtime=error,\
+    aws_sdk_ecs=error,aws_sdk_servicediscovery=error,aws_sdk_sso=error,aws_sdk_ssooidc=error,\
+    aws_sdk_sts=error,aws_sigv4=error,aws_smithy_http_client=error,aws_smithy_runtime=error,\
+    aws_smithy_runtime_api=error,aws_smithy_types=error";
+
 /// Labels of a count of responses, ACKs or NACKs.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct TypeLabels {
@@ -92,10 +99,51 @@ impl Metrics {
     }
 }
 
-/// Starts logging to stderr: as text to a terminal, else as JSON. `RUST_LOG` sets the level, `info` by default.
+/// Starts logging to stderr: as text to a terminal, else as JSON. `RUST_LOG` sets the levels.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if terminal { builder.init() } else { builder.json().flatten_event(true).init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_sdk_of_aws_does_not_dump_its_warnings() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(FILTER))
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "aws_config::meta::credentials::chain", "dumped");
+            tracing::warn!(target: "aws_smithy_runtime::client::orchestrator", "dumped");
+            tracing::error!(target: "aws_smithy_runtime::client::orchestrator", "one");
+            tracing::info!(target: "legation::source", "two");
+            tracing::debug!(target: "legation::source", "verbose");
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("one") && text.contains("two"), "{text}");
+        assert!(!text.contains("dumped") && !text.contains("verbose"), "{text}");
+    }
 }

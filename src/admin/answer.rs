@@ -3,9 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::diagnostic::words::nearest;
@@ -57,13 +60,40 @@ pub(super) fn one(kind: &str, generation: Option<u64>, item: Value) -> Answer {
     Ok(Json(json!({ "apiVersion": "legation/v1", "kind": kind, "generation": generation, "item": item })))
 }
 
-/// The fallback of both routers.
+/// The fallback of the admin pages.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
     const PREFIX: &str = "/api/v1/";
     const PAGES: [&str; 5] = ["status", "findings", "namespaces", "proxies", "changes"];
     let page = uri.path().strip_prefix(PREFIX).and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let near = nearest(page, PAGES).map(|near| format!("{PREFIX}{near}"));
     Failure::not_found("such path", uri.path(), near.as_deref())
+}
+
+/// The fallback of the metrics port, which people confuse with that of the admin pages.
+pub(super) async fn no_such_figures(uri: Uri) -> Failure {
+    let path = uri.path();
+    if path == "/api" || path.starts_with("/api/") {
+        let message = format!(
+            "no path `{path}` on the metrics port; is this the admin address? its usual port is 19000"
+        );
+        return Failure::new(StatusCode::NOT_FOUND, "NOT_FOUND", message);
+    }
+    Failure::not_found("such path", path, ["/livez", "/readyz", "/metrics"])
+}
+
+/// The variables of a path.
+#[derive(Debug)]
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(segments) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Failure::new(error.status(), "BAD_PATH", error.body_text()))?;
+        Ok(Self(segments))
+    }
 }
 
 /// RFC 3339 with microseconds; `null` when it has not happened.

@@ -2,12 +2,14 @@
 
 use std::time::SystemTime;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Pages;
-use super::answer::{Answer, Failure, between, list as answer_list, milliseconds, one as answer_one, time};
+use super::answer::{
+    Answer, Failure, Segments, between, list as answer_list, milliseconds, one as answer_one, time,
+};
 use crate::changes::Change;
 use crate::xds::clients::Client;
 
@@ -32,7 +34,7 @@ pub(super) async fn list(State(pages): State<Pages>) -> Answer {
 }
 
 /// `/api/v1/changes/{id}`.
-pub(super) async fn one(State(pages): State<Pages>, Path(id): Path<String>) -> Answer {
+pub(super) async fn one(State(pages): State<Pages>, Segments(id): Segments<String>) -> Answer {
     let changes = pages.state.ledger.list();
     let found = changes.iter().find(|change| id.parse() == Ok(change.id)).ok_or_else(|| {
         let known = match (changes.last(), changes.first()) {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Failure, list as answer_list, milliseconds, one, time};
+use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
 use super::{AdminState, Pages, json::resource_json};
 use crate::model::{Mesh, MeshNamespace, Readiness, Service, State as Rotation};
 use crate::snapshot::ResourceType;
@@ -32,7 +32,7 @@ pub(super) async fn list(State(pages): State<Pages>) -> Answer {
 }
 
 /// `/api/v1/namespaces/{namespace}/services`.
-pub(super) async fn services(State(pages): State<Pages>, Path(name): Path<String>) -> Answer {
+pub(super) async fn services(State(pages): State<Pages>, Segments(name): Segments<String>) -> Answer {
     let mesh = pages.state.mesh();
     let namespace = find(&pages.state, &mesh, &name)?;
     let items = namespace.services.values().map(|service| describe(namespace, service)).collect();
@@ -42,7 +42,7 @@ pub(super) async fn services(State(pages): State<Pages>, Path(name): Path<String
 /// `/api/v1/namespaces/{namespace}/services/{service}`.
 pub(super) async fn service(
     State(pages): State<Pages>,
-    Path((name, service)): Path<(String, String)>,
+    Segments((name, service)): Segments<(String, String)>,
 ) -> Answer {
     let mesh = pages.state.mesh();
     let namespace = find(&pages.state, &mesh, &name)?;
@@ -54,7 +54,7 @@ pub(super) async fn service(
 }
 
 /// `/api/v1/namespaces/{namespace}/hosts`.
-pub(super) async fn hosts(State(pages): State<Pages>, Path(name): Path<String>) -> Answer {
+pub(super) async fn hosts(State(pages): State<Pages>, Segments(name): Segments<String>) -> Answer {
     let mesh = pages.state.mesh();
     let namespace = find(&pages.state, &mesh, &name)?;
     let items = namespace.addresses.iter().map(|(alias, address)| {
@@ -66,7 +66,7 @@ pub(super) async fn hosts(State(pages): State<Pages>, Path(name): Path<String>) 
 /// `/api/v1/namespaces/{namespace}/resources/{kind}`.
 pub(super) async fn resources(
     State(pages): State<Pages>,
-    Path((name, word)): Path<(String, String)>,
+    Segments((name, word)): Segments<(String, String)>,
 ) -> Answer {
     let words = ResourceType::ALL.map(ResourceType::word);
     let kind = ResourceType::ALL.into_iter().find(|kind| kind.word() == word);

@@ -60,7 +60,7 @@ pub(crate) fn world() -> World {
     let (writer, store) = store();
     let (mesh, meshes) = watch::channel(Arc::new(Mesh::default()));
     let (ecs, ecs_cell) = cell("ecs/prod-a");
-    let (cloud_map, cloud_map_cell) = cell("cloudmap/prod");
+    let (cloud_map, cloud_map_cell) = cell("cloudmap/prod/map");
     let state = AdminState {
         mesh: meshes,
         store,

@@ -5,15 +5,25 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Exit, Stop};
+use crate::bootstrap::Server;
 
 /// Where the admin pages are unless something else is configured.
 pub(super) const USUAL: &str = "http://127.0.0.1:19000";
 /// More than the longest list of a large mesh.
 const LONGEST_ANSWER: u64 = 256 << 20;
 
+/// The URL of a server given as `http://host:port` or `host:port`, without a slash at its end.
+pub(super) fn url(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let server: Server = bare.strip_suffix('/').unwrap_or(bare).parse().map_err(|_| {
+        format!("expected `http://host:port` or `host:port`, like `{USUAL}`: the admin pages have no TLS")
+    })?;
+    Ok(format!("http://{server}"))
+}
+
 /// The answer to `path`, which begins with a slash.
 pub(super) fn get(server: &str, path: &str) -> Result<Value, Stop> {
-    let url = format!("{}{path}", server.trim_end_matches('/'));
+    let url = format!("{server}{path}");
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(20)))
         .http_status_as_error(false)

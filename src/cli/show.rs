@@ -56,13 +56,13 @@ fn describe_status(status: &Value, namespaces: &[Value], findings: &[Value]) -> 
     text + &table(&["FINDING", "OBJECT", "MESSAGE"], rows)
 }
 
-fn source_state(source: &Value) -> String {
+pub(super) fn source_state(source: &Value) -> String {
     let failing = &source["failing"];
     if failing.is_null() {
         return if source["synced"] == true { "ok" } else { "waiting" }.to_owned();
     }
-    let [code, message] = ["code", "message"].map(|key| word(&failing[key]));
-    format!("failing for {}: {code}: {}", age(&failing["ageMs"]), first_line(&message))
+    let [operation, code, message] = ["operation", "code", "message"].map(|key| word(&failing[key]));
+    format!("failing for {}: {operation}: {code}: {}", age(&failing["ageMs"]), first_line(&message))
 }
 
 /// `legation proxies`.

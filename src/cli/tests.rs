@@ -110,6 +110,24 @@ mod files {
     }
 
     #[test]
+    fn files_of_one_namespace_are_looked_at_together() {
+        let config = CONFIG.replace("[services.yaml]", "[services.yaml, more.yaml]");
+        let more = "services:\n  pay:\n    aliases: [{ name: payments, port: 80 }]\n";
+        let folder = folder(&[("legation.yaml", &config), ("services.yaml", SERVICES), ("more.yaml", more)]);
+        let (exit, out, _) = validate(&folder, &["legation.yaml"], &[]);
+        assert_eq!(exit, Exit::Findings);
+        expect![[r#"
+            error[NAME002]: the alias `payments:80` is there twice
+             --> more.yaml:3:23
+              |
+            3 |     aliases: [{ name: payments, port: 80 }]
+              |                       ^^^^^^^^ first at services.yaml:2
+
+        "#]]
+        .assert_eq(&out);
+    }
+
+    #[test]
     fn what_kind_of_file_it_is_shows_in_its_keys() {
         let nearly = SERVICES.replace("services:", "service:");
         let nothing = "name: legation\n";
@@ -132,6 +150,18 @@ mod files {
         let (exit, out, err) = validate(&folder, &["nowhere.yaml"], &[]);
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""));
         assert_eq!(err, "error: can't read nowhere.yaml: No such file or directory (os error 2)\n");
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_read_hides_no_other() {
+        let broken = SERVICES.replace("port: 80", "port: 0");
+        let folder = folder(&[("broken.yaml", &broken), ("services.yaml", SERVICES)]);
+        let (exit, out, err) = validate(&folder, &["nowhere.yaml", "broken.yaml"], &[]);
+        assert_eq!(exit, Exit::Usage);
+        assert!(out.starts_with("error[CFG002]: `0` is not a whole number"), "{out}");
+        assert!(err.starts_with("1 problem found\nerror: can't read nowhere.yaml: "), "{err}");
+        let (exit, out, _) = validate(&folder, &["services.yaml", "nowhere.yaml"], &[]);
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "not all is well");
     }
 }
 
@@ -228,6 +258,25 @@ mod asking {
             assert_eq!((exit, out.as_str()), (Exit::Unreachable, ""), "{command:?}");
             assert!(err.starts_with("error: no control plane answers at http://127.0.0.1:1: "), "{err}");
             assert!(err.contains("\n  help: is `legation serve` running here?"), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_given_with_or_without_its_scheme() {
+        for text in ["127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1/"] {
+            let (exit, _, err) = call(&["status", "--server", text]);
+            assert_eq!(exit, Exit::Unreachable, "{text}: {err}");
+            assert!(err.contains("no control plane answers at http://127.0.0.1:1: "), "{err}");
+        }
+        for text in
+            ["", "localhost", "https://localhost:1", "ftp://localhost:1", "http://localhost:1/api", ":1"]
+        {
+            for command in [&["status"][..], &["hosts", "prod"]] {
+                let (exit, _, err) = call(&[command, &["--server", text]].concat());
+                assert_eq!(exit, Exit::Usage, "{text}: {err}");
+                let helpful = err.contains("expected `http://host:port` or `host:port`, like `http://127");
+                assert!(helpful || text.is_empty(), "{err}");
+            }
         }
     }
 
@@ -399,6 +448,17 @@ mod tables {
             NAME       GAP
             a [31m b   -
         "#]],
+        );
+    }
+
+    #[test]
+    fn a_failing_source_says_what_it_asked_for() {
+        let failing = json!({ "operation": "ecs:ListTasks", "code": "ThrottlingException",
+            "message": "Rate exceeded\nagain", "ageMs": 3000.0 });
+        let told = show::source_state(&json!({ "synced": true, "failing": failing }));
+        assert!(
+            told.starts_with("failing for 3s: ecs:ListTasks: ThrottlingException: Rate exceeded"),
+            "{told}"
         );
     }
 

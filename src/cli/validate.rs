@@ -12,22 +12,39 @@ use crate::model::Namespace;
 use crate::source::file;
 
 pub(super) fn run(files: &[PathBuf], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
-    let mut problems: Vec<Problem> = Vec::new();
+    let (mut problems, mut unreadable) = (Vec::<Problem>::new(), Vec::new());
     for path in files {
-        for problem in validate(path, &read(path)?) {
+        let found = match text_of(path) {
+            Ok(text) => validate(path, &text),
+            Err(message) => {
+                unreadable.push(format!("error: {message}"));
+                continue;
+            }
+        };
+        for problem in found {
             // A file source may be named here and in a configuration.
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
         }
     }
-    report(&problems, format, terminal)
+    if unreadable.is_empty() {
+        return report(&problems, format, terminal);
+    }
+    // What the others say is told all the same, but never that nothing is wrong.
+    if !problems.is_empty() {
+        report(&problems, format, terminal)?;
+    }
+    Err(Stop::Told(Exit::Usage, unreadable.join("\n")))
 }
 
 /// The text of a file that the caller named.
 pub(super) fn read(path: &Path) -> Result<String, Stop> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Stop::new(Exit::Usage, format!("can't read {}: {error}", path.display()), None))
+    text_of(path).map_err(|message| Stop::new(Exit::Usage, message, None))
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
 }
 
 /// Prints what is wrong, or that nothing is.
@@ -75,7 +92,7 @@ fn validate(path: &Path, text: &str) -> Vec<Problem> {
         return file::parse(path, text, &Namespace::from("default")).err().unwrap_or_default();
     }
     match Config::parse(path, text, []) {
-        Ok(config) => examine(&config),
+        Ok(config) => examine(&config, file::examine_together),
         Err(problems) => problems,
     }
 }
@@ -87,9 +104,7 @@ fn is_file_source(keys: &Entries<IgnoredAny>) -> bool {
     has("services") || (!has("namespaces") && nearly())
 }
 
-/// What is wrong with the file sources that a configuration names.
-pub(super) fn examine(config: &Config) -> Vec<Problem> {
-    let sources =
-        config.namespaces.iter().flat_map(|(name, it)| it.files.iter().map(move |path| (name, path)));
-    sources.filter_map(|(namespace, path)| file::load(path, namespace).err()).flatten().collect()
+/// What is wrong with the file sources that a configuration names, as `look` sees those of a namespace.
+pub(super) fn examine(config: &Config, look: fn(&[PathBuf], &Namespace) -> Vec<Problem>) -> Vec<Problem> {
+    config.namespaces.iter().flat_map(|(namespace, settings)| look(&settings.files, namespace)).collect()
 }

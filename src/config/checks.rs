@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::written::{self, File};
@@ -147,17 +148,10 @@ fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namesp
             ),
         }
     }
-    for (what, list) in [("the Cloud Map namespace", &cloud_map), ("the file", &files)] {
-        let mut seen = BTreeMap::new();
-        for item in list {
-            if item.text.trim().is_empty() {
-                checker.bad(item, format!("{what} has no name"), "remove it");
-            }
-            checker.unique(&mut seen, item.text.clone(), item, (BAD_VALUE, what));
-        }
-    }
-    let discover = written.discover.and_then(|word| checker.word(&word, &DISCOVER)).unwrap_or_default();
     let base = checker.document().folder();
+    unique(checker, "the Cloud Map namespace", &cloud_map, str::to_owned);
+    unique(checker, "the file", &files, |file| plain(&base.join(file)).display().to_string());
+    let discover = written.discover.and_then(|word| checker.word(&word, &DISCOVER)).unwrap_or_default();
     NamespaceConfig {
         clusters: clusters.into_iter().map(|cluster| cluster.text).collect(),
         cloud_map: cloud_map.into_iter().map(|namespace| namespace.text).collect(),
@@ -166,8 +160,24 @@ fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namesp
     }
 }
 
+/// Tells items without a name, and those that are the same by `key`.
+fn unique(checker: &mut Checker<'_>, what: &str, list: &[Written], key: impl Fn(&str) -> String) {
+    let mut seen = BTreeMap::new();
+    for item in list {
+        if item.text.trim().is_empty() {
+            checker.bad(item, format!("{what} has no name"), "remove it");
+        }
+        checker.unique(&mut seen, key(&item.text), item, (BAD_VALUE, what));
+    }
+}
+
+/// The path without `.`; a `..` stays, since it may follow a link.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
 /// The short name of a cluster given by name or ARN, if it can be one.
-fn cluster_name(cluster: &str) -> Option<&str> {
+pub(crate) fn cluster_name(cluster: &str) -> Option<&str> {
     let name = match cluster.strip_prefix("arn:") {
         Some(arn) => {
             let (service, name) = arn.split_once(":cluster/")?;

@@ -207,7 +207,7 @@ fn namespaces_have_names_and_sources() {
 namespaces:
   Prod:
     clusters: [prod-a, prod/a, 'arn:aws:ecs:eu-west-1:1:cluster/prod-a']
-    files: [a.yaml, a.yaml]
+    files: [a.yaml, ./a.yaml]
   empty: {}
   nothing:
 ";
@@ -233,11 +233,11 @@ namespaces:
         3 |     clusters: [prod-a, prod/a, 'arn:aws:ecs:eu-west-1:1:cluster/prod-a']
           |                                ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ first at conf/legation.yaml:3:16
 
-        error[CFG002]: the file `a.yaml` is there twice
+        error[CFG002]: the file `conf/a.yaml` is there twice
          --> conf/legation.yaml:4:21
           |
-        4 |     files: [a.yaml, a.yaml]
-          |                     ^^^^^^ first at conf/legation.yaml:4:13
+        4 |     files: [a.yaml, ./a.yaml]
+          |                     ^^^^^^^^ first at conf/legation.yaml:4:13
 
         error[CFG002]: the namespace `empty` has no source
          --> conf/legation.yaml:5:3

@@ -12,6 +12,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -20,33 +21,45 @@ use crate::diagnostic::{Document, Problem, REJECTED, read_yaml, render_all};
 use crate::model::{Namespace, ServiceView, View};
 
 mod checks;
+mod read;
+mod together;
+
+use checks::Claims;
+pub use together::{examine, examine_together};
 
 /// How often the file is read even if nobody tells of a change: some file systems never do.
 const POLL: Duration = Duration::from_secs(5);
 /// How long an editor or a volume gets to finish what it began.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long a medium, such as a mount whose server is gone, gets to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the file once.
 pub fn load(path: &Path, namespace: &Namespace) -> Result<View, Vec<Problem>> {
-    let text = std::fs::read_to_string(path).map_err(|error| vec![unreadable(path, &error)])?;
+    let text = read::text(path).map_err(|error| vec![unreadable(path, &error)])?;
     parse(path, &text, namespace)
 }
 
 /// Reads the `text` of the file at `path`.
 pub fn parse(path: &Path, text: &str, namespace: &Namespace) -> Result<View, Vec<Problem>> {
+    checked(path, text, namespace).map(|(view, _)| view)
+}
+
+fn checked(path: &Path, text: &str, namespace: &Namespace) -> Result<(View, Claims), Vec<Problem>> {
     let written = read_yaml(path, text).map_err(|problem| vec![problem])?;
     checks::check(Document::new(path, text), written, namespace)
 }
 
 /// Keeps `cell` at what the file says, until `shutdown`.
 pub async fn run(path: PathBuf, namespace: Namespace, cell: CellWriter, shutdown: CancellationToken) {
-    let changed = Arc::new(Notify::new());
-    let mut watcher = None;
-    let mut source = FileSource { path, namespace, last: None };
+    let mut source = FileSource::new(path, namespace);
+    let changed = Arc::clone(&source.changed);
     loop {
-        // Watching begins before reading, so that no change falls between the two.
-        watcher = watcher.or_else(|| watch(&source.path, &changed));
-        match source.sweep().await {
+        let swept = tokio::select! {
+            () = shutdown.cancelled() => return,
+            swept = source.sweep() => swept,
+        };
+        match swept {
             Ok(view) => cell.publish(view),
             Err(error) => cell.fail(error),
         }
@@ -94,20 +107,25 @@ fn concerns(event: &Event, name: Option<&OsStr>) -> bool {
     }
 }
 
+/// What one visit to the medium brought: a watcher if there was none, and the text.
+type Visit = (Option<RecommendedWatcher>, std::io::Result<String>);
+
 /// The file and what it said last.
 #[derive(Debug)]
 struct FileSource {
     path: PathBuf,
     namespace: Namespace,
     last: Option<(String, View)>,
+    changed: Arc<Notify>,
+    watcher: Option<RecommendedWatcher>,
+    /// A visit that has not come back: another would only block another thread.
+    visit: Option<JoinHandle<Visit>>,
+    patience: Duration,
 }
 
 impl Sweep for FileSource {
     async fn sweep(&mut self) -> Result<View, SourceError> {
-        let text = match tokio::fs::read_to_string(&self.path).await {
-            Ok(text) => text,
-            Err(error) => return Err(self.error(&[unreadable(&self.path, &error)])),
-        };
+        let text = self.visit().await?;
         if let Some((before, view)) = &self.last
             && *before == text
         {
@@ -123,6 +141,36 @@ impl Sweep for FileSource {
 }
 
 impl FileSource {
+    fn new(path: PathBuf, namespace: Namespace) -> Self {
+        let changed = Arc::new(Notify::new());
+        Self { path, namespace, last: None, changed, watcher: None, visit: None, patience: PATIENCE }
+    }
+
+    /// The text, from a thread of its own, which may block for as long as the medium likes.
+    async fn visit(&mut self) -> Result<String, SourceError> {
+        let visit = self.visit.get_or_insert_with(|| {
+            let (path, watched) = (self.path.clone(), self.watcher.is_some());
+            let changed = Arc::clone(&self.changed);
+            tokio::task::spawn_blocking(move || {
+                // Watching begins before reading, so that no change falls between the two.
+                let watcher = if watched { None } else { watch(&path, &changed) };
+                (watcher, read::text(&path))
+            })
+        });
+        let Ok(visited) = tokio::time::timeout(self.patience, visit).await else {
+            let message = format!("the file did not answer within {:?}", self.patience);
+            return Err(SourceError {
+                operation: self.path.display().to_string(),
+                code: "timeout".to_owned(),
+                message,
+            });
+        };
+        self.visit = None;
+        let (watcher, text) = visited.unwrap_or_else(|error| (None, Err(error.into())));
+        self.watcher = self.watcher.take().or(watcher);
+        text.map_err(|error| self.error(&[unreadable(&self.path, &error)]))
+    }
+
     fn error(&self, problems: &[Problem]) -> SourceError {
         SourceError {
             operation: self.path.display().to_string(),

@@ -226,6 +226,7 @@ impl Connection {
         });
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: "delta" };
         server.metrics.streams.get_or_create(&labels).inc();
+        begin_series(&server.metrics, &namespace);
         info!(node = %node.id, %namespace, service = node.service, envoy = node.user_agent, "sidecar connected");
         Ok(Self { server, session, snapshots, node, namespace, stream, registered })
     }
@@ -371,7 +372,20 @@ impl Connection {
     }
 
     fn labels(&self, kind: ResourceType) -> TypeLabels {
-        TypeLabels { namespace: self.namespace.to_string(), r#type: kind.short() }
+        type_labels(&self.namespace, kind)
+    }
+}
+
+fn type_labels(namespace: &Namespace, kind: ResourceType) -> TypeLabels {
+    TypeLabels { namespace: namespace.to_string(), r#type: kind.short() }
+}
+
+/// Begins every count at zero: to Prometheus a series that begins at one has not increased.
+fn begin_series(metrics: &Metrics, namespace: &Namespace) {
+    for kind in ResourceType::ALL {
+        for family in [&metrics.responses, &metrics.acks, &metrics.nacks] {
+            drop(family.get_or_create(&type_labels(namespace, kind)));
+        }
     }
 }
 

@@ -35,10 +35,10 @@ async fn every_line_is_prometheus_text_and_every_name_ends_as_it_should() {
         assert!(!series.contains("payments-"), "a task id in a label: {line}");
     }
     for wanted in [
-        "legation_source_failing{source=\"cloudmap/prod\"} 1.0",
+        "legation_source_failing{source=\"cloudmap/prod/map\"} 1.0",
         "legation_source_failing{source=\"ecs/prod-a\"} 0.0",
         "legation_source_readings_total{source=\"ecs/prod-a\"} 1",
-        "legation_source_errors_total{source=\"cloudmap/prod\"} 1",
+        "legation_source_errors_total{source=\"cloudmap/prod/map\"} 1",
         "legation_services{namespace=\"prod\"} 2.0",
         "legation_endpoints{namespace=\"prod\",az=\"eu-west-1b\",state=\"absent\",reason=\"starting\"} 1.0",
         "legation_proxies{namespace=\"prod\",state=\"stale\"} 1.0",

@@ -11,7 +11,7 @@ async fn not_ready_before_every_source_has_spoken() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     expect![[r#"
         [-]ecs/prod-a waiting for the first complete reading
-        [-]cloudmap/prod waiting for the first complete reading: last error servicediscovery:ListServices: ThrottlingException: Rate …
+        [-]cloudmap/prod/map waiting for the first complete reading: last error servicediscovery:ListServices: ThrottlingException: Rate …
         [-]snapshot is not published yet
         [+]shutdown not asked for
         not ready
@@ -29,7 +29,7 @@ async fn ready_even_if_aws_is_down_later_and_not_while_stopping() {
     assert_eq!(status, StatusCode::OK);
     expect![[r#"
         [+]ecs/prod-a ok
-        [+]cloudmap/prod ok, from an earlier reading: last error servicediscovery:ListServices: ThrottlingException: Rate …
+        [+]cloudmap/prod/map ok, from an earlier reading: last error servicediscovery:ListServices: ThrottlingException: Rate …
         [+]snapshot ok
         [+]shutdown not asked for
         ready

@@ -148,7 +148,7 @@ async fn sources_and_counts_at_one_look() {
     assert_eq!(item["proxies"]["synced"], 1);
     assert_eq!((&item["services"], &item["endpoints"], &item["findings"]), (&2.into(), &3.into(), &2.into()));
     let source = &item["sources"][1];
-    assert_eq!((&source["name"], &source["synced"]), (&"cloudmap/prod".into(), &true.into()));
+    assert_eq!((&source["name"], &source["synced"]), (&"cloudmap/prod/map".into(), &true.into()));
     assert_eq!(source["failing"]["code"], "ThrottlingException");
     assert!(source["ageMs"].as_f64().unwrap() < 60_000.0);
     let (_, body) = world.admin("/api/v1/findings").await;

@@ -80,8 +80,26 @@ async fn nothing_can_be_changed() {
 async fn the_metrics_port_shows_nothing_else() {
     let world = world();
     world.publish();
-    let (status, body) = world.metrics("/api/v1/status").await;
-    assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+    for (path, expected) in [
+        ("/api/v1/status", "is this the admin address? its usual port is 19000"),
+        ("/metric", "did you mean `/metrics`?"),
+    ] {
+        let (status, body) = world.metrics(path).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+        assert!(body.contains(expected), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_told_like_anything_else() {
+    let world = world();
+    world.publish();
+    for path in
+        ["/api/v1/changes/%ff", "/api/v1/namespaces/%ff/services", "/api/v1/namespaces/prod/services/%ff"]
+    {
+        let told = message(&world, path, StatusCode::BAD_REQUEST).await;
+        assert!(told.starts_with("BAD_PATH: Invalid URL: Invalid UTF-8"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -74,10 +74,14 @@ struct Endpoint {
 }
 
 /// Aliases of the whole file, with the place of each.
-type Claims = BTreeMap<Alias, Written>;
+pub(super) type Claims = BTreeMap<Alias, Written>;
 
 /// Checks everything before it answers.
-pub(super) fn check(document: Document<'_>, file: File, namespace: &Namespace) -> Result<View, Vec<Problem>> {
+pub(super) fn check(
+    document: Document<'_>,
+    file: File,
+    namespace: &Namespace,
+) -> Result<(View, Claims), Vec<Problem>> {
     let mut checker = Checker::new(document);
     let mut claims = Claims::new();
     let mut view = View::default();
@@ -87,7 +91,7 @@ pub(super) fn check(document: Document<'_>, file: File, namespace: &Namespace) -
         let service = service(&mut checker, &mut claims, name, key.clone(), written);
         view.services.insert(key, Arc::new(service));
     }
-    checker.finish(view)
+    checker.finish((view, claims))
 }
 
 fn service(
@@ -108,7 +112,7 @@ fn service(
         None => usual_alias(checker, claims, name, endpoints),
     };
     let knobs = knobs(checker, protocol, written);
-    let origin = checker.document().with(name, BAD_VALUE, "").line_of_file();
+    let origin = checker.document().origin(name);
     let spec = ServiceSpec {
         key,
         protocol: protocol.unwrap_or_default(),

@@ -293,6 +293,64 @@ fn a_file_that_is_gone() {
     .assert_eq(&render_all(&problems, false));
 }
 
+#[cfg(unix)]
+#[test]
+fn only_a_regular_file_of_some_size_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, large) = (folder.path().join("pipe"), folder.path().join("large"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::File::create(&large).unwrap().set_len((16 << 20) + 1).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&pipe, &link).unwrap();
+    let device = Path::new("/dev/zero");
+    for (path, expected) in [
+        (pipe.as_path(), "it is a pipe, a socket or a device and not a regular file"),
+        (&link, "it is a pipe, a socket or a device and not a regular file"),
+        (device, "it is a pipe, a socket or a device and not a regular file"),
+        (folder.path(), "it is a folder and not a regular file"),
+        (&large, "it is larger than 16 MiB"),
+    ] {
+        let problems = load(path, &"prod".into()).unwrap_err();
+        assert_eq!(problems[0].message, format!("can't read the services: {expected}"), "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_medium_that_does_not_answer_hangs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("services.yaml");
+    std::fs::write(&path, ONE).unwrap();
+    let mut source = FileSource::new(path.clone(), "prod".into());
+    source.patience = Duration::from_millis(20);
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    source.visit = Some(tokio::spawn(async { answered.await.unwrap() }));
+    for _ in 0..2 {
+        let error = source.sweep().await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{}: timeout: the file did not answer within 20ms", path.display())
+        );
+    }
+    answer.send((None, Ok(TWO.to_owned()))).unwrap();
+    assert_eq!(source.sweep().await.unwrap().services.len(), 2, "the visit under way is the one that ends");
+    source.patience = PATIENCE;
+    assert_eq!(source.sweep().await.unwrap().services.len(), 1, "and the next is a new one");
+}
+
+#[test]
+fn a_large_file_takes_no_more_than_its_share() {
+    let service = |n: usize| {
+        let (high, low) = (n / 250, n % 250 + 1);
+        format!("  s-{n}:\n    endpoints:\n      - {{ address: 10.0.{high}.{low}, port: 80 }}\n")
+    };
+    let text = "services:\n".to_owned() + &(0..20_000).map(service).collect::<String>();
+    let began = std::time::Instant::now();
+    let view = parse(&text).unwrap();
+    assert_eq!(view.services.len(), 20_000);
+    // Generous for a busy machine: what grows with the square takes far longer.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
 /// A running file source in a folder of its own.
 struct Running {
     folder: tempfile::TempDir,

@@ -52,3 +52,18 @@ async fn every_connection_sends_at_once() {
     assert!(accepted.nodelay().unwrap());
     connecting.await.unwrap().unwrap();
 }
+
+#[test]
+fn a_count_is_there_before_anything_is_counted() {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    begin_series(&metrics, &"prod".into());
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for name in ["responses", "acks", "nacks"] {
+        for kind in ["CDS", "EDS", "LDS", "RDS"] {
+            let line = format!("legation_xds_{name}_total{{namespace=\"prod\",type=\"{kind}\"}} 0\n");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+}
