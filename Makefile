@@ -5,7 +5,7 @@ target := $(or $(CARGO_TARGET_DIR),target)
 envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line bench fmt setup build
+.PHONY: help demo test check line bench deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,10 @@ line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 take
 
 bench: ## how long the pure part takes
 	$(CARGO) bench -p legation --bench translate
+
+deny: ## licences, bans and sources of every dependency
+	@test -x '$(target)/tools/bin/cargo-deny' || $(CARGO) install cargo-deny@0.20.2 --locked --root '$(target)/tools'
+	@'$(target)/tools/bin/cargo-deny' check licenses bans sources
 
 fmt: ## format everything
 	$(CARGO) fmt --all
