@@ -69,6 +69,8 @@ impl Envoy {
         command.arg("--config-path").arg(file("yaml"));
         command.arg("--admin-address-path").arg(&place);
         command.arg("--log-path").arg(file("log"));
+        // Envoy keeps its log back for ten seconds otherwise, as long as tests wait for a line of it.
+        command.args(["--file-flush-interval-msec", "100"]);
         command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "info"]);
         let mut process = Process::start(name, command, &file("log"))?;
         let what = format!("the admin port of {name}");
