@@ -36,7 +36,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// The parts that run until the process ends, each by name.
 type Parts = JoinSet<(String, anyhow::Result<()>)>;
 
-/// Runs the control plane until a signal. The file sources of `config` have been looked at; an error means that it could not start or that a part failed.
+/// Runs the control plane until a signal. The file sources of `config` have been looked at; an error means
+/// that it could not start or that a part failed.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     // Each sidecar is an open file, and the usual soft limit is 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {

@@ -159,15 +159,19 @@ fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) 
     registrations.sort_by(|a, b| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
     let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
     let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
+    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
+    // One that has stopped is only shown, and its address may be anybody's by now.
     registrations.retain(|registration| {
-        // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
         let Some(address) = registration.address else { return true };
-        let new = places.insert((address, registration.port));
         if registration.member == Member::Ecs {
-            in_ecs.insert(address);
+            if registration.phase != Phase::Stopped {
+                in_ecs.insert(address);
+                places.insert((address, registration.port));
+            }
             return true;
         }
-        new && !(tasks.watches(&registration.member) && in_ecs.contains(&address))
+        let is_task = tasks.watches(&registration.member) && in_ecs.contains(&address);
+        !is_task && places.insert((address, registration.port))
     });
     let endpoint = |registration: &Registration| Endpoint {
         instance: registration.instance.clone(),

@@ -334,3 +334,13 @@ fn an_ecs_service_comes_before_cloud_map_and_a_standing_one_before_one_that_is_d
     assert_eq!(verdicts(&mesh, "payments"), [("task/b".to_owned(), "healthy", "ready")]);
     assert_eq!(mesh.findings, []);
 }
+
+#[test]
+fn a_task_that_has_stopped_hides_nobody_at_its_old_address() {
+    let ecs = view(Some("prod-a"), vec![payments(vec![task("task/a", "10.0.0.1", Phase::Stopped)])]);
+    let map = in_cloud_map("payments", &[], vec![cloud_map("outside", "10.0.0.1", None)]);
+    assert_eq!(
+        verdicts(&joined(&[ecs, map]), "payments"),
+        [("outside".to_owned(), "healthy", "ready"), ("task/a".to_owned(), "absent", "stopped")]
+    );
+}
