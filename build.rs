@@ -8,7 +8,7 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let discovery = protox::compile(["xds/discovery.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").build_client(true).compile_fds(discovery)?;
+    tonic_prost_build::configure().bytes(".").build_server(false).compile_fds(discovery)?;
 
     // A plain build has not fetched every development dependency: then cargo must be let online.
     let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[]))?;

@@ -24,6 +24,7 @@ use crate::xds::clients::Clients;
 
 mod answer;
 mod changes;
+mod csds;
 mod guard;
 mod health;
 pub mod json;
@@ -110,6 +111,7 @@ struct Pages {
 }
 
 fn admin_router(state: AdminState) -> Router {
+    let csds = csds::router(state.clients.clone());
     let router = Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/findings", get(status::findings))
@@ -123,7 +125,8 @@ fn admin_router(state: AdminState) -> Router {
         .route("/api/v1/changes/{id}", get(changes::one))
         .fallback(answer::no_such_path)
         .with_state(Pages { state, dumps: Arc::new(Semaphore::new(1)) });
-    router.layer(from_fn(guard::read_only)).layer(from_fn(guard::loopback_only))
+    // gRPC only knows POST, so that CSDS stands outside the guard of methods; it changes nothing either.
+    router.layer(from_fn(guard::read_only)).merge(csds).layer(from_fn(guard::loopback_only))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
-use crate::config::{Config, Discover, cluster_name};
+use crate::config::{Config, Discover, Xds, cluster_name};
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
@@ -72,6 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         mesh,
         ledger: ledger.clone(),
         metrics: metrics.clone(),
+        cluster_grace: config.xds.cluster_grace,
     };
     let token = stopping.clone();
     spawn(&mut parts, "pipeline", async move {
@@ -79,7 +80,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         Ok(())
     });
     let grace = config.shutdown_grace;
-    let server = xds::Server { store, clients, ledger, metrics, identifier: identifier(), stopping, grace };
+    let (identifier, limits) = (identifier(), limits(&config.xds));
+    let server = xds::Server { store, clients, ledger, metrics, identifier, stopping, grace, limits };
     listeners.serve(server, state, parts).await
 }
 
@@ -189,6 +191,22 @@ fn clusters(config: &Config) -> anyhow::Result<BTreeMap<String, Cluster>> {
     Ok(clusters)
 }
 
+/// What sidecars are allowed.
+fn limits(settings: &Xds) -> xds::Limits {
+    xds::Limits {
+        streams: xds::StreamLimits {
+            in_all: settings.max_streams.get(),
+            in_namespace: settings.max_streams_per_namespace.get(),
+            new_per_second: settings.new_streams_per_second,
+        },
+        max_stream_age: settings.max_stream_age,
+        max_names: usize::try_from(settings.max_names.get()).unwrap_or(usize::MAX),
+        keepalive_interval: settings.keepalive_interval,
+        keepalive_timeout: settings.keepalive_timeout,
+        write_timeout: settings.write_timeout,
+    }
+}
+
 /// The three ports, bound before anything starts, so that a taken one is told at once.
 struct Listeners {
     xds: TcpListener,
@@ -230,7 +248,10 @@ impl Listeners {
         spawn(&mut pages, "admin", async move {
             admin::serve_admin(self.admin, state, token).await.context("admin")
         });
-        spawn(&mut parts, "xds", async move { xds::serve(self.xds, server).await.context("xDS") });
+        spawn(&mut parts, "xds", async move {
+            xds::serve(self.xds, server).await;
+            Ok(())
+        });
 
         let outcome = tokio::select! {
             outcome = supervise(&mut parts, &stopping) => outcome,

@@ -36,7 +36,7 @@ pub struct Withdrawal {
     pub reason: Reason,
     /// The load assignment that no longer holds it.
     pub assignment: Arc<str>,
-    /// The snapshot that took it out.
+    /// The snapshot that took it out: where the whole service left, the one after its cluster's grace.
     pub generation: u64,
     /// When the source's answer arrived.
     pub seen_at: SystemTime,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// How long streams get to end when the server stops.
     pub shutdown_grace: Duration,
+    /// What sidecars get and are allowed.
+    pub xds: Xds,
     /// The namespaces to serve; at least one.
     pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
 }
@@ -55,6 +58,46 @@ impl Default for Listen {
             xds: SocketAddr::new(any, 18000),
             metrics: SocketAddr::new(any, 9090),
             admin: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 19000),
+        }
+    }
+}
+
+/// What sidecars get and are allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Xds {
+    /// How long a connection lives, spread by a fifth either way.
+    pub max_stream_age: Duration,
+    /// How many streams there may be in all.
+    pub max_streams: NonZeroU32,
+    /// How many streams there may be in one namespace.
+    pub max_streams_per_namespace: NonZeroU32,
+    /// How many new streams are admitted in a second.
+    pub new_streams_per_second: NonZeroU32,
+    /// How many names of one type a stream may ask for.
+    pub max_names: NonZeroU32,
+    /// How long a cluster stays when nothing refers to it any more.
+    pub cluster_grace: Duration,
+    /// Between two pings of HTTP/2.
+    pub keepalive_interval: Duration,
+    /// How long the answer to a ping may take.
+    pub keepalive_timeout: Duration,
+    /// How long a client may take nothing of what is sent.
+    pub write_timeout: Duration,
+}
+
+impl Default for Xds {
+    fn default() -> Self {
+        let number = |number: u32| NonZeroU32::MIN.saturating_add(number - 1);
+        Self {
+            max_stream_age: Duration::from_secs(1800),
+            max_streams: number(20_000),
+            max_streams_per_namespace: number(20_000),
+            new_streams_per_second: number(500),
+            max_names: number(100_000),
+            cluster_grace: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod diagnostic;
+pub mod grace;
 pub mod mesh;
 pub mod model;
 pub mod pipeline;

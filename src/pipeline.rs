@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
 use tokio::sync::watch;
@@ -14,9 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::changes::{Ledger, Withdrawal};
+use crate::grace::Grace;
 use crate::mesh;
-use crate::model::{Endpoint, Mesh, MeshNamespace, Namespace, Reason, State, View};
-use crate::snapshot::Snapshot;
+use crate::model::{
+    Endpoint, Mesh, MeshNamespace, Namespace, Reason, Service, ServiceKey, ServiceName, State, View,
+};
+use crate::snapshot::{ResourceType, Snapshot, Tables};
 use crate::source::{Cell, Reading};
 use crate::store::Writer;
 use crate::telemetry::Metrics;
@@ -37,26 +40,59 @@ pub struct Pipeline {
     pub ledger: Ledger,
     /// Where durations are counted.
     pub metrics: Metrics,
+    /// How long a cluster stays when nothing refers to it any more.
+    pub cluster_grace: Duration,
+}
+
+/// What is remembered of a namespace from turn to turn.
+#[derive(Debug)]
+struct Memory {
+    translator: Translator,
+    grace: Grace,
+    /// Services that left the mesh and whose load assignments are still published.
+    left: BTreeMap<ServiceName, Held>,
+}
+
+/// A service whose endpoints are in a published load assignment.
+#[derive(Debug)]
+struct Held {
+    service: Service,
+    /// When it was seen that it is no longer as it was.
+    seen_at: SystemTime,
+}
+
+/// An endpoint about to leave a load assignment.
+#[derive(Debug)]
+struct Leaving {
+    service: ServiceKey,
+    endpoint: Endpoint,
+    reason: Reason,
+    seen_at: SystemTime,
 }
 
 impl Pipeline {
     /// Turns until `shutdown`. Ends early only if a source ended, which is fatal.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut translators: BTreeMap<Namespace, Translator> = BTreeMap::new();
+        let mut memories: BTreeMap<Namespace, Memory> = BTreeMap::new();
         let mut joined: Vec<Arc<View>> = Vec::new();
         loop {
             let readings: Vec<_> = self.cells.iter().map(Cell::reading).collect();
-            if let Some(views) = every_view(&readings)
-                && !same(&joined, &views)
-            {
-                let seen_at = seen_at(&readings, &joined);
-                self.turn(&views, seen_at, &mut translators);
-                joined = views;
+            if let Some(views) = every_view(&readings) {
+                let now = Instant::now();
+                if !same(&joined, &views) || next_deadline(&memories).is_some_and(|at| at <= now) {
+                    let seen_at = seen_at(&readings, &joined);
+                    self.turn(&views, seen_at, now, &mut memories);
+                    joined = views;
+                }
+                let began = readings.iter().map(|reading| reading.began).min().flatten();
+                began.into_iter().for_each(|began| self.writer.confirm(began));
             }
+            let deadline = next_deadline(&memories);
             let changes = select_all(self.cells.iter_mut().map(|cell| Box::pin(cell.changed())));
             let alive = tokio::select! {
                 () = shutdown.cancelled() => return,
                 (alive, _, _) = changes => alive,
+                () = sleep_until(deadline) => true,
             };
             if !alive {
                 return; // to go on without a source would shrink the mesh
@@ -68,28 +104,36 @@ impl Pipeline {
         &self,
         views: &[Arc<View>],
         seen_at: SystemTime,
-        translators: &mut BTreeMap<Namespace, Translator>,
+        started: Instant,
+        memories: &mut BTreeMap<Namespace, Memory>,
     ) {
-        let started = Instant::now();
         let before = Arc::clone(&self.mesh.borrow());
         let mesh = Arc::new(mesh::join(&self.namespaces, views, &before));
         for (name, namespace) in &mesh.namespaces {
             let latest = self.writer.latest(name);
             let known = before.namespaces.get(name);
             let unchanged = known.is_some_and(|old| Arc::ptr_eq(old, namespace));
-            if unchanged && latest.is_some() && before.occupied == mesh.occupied {
+            let memory = memories.entry(name.clone()).or_insert_with(|| Memory {
+                translator: Translator::default(),
+                grace: Grace::new(self.cluster_grace),
+                left: BTreeMap::new(),
+            });
+            let due = memory.grace.next_deadline().is_some_and(|at| at <= started);
+            if unchanged && latest.is_some() && before.occupied == mesh.occupied && !due {
                 continue;
             }
-            let tables = translators.entry(name.clone()).or_default().translate(namespace);
+            let mut tables = memory.translator.translate(namespace);
+            if let Some(latest) = &latest {
+                tables = memory.grace.stage(tables, latest.tables(), started);
+            }
+            let leaving = memory.leaving(known, namespace, &tables, seen_at);
             let occupied = mesh.occupied.clone();
             let snapshot = match latest {
                 Some(latest) => latest.next(tables, occupied, seen_at),
                 None => Some(Snapshot::first(name.clone(), tables, occupied, seen_at)),
             };
             let Some(snapshot) = snapshot else { continue };
-            if let Some(known) = known {
-                self.enter_withdrawals(known, namespace, &snapshot);
-            }
+            self.enter_withdrawals(leaving, snapshot.generation);
             debug!(namespace = %name, generation = snapshot.generation, "published");
             self.writer.publish(snapshot);
         }
@@ -97,36 +141,81 @@ impl Pipeline {
         self.metrics.build.observe(started.elapsed().as_secs_f64());
     }
 
-    fn enter_withdrawals(&self, before: &MeshNamespace, after: &MeshNamespace, snapshot: &Snapshot) {
+    fn enter_withdrawals(&self, leaving: Vec<Leaving>, generation: u64) {
         let published_at = SystemTime::now();
-        for (name, service) in &before.services {
-            let now = after.services.get(name);
-            if now.is_some_and(|now| Arc::ptr_eq(&now.endpoints, &service.endpoints)) {
-                continue;
-            }
-            let endpoints = now.map_or(&[][..], |service| &service.endpoints);
-            for (endpoint, reason) in withdrawn(&service.endpoints, endpoints) {
-                let key = &service.spec.key;
-                info!(service = %key, task = %endpoint.instance, reason = reason.as_str(), "endpoint withdrawn");
-                self.ledger.open(Withdrawal {
-                    service: key.clone(),
-                    instance: endpoint.instance.clone(),
-                    address: endpoint.address,
-                    port: endpoint.port,
-                    reason,
-                    assignment: cluster::name(key),
-                    generation: snapshot.generation,
-                    seen_at: snapshot.seen_at,
-                    published_at,
-                });
-            }
+        for Leaving { service, endpoint, reason, seen_at } in leaving {
+            info!(%service, task = %endpoint.instance, reason = reason.as_str(), "endpoint withdrawn");
+            self.ledger.open(Withdrawal {
+                assignment: cluster::name(&service),
+                service,
+                instance: endpoint.instance,
+                address: endpoint.address,
+                port: endpoint.port,
+                reason,
+                generation,
+                seen_at,
+                published_at,
+            });
         }
+    }
+}
+
+impl Memory {
+    /// The endpoints that leave rotation when `tables` are published. Those of a service that left the mesh stay
+    /// in its load assignment for the grace, and whoever is sent that meanwhile has not been told: they leave
+    /// when it goes, and not at all if the service is back before.
+    fn leaving(
+        &mut self,
+        before: Option<&Arc<MeshNamespace>>,
+        after: &MeshNamespace,
+        tables: &Tables,
+        seen_at: SystemTime,
+    ) -> Vec<Leaving> {
+        let services = before.into_iter().flat_map(|before| &before.services);
+        let changed = services.filter(|(name, service)| {
+            let now = after.services.get(*name);
+            !now.is_some_and(|now| Arc::ptr_eq(&now.endpoints, &service.endpoints))
+        });
+        let changed =
+            changed.map(|(name, service)| (name.clone(), Held { service: service.clone(), seen_at }));
+        let held: Vec<_> = std::mem::take(&mut self.left).into_iter().chain(changed).collect();
+        let mut leaving = Vec::new();
+        for (name, held) in held {
+            let key = &held.service.spec.key;
+            let (now, seen_at) = match after.services.get(&name) {
+                Some(now) => (&*now.endpoints, seen_at),
+                None if tables[ResourceType::Endpoint].contains_key(&cluster::name(key)) => {
+                    self.left.insert(name, held);
+                    continue;
+                }
+                None => (&[][..], held.seen_at),
+            };
+            leaving.extend(withdrawn(&held.service.endpoints, now).map(|(endpoint, reason)| Leaving {
+                service: key.clone(),
+                endpoint: endpoint.clone(),
+                reason,
+                seen_at,
+            }));
+        }
+        leaving
     }
 }
 
 /// Every source's view, once each has spoken.
 fn every_view(readings: &[Reading]) -> Option<Vec<Arc<View>>> {
     readings.iter().map(|reading| reading.view.clone()).collect()
+}
+
+/// When a cluster may leave although no source speaks.
+fn next_deadline(memories: &BTreeMap<Namespace, Memory>) -> Option<Instant> {
+    memories.values().filter_map(|memory| memory.grace.next_deadline()).min()
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn same(old: &[Arc<View>], new: &[Arc<View>]) -> bool {

@@ -25,6 +25,8 @@ pub enum ResourceType {
     Cluster,
     /// EDS: `ClusterLoadAssignment`.
     Endpoint,
+    /// SDS: `Secret`. None is served yet; who asks is told so instead of being left waiting.
+    Secret,
     /// LDS: `Listener`.
     Listener,
     /// RDS: `RouteConfiguration`.
@@ -33,13 +35,14 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in push order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoint, Self::Secret, Self::Listener, Self::Route];
 
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
@@ -50,21 +53,23 @@ impl ResourceType {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// The word in the API: `clusters`, `endpoints`, `listeners`, `routes`.
+    /// The word in the API: `clusters`, `endpoints`, `secrets`, `listeners`, `routes`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Cluster => "clusters",
             Self::Endpoint => "endpoints",
+            Self::Secret => "secrets",
             Self::Listener => "listeners",
             Self::Route => "routes",
         }
     }
 
-    /// The usual short name: `CDS`, `EDS`, `LDS`, `RDS`.
+    /// The usual short name: `CDS`, `EDS`, `SDS`, `LDS`, `RDS`.
     pub fn short(self) -> &'static str {
         match self {
             Self::Cluster => "CDS",
             Self::Endpoint => "EDS",
+            Self::Secret => "SDS",
             Self::Listener => "LDS",
             Self::Route => "RDS",
         }
@@ -105,6 +110,16 @@ impl FromStr for Version {
     }
 }
 
+/// The kinds of clients that are served different things.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum ProxyClass {
+    /// An Envoy beside its application: listeners that bind loopback addresses.
+    #[default]
+    Sidecar,
+    /// A gRPC library in the application itself: API listeners, which bind nothing.
+    Grpc,
+}
+
 /// One resource, encoded once and shared by every stream.
 #[derive(Debug)]
 pub struct Resource {
@@ -114,12 +129,16 @@ pub struct Resource {
     pub name: Arc<str>,
     /// The hash of its content.
     pub version: Version,
-    /// The encoded `envoy.service.discovery.v3.Resource` around it.
+    /// The encoded `envoy.service.discovery.v3.Resource` around it, as delta sends it.
     pub bytes: Bytes,
+    /// The part of `bytes` that is the encoded `google.protobuf.Any`, as state-of-the-world sends it.
+    pub any: Bytes,
     /// What must be served for it to work.
     pub depends_on: Box<[(ResourceType, Arc<str>)]>,
     /// The port it binds, for a listener.
     pub port: Option<u16>,
+    /// The only clients that may see it; `None` is all.
+    pub only_for: Option<ProxyClass>,
 }
 
 impl Resource {
@@ -127,14 +146,16 @@ impl Resource {
     pub fn encode(kind: ResourceType, name: Arc<str>, message: &impl Message) -> Self {
         let body = message.encode_to_vec();
         let version = Version::of(kind, &body);
-        let bytes = discovery::Resource {
-            name: name.to_string(),
-            version: version.to_string(),
-            resource: Some(Any { type_url: kind.type_url().to_owned(), value: body }),
-            ..Default::default()
-        };
-        let bytes = Bytes::from(bytes.encode_to_vec());
-        Self { kind, name, version, bytes, depends_on: Box::default(), port: None }
+        let any = Any { type_url: kind.type_url().to_owned(), value: body };
+        let any_len = any.encoded_len();
+        let mut around = discovery::Resource { version: version.to_string(), ..Default::default() };
+        // Fields are encoded in the order of their numbers: version 1, resource 2, name 3.
+        let start = around.encoded_len() + 1 + prost::length_delimiter_len(any_len);
+        around.resource = Some(any);
+        around.name = name.to_string();
+        let bytes = Bytes::from(around.encode_to_vec());
+        let any = bytes.slice(start..start + any_len);
+        Self { kind, name, version, bytes, any, depends_on: Box::default(), port: None, only_for: None }
     }
 
     /// The same resource with what it depends on.
@@ -149,9 +170,24 @@ impl Resource {
         self
     }
 
+    /// The same resource, hidden from every other class of clients.
+    pub fn only_for(mut self, class: ProxyClass) -> Self {
+        self.only_for = Some(class);
+        self
+    }
+
     /// The inner message, for people who look at it.
     pub fn any(&self) -> Result<Any, prost::DecodeError> {
-        discovery::Resource::decode(self.bytes.clone()).map(|resource| resource.resource.unwrap_or_default())
+        Any::decode(self.any.clone())
+    }
+
+    /// Its share in the version of its whole type: shares are added, so that a change costs as much as it
+    /// changes and order does not matter.
+    fn share(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(self.name.as_bytes());
+        hash.update(&self.version.0.to_be_bytes());
+        hash.digest()
     }
 }
 
@@ -192,6 +228,37 @@ struct Change {
     names: [Vec<Arc<str>>; ResourceType::ALL.len()],
 }
 
+/// The sums of [`Resource::share`] by type, of what everyone sees and of what only one class sees.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals([[u64; 3]; ResourceType::ALL.len()]);
+
+impl Totals {
+    fn of(tables: &Tables) -> Self {
+        let mut totals = Self::default();
+        tables.0.iter().flat_map(BTreeMap::values).for_each(|resource| totals.add(resource));
+        totals
+    }
+
+    fn of_class(class: Option<ProxyClass>) -> usize {
+        class.map_or(0, |class| class as usize + 1)
+    }
+
+    fn add(&mut self, resource: &Resource) {
+        let total = &mut self.0[resource.kind as usize][Self::of_class(resource.only_for)];
+        *total = total.wrapping_add(resource.share());
+    }
+
+    fn take(&mut self, resource: &Resource) {
+        let total = &mut self.0[resource.kind as usize][Self::of_class(resource.only_for)];
+        *total = total.wrapping_sub(resource.share());
+    }
+
+    fn get(&self, kind: ResourceType, class: ProxyClass) -> u64 {
+        let totals = &self.0[kind as usize];
+        totals[0].wrapping_add(totals[Self::of_class(Some(class))])
+    }
+}
+
 /// How many generations back a slow stream may look before it compares everything.
 const REMEMBERED_CHANGES: usize = 64;
 
@@ -205,17 +272,9 @@ pub struct Snapshot {
     /// When the answer arrived at the source that led to this snapshot.
     pub seen_at: SystemTime,
     tables: Tables,
+    totals: Totals,
     occupied: Vec<Arc<OccupiedPorts>>,
     changes: VecDeque<Arc<Change>>,
-}
-
-/// What a stream must look at again.
-#[derive(PartialEq, Eq, Debug)]
-pub enum Changed {
-    /// These names, sorted.
-    Names(BTreeSet<Arc<str>>),
-    /// Too far behind to know.
-    Everything,
 }
 
 impl Snapshot {
@@ -226,7 +285,8 @@ impl Snapshot {
         occupied: Vec<Arc<OccupiedPorts>>,
         seen_at: SystemTime,
     ) -> Self {
-        Self { namespace, generation: 1, seen_at, tables, occupied, changes: VecDeque::new() }
+        let totals = Totals::of(&tables);
+        Self { namespace, generation: 1, seen_at, tables, totals, occupied, changes: VecDeque::new() }
     }
 
     /// The snapshot after this one, or `None` when nothing differs.
@@ -241,12 +301,18 @@ impl Snapshot {
         if names.iter().all(Vec::is_empty) && self.occupied == occupied {
             return None;
         }
+        let mut totals = self.totals;
+        for (kind, names) in ResourceType::ALL.into_iter().zip(&names) {
+            names.iter().filter_map(|name| self.tables[kind].get(name)).for_each(|old| totals.take(old));
+            names.iter().filter_map(|name| tables[kind].get(name)).for_each(|new| totals.add(new));
+        }
         let mut changes = self.changes.clone();
         if changes.len() == REMEMBERED_CHANGES {
             changes.pop_front();
         }
         changes.push_back(Arc::new(Change { generation, names }));
-        Some(Self { namespace: self.namespace.clone(), generation, seen_at, tables, occupied, changes })
+        let namespace = self.namespace.clone();
+        Some(Self { namespace, generation, seen_at, tables, totals, occupied, changes })
     }
 
     /// The resources of one type, whoever may see them.
@@ -259,17 +325,17 @@ impl Snapshot {
         &self.tables
     }
 
-    /// The names of `kind` that differ from what generation `since` of this process held.
-    pub fn changed_since(&self, since: u64, kind: ResourceType) -> Changed {
+    /// The names of `kind` that differ from what generation `since` of this process held, some perhaps more
+    /// than once; `None` when that is too long ago to know.
+    pub fn changed_since(
+        &self,
+        since: u64,
+        kind: ResourceType,
+    ) -> Option<impl Iterator<Item = &Arc<str>> + Clone> {
         let reaches_back = self.changes.front().is_some_and(|oldest| oldest.generation <= since + 1);
-        if since == self.generation {
-            return Changed::Names(BTreeSet::new());
-        }
-        if since > self.generation || !reaches_back {
-            return Changed::Everything;
-        }
-        let newer = self.changes.iter().filter(|change| change.generation > since);
-        Changed::Names(newer.flat_map(|change| change.names[kind as usize].iter().cloned()).collect())
+        let known = since == self.generation || (since < self.generation && reaches_back);
+        let newer = self.changes.iter().filter(move |change| change.generation > since);
+        known.then(|| newer.flat_map(move |change| change.names[kind as usize].iter()))
     }
 
     /// The container ports of a task, as far as any source knows it.
@@ -287,20 +353,23 @@ fn differing(old: &Table, new: &Table) -> Vec<Arc<str>> {
     changed.map(|(name, _)| name).chain(gone).map(Arc::clone).collect()
 }
 
-/// The part of a snapshot that one sidecar may see: all but listeners on ports its own task occupies, since
-/// neither the listener nor the application could then bind (`product.md`, section 5, the port trap).
+/// The part of a snapshot that one client may see: what is meant for its class, without listeners on ports
+/// its own task occupies, since neither the listener nor the application could then bind (`product.md`,
+/// section 5, the port trap).
 #[derive(Clone, Debug)]
 pub struct Slice {
     snapshot: Arc<Snapshot>,
+    class: ProxyClass,
     occupied: BTreeSet<u16>,
 }
 
 impl Slice {
-    /// What the sidecar of `task` may see; `declared` are the ports that its bootstrap says are occupied.
-    pub fn new(snapshot: Arc<Snapshot>, task: &str, declared: &[u16]) -> Self {
+    /// What a client of `class` in `task` may see; `declared` are the ports that its bootstrap says are
+    /// occupied.
+    pub fn new(snapshot: Arc<Snapshot>, class: ProxyClass, task: &str, declared: &[u16]) -> Self {
         let known = snapshot.occupied_ports(task).iter();
         let occupied = known.chain(declared).copied().collect();
-        Self { snapshot, occupied }
+        Self { snapshot, class, occupied }
     }
 
     /// The whole snapshot.
@@ -308,17 +377,22 @@ impl Slice {
         &self.snapshot
     }
 
+    /// What kind of client it is for.
+    pub fn class(&self) -> ProxyClass {
+        self.class
+    }
+
     /// Whether both hide the same listeners.
     pub fn hides_like(&self, other: &Self) -> bool {
         self.occupied == other.occupied
     }
 
-    /// A resource by name, if the sidecar may see it.
+    /// A resource by name, if the client may see it.
     pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
         self.snapshot.table(kind).get(name).filter(|resource| self.shows(resource))
     }
 
-    /// Every name of a type that the sidecar may see.
+    /// Every name of a type that the client may see.
     pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
         self.snapshot
             .table(kind)
@@ -327,12 +401,97 @@ impl Slice {
             .map(|resource| &resource.name)
     }
 
+    /// The version of all that the client may see of a type: it differs if and only if the content does.
+    pub fn version(&self, kind: ResourceType) -> Version {
+        let mut total = self.snapshot.totals.get(kind, self.class);
+        if kind == ResourceType::Listener {
+            self.withheld().for_each(|listener| total = total.wrapping_sub(listener.share()));
+        }
+        Version(total)
+    }
+
     /// The listeners that are withheld from this sidecar (finding `LSN002`).
     pub fn withheld(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.snapshot.table(ResourceType::Listener).values().filter(|resource| !self.shows(resource))
+        let listeners = self.snapshot.table(ResourceType::Listener).values();
+        listeners.filter(|listener| self.is_mine(listener) && !self.shows(listener))
+    }
+
+    fn is_mine(&self, resource: &Resource) -> bool {
+        resource.only_for.is_none_or(|class| class == self.class)
     }
 
     fn shows(&self, resource: &Resource) -> bool {
-        resource.port.is_none_or(|port| !self.occupied.contains(&port))
+        self.is_mine(resource) && resource.port.is_none_or(|port| !self.occupied.contains(&port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(resources: impl IntoIterator<Item = Resource>) -> Tables {
+        let mut tables = Tables::default();
+        resources.into_iter().for_each(|resource| tables.insert(Arc::new(resource)));
+        tables
+    }
+
+    fn listener(name: &str, content: &str) -> Resource {
+        Resource::encode(ResourceType::Listener, name.into(), &content.to_owned())
+    }
+
+    fn snapshot(resources: impl IntoIterator<Item = Resource>) -> Arc<Snapshot> {
+        let snapshot = Snapshot::first("prod".into(), tables(resources), Vec::new(), SystemTime::UNIX_EPOCH);
+        Arc::new(snapshot)
+    }
+
+    fn version(snapshot: &Arc<Snapshot>, class: ProxyClass, declared: &[u16]) -> Version {
+        Slice::new(Arc::clone(snapshot), class, "task", declared).version(ResourceType::Listener)
+    }
+
+    #[test]
+    fn both_encodings_are_one() {
+        for name in ["a", &"long".repeat(100)] {
+            let resource = listener(name, &"content".repeat(50));
+            let around = discovery::Resource::decode(resource.bytes.clone()).unwrap();
+            assert_eq!(around.name, name);
+            assert_eq!(around.version, resource.version.to_string());
+            assert_eq!(around.resource.unwrap(), resource.any().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_type_has_the_version_of_what_the_client_sees() {
+        let (sidecar, grpc) = (ProxyClass::Sidecar, ProxyClass::Grpc);
+        let seen = || [listener("a", "1"), listener("b", "1").only_for(sidecar)];
+        let one = snapshot(seen());
+        let other = snapshot(seen().into_iter().chain([listener("c", "1").only_for(grpc)]));
+        assert_eq!(version(&one, sidecar, &[]), version(&other, sidecar, &[]), "the other class is not seen");
+        assert_ne!(version(&one, grpc, &[]), version(&other, grpc, &[]));
+        let hidden = snapshot(seen().into_iter().chain([listener("d", "1").binding(8080)]));
+        assert_eq!(version(&one, sidecar, &[]), version(&hidden, sidecar, &[8080]));
+
+        let next = tables([listener("a", "2"), listener("e", "1")]);
+        let next = Arc::new(other.next(next, Vec::new(), SystemTime::UNIX_EPOCH).unwrap());
+        let fresh = snapshot([listener("e", "1"), listener("a", "2")]);
+        assert_eq!(version(&next, sidecar, &[]), version(&fresh, sidecar, &[]), "whatever was before");
+        assert_ne!(version(&next, sidecar, &[]), version(&one, sidecar, &[]));
+    }
+
+    #[test]
+    fn what_changed_is_known_for_a_while() {
+        let mut latest = snapshot([]);
+        for content in 0..100_u32 {
+            let tables = tables([listener(&format!("l{content}"), "1")]);
+            latest = Arc::new(latest.next(tables, Vec::new(), SystemTime::UNIX_EPOCH).unwrap());
+        }
+        let names = |since| {
+            let changed = latest.changed_since(since, ResourceType::Listener);
+            changed.map(|names| names.map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(names(101), Some(vec![]));
+        assert_eq!(names(100), Some(vec!["l99".to_owned(), "l98".to_owned()]));
+        assert_eq!(names(36), None);
+        assert_eq!(names(37).map(|names| names.len()), Some(128));
+        assert_eq!(names(102), None, "another process");
     }
 }

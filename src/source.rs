@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use aws_config::SdkConfig;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -59,6 +59,8 @@ pub struct Reading {
     pub view: Option<Arc<View>>,
     /// When the last complete reading was taken.
     pub as_of: Option<SystemTime>,
+    /// When it began: everything that was so then is in the view.
+    pub began: Option<Instant>,
     /// When the answer arrived that last changed the view.
     pub changed_at: Option<SystemTime>,
     /// Set while the newest attempt failed.
@@ -102,8 +104,9 @@ impl CellWriter {
         self.cell.borrow().view.clone()
     }
 
-    /// Replaces the view by a complete one read just now. An equal view only renews the reading's age.
-    pub fn publish(&self, view: View) {
+    /// Replaces the view by a complete one, of which the reading `began` then and ended just now. An equal view
+    /// only renews the reading's age.
+    pub fn publish(&self, view: View, began: Instant) {
         let now = SystemTime::now();
         let changed = self.view().as_deref() != Some(&view); // outside the lock: it compares every endpoint
         self.cell.send_modify(|reading| {
@@ -116,6 +119,7 @@ impl CellWriter {
                 reading.changed_at = Some(now);
             }
             reading.as_of = Some(now);
+            reading.began = Some(began);
             reading.readings += 1;
         });
     }
@@ -187,7 +191,7 @@ pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown:
         };
         let wake = match outcome {
             Ok(view) => {
-                cell.publish(view);
+                cell.publish(view, started.into_std());
                 pauses = backoff.build();
                 started + jittered(pace.interval)
             }

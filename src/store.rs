@@ -6,6 +6,7 @@
 //! gets in.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dashmap::DashMap;
 use tokio::sync::watch;
@@ -20,18 +21,21 @@ type Cells = DashMap<Namespace, watch::Sender<Arc<Snapshot>>>;
 #[derive(Clone, Debug)]
 pub struct Store {
     cells: Arc<Cells>,
+    confirmed: watch::Receiver<Option<Instant>>,
 }
 
 /// The writing end. Not `Clone`.
 #[derive(Debug)]
 pub struct Writer {
     cells: Arc<Cells>,
+    confirmed: watch::Sender<Option<Instant>>,
 }
 
 /// An empty store: it stays so until every source has spoken once.
 pub fn store() -> (Writer, Store) {
     let cells = Arc::new(Cells::new());
-    (Writer { cells: Arc::clone(&cells) }, Store { cells })
+    let (confirm, confirmed) = watch::channel(None);
+    (Writer { cells: Arc::clone(&cells), confirmed: confirm }, Store { cells, confirmed })
 }
 
 impl Writer {
@@ -54,6 +58,17 @@ impl Writer {
         }
     }
 
+    /// Says that everything any source knew at `began` is published. Never goes back.
+    pub fn confirm(&self, began: Instant) {
+        self.confirmed.send_if_modified(|confirmed| {
+            let forward = confirmed.is_none_or(|before| before < began);
+            if forward {
+                *confirmed = Some(began);
+            }
+            forward
+        });
+    }
+
     /// The latest snapshot of a namespace.
     pub fn latest(&self, namespace: &Namespace) -> Option<Arc<Snapshot>> {
         self.cells.get(namespace).map(|cell| Arc::clone(&cell.borrow()))
@@ -64,6 +79,11 @@ impl Store {
     /// Whether anything has been published, which means that every source has spoken once.
     pub fn is_synced(&self) -> bool {
         !self.cells.is_empty()
+    }
+
+    /// The moment of which it is sure that everything any source knew then is published, now and from now on.
+    pub fn confirmed(&self) -> watch::Receiver<Option<Instant>> {
+        self.confirmed.clone()
     }
 
     /// The latest snapshot of a namespace, now and from now on; `None` if there is no such namespace (yet).

@@ -26,7 +26,7 @@ const FILTER: &str = "info,aws_config=error,aws_credential_types=error,aws_runti
 pub struct TypeLabels {
     /// The mesh namespace.
     pub namespace: String,
-    /// `CDS`, `EDS`, `LDS` or `RDS`.
+    /// `CDS`, `EDS`, `SDS`, `LDS` or `RDS`.
     pub r#type: &'static str,
 }
 
@@ -35,8 +35,15 @@ pub struct TypeLabels {
 pub struct StreamLabels {
     /// The mesh namespace.
     pub namespace: String,
-    /// `delta`.
+    /// `delta` or `sotw`.
     pub protocol: &'static str,
+}
+
+/// Labels of a count of refused streams.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct RefusedLabels {
+    /// Why: `too-fast`, `full`, …
+    pub reason: &'static str,
 }
 
 /// Labels of a step of a withdrawal.
@@ -59,6 +66,8 @@ pub struct Metrics {
     pub acks: Family<TypeLabels, Counter>,
     /// Responses refused.
     pub nacks: Family<TypeLabels, Counter>,
+    /// Streams refused.
+    pub refused: Family<RefusedLabels, Counter>,
     /// From a source's sight of a change to a sidecar.
     pub propagation: Family<StageLabels, Histogram>,
     /// From a changed view to the published snapshots.
@@ -75,6 +84,7 @@ impl Metrics {
             responses: Family::default(),
             acks: Family::default(),
             nacks: Family::default(),
+            refused: Family::default(),
             propagation: Family::new_with_constructor(seconds),
             build: Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]),
         };
@@ -83,6 +93,7 @@ impl Metrics {
         registry.register("xds_responses", "Responses sent", metrics.responses.clone());
         registry.register("xds_acks", "Responses accepted", metrics.acks.clone());
         registry.register("xds_nacks", "Responses refused", metrics.nacks.clone());
+        registry.register("xds_refused_streams", "Streams refused", metrics.refused.clone());
         registry.register_with_unit(
             "propagation",
             "From a source's sight of a change to a sidecar",

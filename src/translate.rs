@@ -6,7 +6,8 @@
 //! Invariant: pure. An unchanged service keeps its `Arc<Resource>`s; the same model gives the same bytes in
 //! any process, which holds because no message here has a protobuf map with more than one entry.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{
@@ -14,11 +15,13 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 
-use crate::model::{Endpoint, MeshNamespace, ServiceName, ServiceSpec};
+use self::host::Names;
+use crate::model::{Endpoint, MeshNamespace, Service, ServiceName, ServiceSpec};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
 pub mod endpoint;
+pub mod host;
 pub mod listener;
 pub mod profile;
 pub mod route;
@@ -27,14 +30,16 @@ pub mod route;
 #[derive(Debug, Default)]
 pub struct Translator {
     services: HashMap<ServiceName, Translated>,
-    proxy: Option<Proxy>,
+    described: Described,
 }
 
-/// The Host-routed proxy's resources, with the descriptions that they were made from.
-#[derive(Debug)]
-struct Proxy {
+/// What follows from all descriptions together, with the descriptions that it was made from.
+#[derive(Debug, Default)]
+struct Described {
     specs: Vec<Arc<ServiceSpec>>,
-    resources: Vec<Arc<Resource>>,
+    names: BTreeMap<ServiceName, Names>,
+    /// The Host-routed listener for `HTTP_PROXY` and its routes.
+    proxy: Vec<Arc<Resource>>,
 }
 
 /// A service's resources, with the model that they were made from.
@@ -42,62 +47,83 @@ struct Proxy {
 struct Translated {
     spec: Arc<ServiceSpec>,
     endpoints: Arc<[Endpoint]>,
-    addresses: Vec<std::net::Ipv4Addr>,
+    addresses: Vec<Ipv4Addr>,
+    names: Option<Names>,
     assignment: Arc<Resource>,
-    others: Vec<Arc<Resource>>,
+    own: Vec<Arc<Resource>>,
+    api_listeners: Vec<Arc<Resource>>,
 }
 
 impl Translator {
     /// The resources of `namespace`, closed: whatever a resource refers to is among them.
     pub fn translate(&mut self, namespace: &MeshNamespace) -> Tables {
         let mut tables = Tables::default();
+        self.described.renew(namespace);
         let mut before = std::mem::take(&mut self.services);
         for (name, service) in &namespace.services {
             let addresses = listener::addresses(namespace, &service.spec);
-            let translated = match before.remove(name) {
-                Some(old) if Arc::ptr_eq(&old.spec, &service.spec) && old.addresses == addresses => {
-                    if Arc::ptr_eq(&old.endpoints, &service.endpoints) {
-                        old
-                    } else {
-                        let assignment =
-                            Arc::new(endpoint::load_assignment(&service.spec.key, &service.endpoints));
-                        Translated { endpoints: Arc::clone(&service.endpoints), assignment, ..old }
-                    }
-                }
-                _ => Translated {
-                    spec: Arc::clone(&service.spec),
-                    endpoints: Arc::clone(&service.endpoints),
-                    assignment: Arc::new(endpoint::load_assignment(&service.spec.key, &service.endpoints)),
-                    others: spec_resources(&service.spec, &addresses),
-                    addresses,
-                },
-            };
-            tables.insert(Arc::clone(&translated.assignment));
-            translated.others.iter().cloned().for_each(|resource| tables.insert(resource));
+            let names = self.described.names.get(name);
+            let translated = Translated::renewed(before.remove(name), service, addresses, names);
+            translated.resources().cloned().for_each(|resource| tables.insert(resource));
             self.services.insert(name.clone(), translated);
         }
-        self.translate_proxy(namespace).iter().cloned().for_each(|resource| tables.insert(resource));
+        self.described.proxy.iter().cloned().for_each(|resource| tables.insert(resource));
         tables
     }
+}
 
-    /// The Host-routed listener for `HTTP_PROXY` and its routes, which depend on descriptions only.
-    fn translate_proxy(&mut self, namespace: &MeshNamespace) -> &[Arc<Resource>] {
-        let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
-        let before = self.proxy.take().filter(|old| {
-            old.specs.len() == specs.len()
-                && old.specs.iter().zip(&specs).all(|(old, new)| Arc::ptr_eq(old, new))
+impl Described {
+    fn renew(&mut self, namespace: &MeshNamespace) {
+        let specs = || namespace.services.values().map(|service| &service.spec);
+        let same = self.specs.len() == namespace.services.len()
+            && self.specs.iter().zip(specs()).all(|(old, new)| Arc::ptr_eq(old, new));
+        if same && !self.proxy.is_empty() {
+            return;
+        }
+        let specs: Vec<_> = specs().cloned().collect();
+        let names = host::names(&namespace.name, &specs);
+        let routes = route::proxy_routes(&namespace.name, &specs, &names);
+        let listener = listener::proxy_listener(&namespace.name);
+        *self = Self { specs, names, proxy: vec![Arc::new(routes), Arc::new(listener)] };
+    }
+}
+
+impl Translated {
+    /// The service's resources, those that can be from `old`.
+    fn renewed(
+        old: Option<Self>,
+        service: &Service,
+        addresses: Vec<Ipv4Addr>,
+        names: Option<&Names>,
+    ) -> Self {
+        let (spec, endpoints) = (&service.spec, &service.endpoints);
+        let old = old.filter(|old| Arc::ptr_eq(&old.spec, spec));
+        let assignment = match &old {
+            Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => Arc::clone(&old.assignment),
+            _ => Arc::new(endpoint::load_assignment(&spec.key, endpoints)),
+        };
+        let (own, api_listeners) = old.map_or_else(Default::default, |old| {
+            let own = (old.addresses == addresses).then_some(old.own);
+            (own, (old.names.as_ref() == names).then_some(old.api_listeners))
         });
-        let proxy = self.proxy.insert(before.unwrap_or_else(|| {
-            let routes = route::proxy_routes(&namespace.name, &specs);
-            let listener = listener::proxy_listener(&namespace.name);
-            Proxy { specs, resources: vec![Arc::new(routes), Arc::new(listener)] }
-        }));
-        &proxy.resources
+        Self {
+            assignment,
+            own: own.unwrap_or_else(|| spec_resources(spec, &addresses)),
+            api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
+            spec: Arc::clone(spec),
+            endpoints: Arc::clone(endpoints),
+            addresses,
+            names: names.cloned(),
+        }
+    }
+
+    fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        std::iter::once(&self.assignment).chain(&self.own).chain(&self.api_listeners)
     }
 }
 
 /// What follows from a service's description alone: its cluster, routes and listeners.
-fn spec_resources(spec: &ServiceSpec, addresses: &[std::net::Ipv4Addr]) -> Vec<Arc<Resource>> {
+fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr]) -> Vec<Arc<Resource>> {
     let mut resources = vec![cluster::cluster(spec)];
     if spec.protocol.is_http() {
         resources.push(route::service_routes(spec));
@@ -105,6 +131,11 @@ fn spec_resources(spec: &ServiceSpec, addresses: &[std::net::Ipv4Addr]) -> Vec<A
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));
     resources.into_iter().map(Arc::new).collect()
+}
+
+fn api_listeners_of(spec: &ServiceSpec, names: Option<&Names>) -> Vec<Arc<Resource>> {
+    let names = names.into_iter().flat_map(|names| names.iter());
+    names.map(|name| Arc::new(listener::api_listener(spec, name))).collect()
 }
 
 /// "Ask on the stream you already have."

@@ -15,6 +15,10 @@ use legation::snapshot::{ResourceType, Tables};
 use legation::source::file;
 use legation::translate::Translator;
 
+/// The types of which something is served.
+const GOLDEN: [ResourceType; 4] =
+    [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
+
 fn translated(input: &Path) -> Tables {
     let namespace = Namespace::from("prod");
     let view = file::load(input, &namespace).unwrap_or_else(|problems| panic!("{problems:#?}"));
@@ -66,7 +70,7 @@ fn routes() {
 /// Protobuf maps are encoded in random order, so that a second entry would make versions flap.
 #[test]
 fn no_protobuf_map_holds_more_than_one_entry() {
-    for resource in ResourceType::ALL.into_iter().flat_map(inputs).flat_map(|input| {
+    for resource in GOLDEN.into_iter().flat_map(inputs).flat_map(|input| {
         let tables = translated(&input);
         ResourceType::ALL.into_iter().flat_map(move |kind| tables[kind].values().cloned().collect::<Vec<_>>())
     }) {

@@ -13,13 +13,15 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["admin"]),
     ("clap", &["cli"]),
     ("dashmap", &["changes", "store", "xds"]),
-    ("envoy_types", &["snapshot", "translate", "xds"]),
+    ("envoy_types", &["admin", "snapshot", "translate", "xds"]),
+    ("governor", &["xds"]),
+    ("hyper", &["xds"]),
     ("notify::", &["source"]),
     ("prometheus_client", &["admin", "app", "telemetry"]),
     ("prost_reflect", &["admin"]),
     ("serde_saphyr", &["config", "diagnostic", "source"]),
     ("sha2", &["vip"]),
-    ("tonic", &["xds"]),
+    ("tonic", &["admin", "xds"]),
     ("ureq", &["bootstrap", "cli"]),
 ];
 const LONGEST_FILE: usize = 500;

@@ -32,12 +32,17 @@ pub(super) async fn read_only(request: Request, next: Next) -> Response {
 pub(super) async fn loopback_only(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let authority = request.uri().authority().map(Authority::as_str);
-    let single = request.headers().get_all(header::HOST).iter().count() == 1;
-    let wanted = single && host.is_some_and(is_loopback) && authority.is_none_or(is_loopback);
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    // HTTP/2 has an authority in the place of the header.
+    let named = hosts == 1 || (hosts == 0 && authority.is_some());
+    let wanted = named && host.is_none_or(is_loopback) && authority.is_none_or(is_loopback);
     if wanted {
         return next.run(request).await;
     }
-    let message = format!("ask by a loopback name, such as localhost, not by `{}`", host.unwrap_or_default());
+    let message = format!(
+        "ask by a loopback name, such as localhost, not by `{}`",
+        host.or(authority).unwrap_or_default()
+    );
     Failure::new(StatusCode::FORBIDDEN, "HOST_NOT_ALLOWED", message).into_response()
 }
 

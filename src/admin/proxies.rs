@@ -37,7 +37,7 @@ impl Sync {
 
 /// The state of a sidecar and since when, as far as that is known.
 pub(super) fn sync(state: &AdminState, client: &Client) -> (Sync, SystemTime) {
-    let types = || client.types.values();
+    let types = || client.types.iter().map(|(_, status)| status);
     if let Some(first) = types().filter_map(|it| it.nack.as_ref()).map(|nack| nack.at).min() {
         return (Sync::Nacked, first);
     }
@@ -79,6 +79,7 @@ fn describe(state: &AdminState, client: &Client, now: SystemTime) -> Value {
         "userAgent": client.node.user_agent,
         "peer": client.peer,
         "stream": client.stream,
+        "protocol": client.protocol.word(),
         "connectedAt": time(client.connected_at),
         "state": sync.word().to_ascii_uppercase(),
         "since": time(since),
@@ -106,7 +107,10 @@ fn describe_type(kind: ResourceType, status: &TypeStatus, now: SystemTime) -> Va
         })
     });
     let rejected = status.rejected.iter();
-    let rejected = rejected.map(|(name, version)| json!({ "name": name, "version": version.to_string() }));
+    let rejected = rejected.map(|(name, rejection)| {
+        let version = rejection.version.to_string();
+        json!({ "name": name, "version": version, "reason": &*rejection.reason })
+    });
     json!({
         "type": kind.word(),
         "short": kind.short(),

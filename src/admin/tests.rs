@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode, header};
@@ -13,13 +13,15 @@ use super::*;
 use crate::changes::Withdrawal;
 use crate::mesh;
 use crate::model::{Finding, Namespace, Reason, ServiceKey};
-use crate::snapshot::{ResourceType, Snapshot, Version};
+use crate::snapshot::{ProxyClass, ResourceType, Slice, Snapshot, Tables, Version};
 use crate::source::{CellWriter, SourceError, cell, file};
 use crate::store::{Writer, store};
 use crate::telemetry::{Metrics, TypeLabels};
 use crate::translate::Translator;
-use crate::xds::clients::{Client, Nack, Node, Registered, TypeStatus};
+use crate::xds::clients::{Connected, Nack, Node, Progress, Registered, Watched};
+use crate::xds::session::{self, Names, Protocol, Session, Terms};
 
+mod csds;
 mod figures;
 mod health;
 mod inspection;
@@ -84,8 +86,8 @@ impl World {
     pub(crate) fn publish(&self) {
         let namespace = Namespace::from("prod");
         let view = file::parse(Path::new("services.yaml"), SERVICES, &namespace).unwrap();
-        self.ecs.publish(view.clone());
-        self.cloud_map.publish(crate::model::View::default());
+        self.ecs.publish(view.clone(), Instant::now());
+        self.cloud_map.publish(crate::model::View::default(), Instant::now());
         let mut mesh = mesh::join(&BTreeSet::from([namespace.clone()]), &[Arc::new(view)], &Mesh::default());
         let message = "no port is named `htp`".to_owned();
         mesh.findings.push(Finding { code: "PORT001", object: "service/payments".to_owned(), message });
@@ -95,19 +97,44 @@ impl World {
     }
 
     /// Connects a sidecar that holds `generation`.
-    pub(crate) fn connect(&mut self, id: &str, generation: u64, status: TypeStatus) {
+    pub(crate) fn connect(&mut self, id: &str, generation: u64, progress: Progress) {
+        let session = self.session();
+        self.connect_session(id, generation, progress, session);
+    }
+
+    /// A session that asked for the endpoints of `prod/payments`.
+    pub(crate) fn session(&self) -> Session {
+        let empty = || Arc::new(Snapshot::first("prod".into(), Tables::default(), Vec::new(), at(0)));
+        let snapshot = self.state.store.latest("prod").unwrap_or_else(empty);
+        let slice = Slice::new(snapshot, ProxyClass::Sidecar, "task", &[]);
+        let terms = Terms { protocol: Protocol::Delta, only: None, max_names: 100 };
+        let mut session = Session::new(terms, slice, Instant::now());
+        let names = Names::Increment(vec!["prod/payments".to_owned()], Vec::new());
+        let type_url = ResourceType::Endpoint.type_url().to_owned();
+        session.on_request(session::Request { type_url, names, ..Default::default() }).unwrap();
+        session
+    }
+
+    /// Connects a sidecar with a session of its own.
+    pub(crate) fn connect_session(
+        &mut self,
+        id: &str,
+        generation: u64,
+        progress: Progress,
+        session: Session,
+    ) {
         let zone = "eu-west-1a".to_owned();
-        let client = Client {
+        let connected = Connected {
             stream: self.state.ledger.new_stream(),
             node: Node { id: id.into(), service: "checkout".to_owned(), zone, ..Node::default() },
             namespace: "prod".into(),
             peer: "10.0.9.9:40000".to_owned(),
             connected_at: at(100),
-            synced_generation: generation,
-            withheld: Vec::new(),
-            types: [(ResourceType::Endpoint, status)].into(),
         };
-        self.sidecars.push(self.state.clients.register(client));
+        let mut watched = Watched::new(session);
+        watched.synced_generation = generation;
+        watched.types[ResourceType::Endpoint as usize] = progress;
+        self.sidecars.push(self.state.clients.register(connected, watched));
     }
 
     fn withdraw(&self) {

@@ -168,7 +168,7 @@ mod files {
 mod asking {
     use super::*;
     use crate::admin::tests::{World, world};
-    use crate::xds::clients::TypeStatus;
+    use crate::xds::clients::Progress;
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
 
@@ -192,7 +192,7 @@ mod asking {
     async fn what_the_server_answers_is_what_is_shown() {
         let mut world = world();
         world.publish();
-        world.connect("arn:aws:ecs:eu-west-1:123456789012:task/prod-a/0123", 1, TypeStatus::default());
+        world.connect("arn:aws:ecs:eu-west-1:123456789012:task/prod-a/0123", 1, Progress::default());
         let answers = ask(
             &world,
             &[

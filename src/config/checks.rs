@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::written::{self, File};
-use super::{Aws, Config, Discover, Listen, NamespaceConfig};
+use super::{Aws, Config, Discover, Listen, NamespaceConfig, Xds};
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, Written};
 use crate::model::Namespace;
@@ -35,6 +36,7 @@ pub(super) fn check(
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
+    let xds = xds(&mut checker, file.xds.unwrap_or_default());
     let namespaces = namespaces(&mut checker, file.namespaces.unwrap_or_default());
     checker.finish(Config {
         listen,
@@ -43,8 +45,37 @@ pub(super) fn check(
         cloud_map_interval,
         max_backoff,
         shutdown_grace,
+        xds,
         namespaces,
     })
+}
+
+fn xds(checker: &mut Checker<'_>, written: written::Xds) -> Xds {
+    let usual = Xds::default();
+    let mut number = |written: Option<Written>, usual: NonZeroU32| {
+        let number = written.and_then(|written| checker.number(&written, 1, 1_000_000));
+        number.and_then(NonZeroU32::new).unwrap_or(usual)
+    };
+    let max_streams = number(written.max_streams, usual.max_streams);
+    let max_streams_per_namespace =
+        number(written.max_streams_per_namespace, usual.max_streams_per_namespace);
+    let new_streams_per_second = number(written.new_streams_per_second, usual.new_streams_per_second);
+    let max_names = number(written.max_names, usual.max_names);
+    let mut time = |written: Option<Written>, least, usual| {
+        written.and_then(|written| checker.duration(&written, least, 24 * HOUR)).unwrap_or(usual)
+    };
+    let (second, soon) = (Duration::from_secs(1), Duration::from_millis(100));
+    Xds {
+        max_stream_age: time(written.max_stream_age, second, usual.max_stream_age),
+        max_streams,
+        max_streams_per_namespace,
+        new_streams_per_second,
+        max_names,
+        cluster_grace: time(written.cluster_grace, Duration::ZERO, usual.cluster_grace),
+        keepalive_interval: time(written.keepalive_interval, soon, usual.keepalive_interval),
+        keepalive_timeout: time(written.keepalive_timeout, soon, usual.keepalive_timeout),
+        write_timeout: time(written.write_timeout, soon, usual.write_timeout),
+    }
 }
 
 fn listen(checker: &mut Checker<'_>, written: written::Listen) -> Listen {

@@ -5,7 +5,7 @@ use crate::diagnostic::words::did_you_mean;
 use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
 
 /// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 18] = [
     "LEGATION_LISTEN__XDS",
     "LEGATION_LISTEN__METRICS",
     "LEGATION_LISTEN__ADMIN",
@@ -15,6 +15,15 @@ const VARIABLES: [&str; 9] = [
     "LEGATION_CLOUD_MAP__INTERVAL",
     "LEGATION_MAX_BACKOFF",
     "LEGATION_SHUTDOWN_GRACE",
+    "LEGATION_XDS__MAX_STREAM_AGE",
+    "LEGATION_XDS__MAX_STREAMS",
+    "LEGATION_XDS__MAX_STREAMS_PER_NAMESPACE",
+    "LEGATION_XDS__NEW_STREAMS_PER_SECOND",
+    "LEGATION_XDS__MAX_NAMES",
+    "LEGATION_XDS__CLUSTER_GRACE",
+    "LEGATION_XDS__KEEPALIVE_INTERVAL",
+    "LEGATION_XDS__KEEPALIVE_TIMEOUT",
+    "LEGATION_XDS__WRITE_TIMEOUT",
 ];
 
 /// Replaces what variables say; answers the variables that look like ours and are not.
@@ -51,6 +60,22 @@ fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
         "LEGATION_CLOUD_MAP__INTERVAL" => &mut file.cloud_map.get_or_insert_default().interval,
         "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
         "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,
+        _ => return slot_of_xds(file, name.strip_prefix("LEGATION_XDS__")?),
+    })
+}
+
+fn slot_of_xds<'a>(file: &'a mut File, key: &str) -> Option<&'a mut Option<Written>> {
+    let xds = file.xds.get_or_insert_default();
+    Some(match key {
+        "MAX_STREAM_AGE" => &mut xds.max_stream_age,
+        "MAX_STREAMS" => &mut xds.max_streams,
+        "MAX_STREAMS_PER_NAMESPACE" => &mut xds.max_streams_per_namespace,
+        "NEW_STREAMS_PER_SECOND" => &mut xds.new_streams_per_second,
+        "MAX_NAMES" => &mut xds.max_names,
+        "CLUSTER_GRACE" => &mut xds.cluster_grace,
+        "KEEPALIVE_INTERVAL" => &mut xds.keepalive_interval,
+        "KEEPALIVE_TIMEOUT" => &mut xds.keepalive_timeout,
+        "WRITE_TIMEOUT" => &mut xds.write_timeout,
         _ => return None,
     })
 }

@@ -53,6 +53,17 @@ fn every_key_is_read() {
             cloud_map_interval: 60s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
+            xds: Xds {
+                max_stream_age: 1800s,
+                max_streams: 20000,
+                max_streams_per_namespace: 20000,
+                new_streams_per_second: 500,
+                max_names: 100000,
+                cluster_grace: 5s,
+                keepalive_interval: 30s,
+                keepalive_timeout: 10s,
+                write_timeout: 60s,
+            },
             namespaces: {
                 "prod": NamespaceConfig {
                     clusters: [
@@ -283,7 +294,7 @@ fn unknown_keys_at_every_depth() {
          --> conf/legation.yaml:1:1
           |
         1 | namespace:
-          | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, namespaces"#]],
+          | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, xds, namespaces"#]],
     );
     check(
         "namespaces:\n  prod:\n    cluster: [prod-a]\n",
@@ -303,7 +314,7 @@ fn unknown_keys_at_every_depth() {
          --> conf/legation.yaml:1:1
           |
         1 | cloudmap: { interval: 30s }
-          | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, namespaces"#]],
+          | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, xds, namespaces"#]],
     );
 }
 
@@ -344,4 +355,39 @@ fn a_missing_file_is_a_problem() {
         error[CFG003]: can't read the configuration: No such file or directory (os error 2)
         --> /nowhere/legation.yaml"#]]
     .assert_eq(&crate::diagnostic::render_all(&problems, false));
+}
+
+#[test]
+fn what_sidecars_are_allowed() {
+    let text = "xds: { maxStreamAge: 1h, maxStreams: 50, clusterGrace: 0s }\nnamespaces: { prod: { clusters: [a] } }\n";
+    let xds = parse(text, &[("LEGATION_XDS__MAX_STREAMS", "60")]).unwrap().xds;
+    let expected =
+        Xds { max_stream_age: Duration::from_secs(3600), cluster_grace: Duration::ZERO, ..Xds::default() };
+    assert_eq!(xds, Xds { max_streams: 60.try_into().unwrap(), ..expected });
+    check(
+        "xds: { maxStream: 50, maxNames: 0, writeTimeout: 1ms }\nnamespaces: { prod: { clusters: [a] } }\n",
+        &[],
+        expect![[r#"
+            error[CFG001]: unknown key `maxStream`
+             --> conf/legation.yaml:1:8
+              |
+            1 | xds: { maxStream: 50, maxNames: 0, writeTimeout: 1ms }
+              |        ^^^^^^^^^ did you mean `maxStreams`? expected one of maxStreamAge, maxStreams, maxStreamsPerNamespace, newStreamsPerSecond, maxNames, clusterGrace, keepaliveInterval, keepaliveTimeout, writeTimeout"#]],
+    );
+    check(
+        "xds: { maxNames: 0, writeTimeout: 1ms }\nnamespaces: { prod: { clusters: [a] } }\n",
+        &[],
+        expect![[r#"
+            error[CFG002]: `0` is not a whole number from 1 to 1000000
+             --> conf/legation.yaml:1:18
+              |
+            1 | xds: { maxNames: 0, writeTimeout: 1ms }
+              |                  ^
+
+            error[CFG002]: `1ms` is out of range
+             --> conf/legation.yaml:1:35
+              |
+            1 | xds: { maxNames: 0, writeTimeout: 1ms }
+              |                                   ^^^ 100ms to 24h"#]],
+    );
 }

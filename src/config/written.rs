@@ -18,6 +18,8 @@ pub(super) struct File {
     pub(super) cloud_map: Option<Interval>,
     pub(super) max_backoff: Option<Written>,
     pub(super) shutdown_grace: Option<Written>,
+    #[serde(default)]
+    pub(super) xds: Option<Xds>,
     pub(super) namespaces: Option<Entries<Option<Namespace>>>,
 }
 
@@ -43,6 +45,21 @@ pub(super) struct Aws {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Interval {
     pub(super) interval: Option<Written>,
+}
+
+/// `xds`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Xds {
+    pub(super) max_stream_age: Option<Written>,
+    pub(super) max_streams: Option<Written>,
+    pub(super) max_streams_per_namespace: Option<Written>,
+    pub(super) new_streams_per_second: Option<Written>,
+    pub(super) max_names: Option<Written>,
+    pub(super) cluster_grace: Option<Written>,
+    pub(super) keepalive_interval: Option<Written>,
+    pub(super) keepalive_timeout: Option<Written>,
+    pub(super) write_timeout: Option<Written>,
 }
 
 /// One entry of `namespaces`.

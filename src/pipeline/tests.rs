@@ -1,18 +1,20 @@
 //! From cells to the store: when it publishes, when it doesn't, and what it enters in the ledger.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::model::{
-    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec,
-    ServiceView, StopCause,
+    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceSpec, ServiceView,
+    StopCause,
 };
-use crate::snapshot::ResourceType;
 use crate::source::{self, CellWriter, SourceError};
 use crate::store::{Store, store};
+
+const GRACE: Duration = Duration::from_millis(200);
 
 struct Running {
     ecs: CellWriter,
@@ -25,6 +27,10 @@ struct Running {
 }
 
 fn start() -> Running {
+    start_with(GRACE)
+}
+
+fn start_with(cluster_grace: Duration) -> Running {
     let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
     let (writer, store) = store();
     let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
@@ -36,6 +42,7 @@ fn start() -> Running {
         mesh: mesh_in,
         ledger: ledger.clone(),
         metrics: Metrics::register(&mut Registry::default()),
+        cluster_grace,
     };
     let task = tokio::spawn(pipeline.run(stop.clone()));
     Running { ecs, map, store, mesh, ledger, stop, task }
@@ -76,12 +83,12 @@ const STOPPING: Phase = Phase::Stopping(StopCause::Planned);
 #[tokio::test]
 async fn nothing_is_published_before_every_source_has_spoken_and_then_every_namespace_is() {
     let mut running = start();
-    running.ecs.publish(view(&[UP, UP]));
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
     running.map.fail(error());
     // A turn of the loop would have published by the time the next source speaks.
     tokio::task::yield_now().await;
     assert!(!running.store.is_synced());
-    running.map.publish(View::default());
+    running.map.publish(View::default(), Instant::now());
     running.mesh.changed().await.unwrap();
     assert_eq!(running.store.namespaces(), ["empty".into(), "prod".into()]);
     assert_eq!(running.store.latest("prod").unwrap().generation, 1);
@@ -95,15 +102,15 @@ fn error() -> SourceError {
 #[tokio::test]
 async fn an_error_and_an_equal_reading_change_nothing() {
     let mut running = start();
-    running.ecs.publish(view(&[UP, UP]));
-    running.map.publish(View::default());
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
+    running.map.publish(View::default(), Instant::now());
     running.mesh.changed().await.unwrap();
     let before = running.store.latest("prod").unwrap();
     running.ecs.fail(error());
-    running.ecs.publish(view(&[UP, UP]));
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
     running.map.fail(error());
     // The next real change comes after those, so their turns are over once it is seen.
-    running.ecs.publish(view(&[UP, STOPPING]));
+    running.ecs.publish(view(&[UP, STOPPING]), Instant::now());
     running.mesh.changed().await.unwrap();
     assert_eq!(running.store.latest("prod").unwrap().generation, before.generation + 1);
 }
@@ -111,18 +118,18 @@ async fn an_error_and_an_equal_reading_change_nothing() {
 #[tokio::test]
 async fn a_stopped_task_leaves_its_assignment_and_is_entered_in_the_ledger_once() {
     let mut running = start();
-    running.ecs.publish(view(&[UP, UP]));
-    running.map.publish(View::default());
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
+    running.map.publish(View::default(), Instant::now());
     running.mesh.changed().await.unwrap();
     let before = running.store.latest("prod").unwrap();
-    running.ecs.publish(view(&[UP, STOPPING]));
+    running.ecs.publish(view(&[UP, STOPPING]), Instant::now());
     running.mesh.changed().await.unwrap();
     let after = running.store.latest("prod").unwrap();
     for kind in ResourceType::ALL {
         let same = before.table(kind).iter().all(|(name, old)| Arc::ptr_eq(old, &after.table(kind)[name]));
         assert_eq!(same, kind != ResourceType::Endpoint, "{kind:?}");
     }
-    running.ecs.publish(view(&[UP, Phase::Stopped]));
+    running.ecs.publish(view(&[UP, Phase::Stopped]), Instant::now());
     running.mesh.changed().await.unwrap();
     let [change] = running.ledger.list().try_into().unwrap();
     assert_eq!(change.withdrawal.instance.as_str(), "task/2");
@@ -141,4 +148,82 @@ async fn it_ends_when_asked_and_when_a_source_is_lost() {
     let Running { ecs, task, .. } = start();
     drop(ecs);
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_every_source_knew_is_confirmed_when_it_is_published() {
+    let running = start();
+    let mut confirmed = running.store.confirmed();
+    let began = Instant::now();
+    running.ecs.publish(view(&[UP]), began);
+    tokio::task::yield_now().await;
+    assert_eq!(*confirmed.borrow(), None);
+    running.map.publish(View::default(), began + GRACE);
+    assert_eq!(*confirmed.wait_for(Option::is_some).await.unwrap(), Some(began), "the oldest reading counts");
+    running.ecs.fail(error());
+    running.ecs.publish(view(&[UP]), began + GRACE * 2);
+    let later = Some(began + GRACE);
+    assert_eq!(*confirmed.wait_for(|it| *it != Some(began)).await.unwrap(), later, "though nothing changed");
+}
+
+fn nothing() -> View {
+    View { clusters: ["prod-a".into()].into(), ..View::default() }
+}
+
+fn has(kind: ResourceType) -> impl Fn(&Arc<Snapshot>) -> bool {
+    move |snapshot| snapshot.table(kind).contains_key("prod/payments")
+}
+
+#[tokio::test]
+async fn a_service_that_left_keeps_its_cluster_for_the_grace_and_counts_as_withdrawn_after_it() {
+    let mut running = start();
+    running.ecs.publish(view(&[UP]), Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    running.mesh.changed().await.unwrap();
+    let mut snapshots = running.store.subscribe("prod").unwrap();
+    running.ecs.publish(nothing(), Instant::now());
+    let left = snapshots.wait_for(|it| !has(ResourceType::Route)(it)).await.unwrap().clone();
+    assert!(has(ResourceType::Cluster)(&left) && has(ResourceType::Endpoint)(&left));
+    let gone = snapshots.wait_for(|it| !has(ResourceType::Cluster)(it)).await.unwrap().clone();
+    assert!(!has(ResourceType::Endpoint)(&gone));
+    assert_eq!(gone.generation, left.generation + 1);
+    let [change] = running.ledger.list().try_into().unwrap();
+    assert_eq!(change.withdrawal.generation, gone.generation, "who holds the one before has the endpoint");
+    assert_eq!(change.withdrawal.seen_at, left.seen_at);
+    assert!(change.withdrawal.published_at > gone.seen_at && gone.seen_at > left.seen_at);
+}
+
+#[tokio::test]
+async fn what_nothing_leads_to_is_withdrawn_after_the_grace_too() {
+    let mut running = start();
+    let mut unnamed = view(&[UP]);
+    let service = Arc::make_mut(unnamed.services.values_mut().next().unwrap());
+    let spec = ServiceSpec { protocol: Protocol::Tcp, aliases: Vec::new(), ..(*service.spec).clone() };
+    service.spec = Arc::new(spec);
+    running.ecs.publish(unnamed, Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    running.mesh.changed().await.unwrap();
+    let mut snapshots = running.store.subscribe("prod").unwrap();
+    let before = snapshots.borrow_and_update().generation;
+    running.ecs.publish(nothing(), Instant::now());
+    snapshots.wait_for(|it| !has(ResourceType::Cluster)(it)).await.unwrap();
+    let [change] = running.ledger.list().try_into().unwrap();
+    assert_eq!(change.withdrawal.generation, before + 1, "nothing differs until then");
+}
+
+#[tokio::test]
+async fn what_is_back_within_the_grace_has_not_been_withdrawn() {
+    let mut running = start_with(Duration::from_secs(600));
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    running.mesh.changed().await.unwrap();
+    let mut snapshots = running.store.subscribe("prod").unwrap();
+    running.ecs.publish(nothing(), Instant::now());
+    snapshots.wait_for(|it| !has(ResourceType::Route)(it)).await.unwrap();
+    running.ecs.publish(view(&[UP, STOPPING]), Instant::now());
+    let back = snapshots.wait_for(has(ResourceType::Route)).await.unwrap().clone();
+    let [change] = running.ledger.list().try_into().unwrap();
+    assert_eq!((change.withdrawal.instance.as_str(), change.withdrawal.reason), ("task/2", Reason::Stopping));
+    assert_eq!(change.withdrawal.generation, back.generation);
+    assert_eq!(change.withdrawal.seen_at, back.seen_at);
 }

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -60,7 +60,7 @@ pub async fn run(path: PathBuf, namespace: Namespace, cell: CellWriter, shutdown
             swept = source.sweep() => swept,
         };
         match swept {
-            Ok(view) => cell.publish(view),
+            Ok(view) => cell.publish(view, source.began),
             Err(error) => cell.fail(error),
         }
         tokio::select! {
@@ -120,6 +120,8 @@ struct FileSource {
     watcher: Option<RecommendedWatcher>,
     /// A visit that has not come back: another would only block another thread.
     visit: Option<JoinHandle<Visit>>,
+    /// When the newest visit began, which may be before the sweep that it answers.
+    began: Instant,
     patience: Duration,
 }
 
@@ -143,12 +145,14 @@ impl Sweep for FileSource {
 impl FileSource {
     fn new(path: PathBuf, namespace: Namespace) -> Self {
         let changed = Arc::new(Notify::new());
-        Self { path, namespace, last: None, changed, watcher: None, visit: None, patience: PATIENCE }
+        let (began, patience) = (Instant::now(), PATIENCE);
+        Self { path, namespace, last: None, changed, watcher: None, visit: None, began, patience }
     }
 
     /// The text, from a thread of its own, which may block for as long as the medium likes.
     async fn visit(&mut self) -> Result<String, SourceError> {
         let visit = self.visit.get_or_insert_with(|| {
+            self.began = Instant::now();
             let (path, watched) = (self.path.clone(), self.watcher.is_some());
             let changed = Arc::clone(&self.changed);
             tokio::task::spawn_blocking(move || {

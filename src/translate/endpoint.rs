@@ -4,11 +4,11 @@
 //!
 //! Invariant: endpoints are grouped by zone and ordered by address, so that the bytes don't depend on the
 //! order in which AWS answered. A service without endpoints has an empty assignment, never none: Envoy keeps
-//! the hosts of an assignment that is merely taken away.
+//! the hosts of an assignment that is merely taken away. What gRPC libraries would refuse or skip is not said:
+//! no address twice, no two equal localities, none without its name and weight.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{
     Address, HealthStatus, Locality, SocketAddress, address, socket_address::PortSpecifier,
@@ -18,23 +18,29 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
     lb_endpoint::HostIdentifier,
 };
 
-use super::cluster;
+use super::{cluster, number};
 use crate::model::{Endpoint, ServiceKey, State};
 use crate::snapshot::{Resource, ResourceType};
 
-/// What is said of one endpoint, in the order in which endpoints are listed.
-type Said = (IpAddr, u16, State);
+/// An address, in the order in which addresses are listed.
+type Place = (IpAddr, u16);
 
 /// The load assignment of a service.
 pub fn load_assignment(key: &ServiceKey, endpoints: &[Endpoint]) -> Resource {
     let name = cluster::name(key);
-    let mut zones: BTreeMap<Option<&Arc<str>>, BTreeSet<Said>> = BTreeMap::new();
+    // Of several at one place the best is believed; where no zone is known it is called nothing.
+    let mut places: BTreeMap<Place, (State, &str)> = BTreeMap::new();
     for endpoint in endpoints {
         if let (Some(address), Some(port)) = (endpoint.address, endpoint.port)
             && endpoint.verdict.state != State::Absent
         {
-            zones.entry(endpoint.zone.as_ref()).or_default().insert((address, port, endpoint.verdict.state));
+            let said = (endpoint.verdict.state, endpoint.zone.as_deref().unwrap_or_default());
+            places.entry((address, port)).and_modify(|best| *best = said.min(*best)).or_insert(said);
         }
+    }
+    let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
+    for (place, (state, zone)) in places {
+        zones.entry(zone).or_default().push((place, state));
     }
     let assignment = ClusterLoadAssignment {
         cluster_name: name.to_string(),
@@ -44,15 +50,19 @@ pub fn load_assignment(key: &ServiceKey, endpoints: &[Endpoint]) -> Resource {
     Resource::encode(ResourceType::Endpoint, name, &assignment)
 }
 
-fn locality(zone: Option<&Arc<str>>, endpoints: BTreeSet<Said>) -> LocalityLbEndpoints {
+fn locality(zone: &str, endpoints: Vec<(Place, State)>) -> LocalityLbEndpoints {
+    // For gRPC, which picks a locality by weight and skips one without. Envoy goes by endpoints alone.
+    let usable = endpoints.iter().filter(|(_, state)| *state == State::Healthy).count();
+    let weight = u32::try_from(usable).unwrap_or(u32::MAX);
     LocalityLbEndpoints {
-        locality: zone.map(|zone| Locality { zone: zone.to_string(), ..Default::default() }),
+        locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
+        load_balancing_weight: (weight > 0).then(|| number(weight)),
         lb_endpoints: endpoints.into_iter().map(lb_endpoint).collect(),
         ..Default::default()
     }
 }
 
-fn lb_endpoint((address, port, state): Said) -> LbEndpoint {
+fn lb_endpoint(((address, port), state): (Place, State)) -> LbEndpoint {
     let health = match state {
         State::Healthy => HealthStatus::Healthy,
         State::Draining => HealthStatus::Draining,

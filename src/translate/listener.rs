@@ -1,4 +1,5 @@
-//! LDS: one `Listener` for each alias at its loopback address, and the Host-routed one for `HTTP_PROXY`.
+//! LDS: one `Listener` for each alias at its loopback address, the Host-routed one for `HTTP_PROXY`, and one
+//! that binds nothing for each name by which a gRPC library may ask.
 //!
 //! It is not about who may have which listener: the port trap is the slice's business.
 //!
@@ -8,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
@@ -21,8 +22,11 @@ use prost::Message;
 
 use super::{ads, cluster, endpoint, number, profile, proto, route};
 use crate::model::{Alias, MeshNamespace, Namespace, ServiceSpec};
-use crate::snapshot::{Resource, ResourceType};
+use crate::snapshot::{ProxyClass, Resource, ResourceType};
 use crate::vip;
+
+const MANAGER: &str = "type.googleapis.com/\
+    envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 /// The loopback address of each alias of a service, in the order of its aliases.
 pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr> {
@@ -61,17 +65,47 @@ fn listener(name: Arc<str>, address: Ipv4Addr, port: u16, filter: Filter) -> Res
         filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
         ..Default::default()
     };
-    Resource::encode(ResourceType::Listener, name, &listener).binding(port)
+    Resource::encode(ResourceType::Listener, name, &listener).binding(port).only_for(ProxyClass::Sidecar)
+}
+
+/// What a gRPC library asks for that was told to reach `name`: the service's routes, and no address.
+pub fn api_listener(spec: &ServiceSpec, name: &Arc<str>) -> Resource {
+    let routes = route::name(spec);
+    let manager = manager(name, &routes);
+    let manager = Any { type_url: MANAGER.to_owned(), value: manager.encode_to_vec() };
+    let listener = Listener {
+        name: name.to_string(),
+        api_listener: Some(ApiListener { api_listener: Some(manager) }),
+        ..Default::default()
+    };
+    Resource::encode(ResourceType::Listener, Arc::clone(name), &listener)
+        .depending_on([(ResourceType::Route, routes)])
+        .only_for(ProxyClass::Grpc)
 }
 
 fn http_filter(stat: &str, routes: &str, idle: std::time::Duration) -> Filter {
+    let manager = HttpConnectionManager {
+        codec_type: CodecType::Auto.into(),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(proto(idle)),
+            ..Default::default()
+        }),
+        stream_idle_timeout: Some(proto(idle)),
+        // What the application answers is the application's.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        ..manager(stat, routes)
+    };
+    filter("envoy.filters.network.http_connection_manager", MANAGER, &manager)
+}
+
+/// What every client of ours needs: routes over the stream that it has, and the router behind them.
+fn manager(stat: &str, routes: &str) -> HttpConnectionManager {
     let router = Any {
         type_url: "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router".to_owned(),
         value: Router::default().encode_to_vec(),
     };
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: stat.to_owned(),
-        codec_type: CodecType::Auto.into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads()),
             route_config_name: routes.to_owned(),
@@ -81,20 +115,8 @@ fn http_filter(stat: &str, routes: &str, idle: std::time::Duration) -> Filter {
             config_type: Some(http_filter::ConfigType::TypedConfig(router)),
             ..Default::default()
         }],
-        common_http_protocol_options: Some(HttpProtocolOptions {
-            idle_timeout: Some(proto(idle)),
-            ..Default::default()
-        }),
-        stream_idle_timeout: Some(proto(idle)),
-        // What the application answers is the application's.
-        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
         ..Default::default()
-    };
-    filter(
-        "envoy.filters.network.http_connection_manager",
-        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        &manager,
-    )
+    }
 }
 
 fn tcp_filter(spec: &ServiceSpec, stat: &str) -> Filter {

@@ -4,7 +4,7 @@
 //!
 //! Invariant: no two virtual hosts of a configuration share a domain, which Envoy would refuse.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -17,10 +17,10 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
+use super::host::Names;
 use super::{cluster, number, profile, proto};
-use crate::model::{Namespace, ServiceSpec};
+use crate::model::{Namespace, ServiceName, ServiceSpec};
 use crate::snapshot::{Resource, ResourceType};
-use crate::vip;
 
 /// The name of a service's route configuration: that of its cluster.
 pub fn name(spec: &ServiceSpec) -> Arc<str> {
@@ -44,40 +44,20 @@ pub fn service_routes(spec: &ServiceSpec) -> Resource {
         .depending_on([(ResourceType::Cluster, name)])
 }
 
-/// Routes by Host to every HTTP service; an unknown host gets 404 with the reason.
-pub fn proxy_routes(namespace: &Namespace, specs: &[Arc<ServiceSpec>]) -> Resource {
+/// Routes by Host to every HTTP service that has `names`; an unknown host gets 404 with the reason.
+pub fn proxy_routes(
+    namespace: &Namespace,
+    specs: &[Arc<ServiceSpec>],
+    names: &BTreeMap<ServiceName, Names>,
+) -> Resource {
     let name = proxy_name(namespace);
-    let specs = || specs.iter().filter(|spec| spec.protocol.is_http());
-    let mut taken = BTreeSet::new();
-    // A host without a port means port 80; where nobody has that, the first alias of the name will do.
-    let mut plain: Vec<_> =
-        specs().flat_map(|spec| spec.aliases.iter().map(move |alias| (alias, spec))).collect();
-    plain.sort_by_key(|(alias, spec)| (alias.port != 80, alias.port, spec.key.clone()));
-    let plain: BTreeSet<_> = plain
-        .into_iter()
-        .filter(|(alias, _)| taken.insert(vip::base_name(namespace.as_str(), &alias.name)))
-        .map(|(alias, spec)| (alias, &spec.key))
-        .collect();
-    let mut said = BTreeSet::new();
-    let mut virtual_hosts: Vec<_> = specs()
-        .filter(|spec| !spec.aliases.is_empty())
-        .filter_map(|spec| {
-            let domains = spec.aliases.iter().flat_map(|alias| {
-                let base = vip::base_name(namespace.as_str(), &alias.name);
-                let names = [base.to_owned(), format!("{base}.{namespace}")];
-                let with_port = names.clone().map(|name| format!("{name}:{}", alias.port));
-                let plain = plain.contains(&(alias, &spec.key)).then_some(names);
-                with_port.into_iter().chain(plain.into_iter().flatten())
-            });
-            let domains: Vec<_> = domains.filter(|domain| said.insert(domain.clone())).collect();
-            (!domains.is_empty()).then(|| virtual_host(spec, domains))
-        })
-        .collect();
+    let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
+    let domains = |names: &Names| names.iter().map(ToString::to_string).collect();
+    let mut virtual_hosts: Vec<_> = named().map(|(spec, names)| virtual_host(spec, domains(names))).collect();
     virtual_hosts.push(no_such_name());
     let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
-    let clusters = specs().filter(|spec| !spec.aliases.is_empty()).map(|spec| cluster::name(&spec.key));
-    Resource::encode(ResourceType::Route, name, &routes)
-        .depending_on(clusters.map(|cluster| (ResourceType::Cluster, cluster)))
+    let clusters = named().map(|(spec, _)| (ResourceType::Cluster, cluster::name(&spec.key)));
+    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters)
 }
 
 fn virtual_host(spec: &ServiceSpec, domains: Vec<String>) -> VirtualHost {

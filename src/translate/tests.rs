@@ -1,13 +1,17 @@
 //! Canonical bytes, shared resources and closed views; the golden pairs are in `tests/golden.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use envoy_types::pb::envoy::config::core::v3::HealthStatus;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::model::{Alias, Knobs, Protocol, Readiness, Reason, Service, ServiceKey, State, Verdict};
-use crate::snapshot::ResourceType;
+use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
 fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Service {
@@ -60,14 +64,18 @@ fn versions(tables: &Tables) -> Vec<(ResourceType, String, String)> {
     each.map(|r| (r.kind, r.name.to_string(), r.version.to_string())).collect()
 }
 
+fn listeners(tables: &Tables, class: ProxyClass) -> Vec<&str> {
+    let listeners = tables[ResourceType::Listener].values();
+    listeners.filter(|it| it.only_for == Some(class)).map(|it| &*it.name).collect()
+}
+
 #[test]
 fn views_are_closed_and_empty_services_have_an_empty_assignment() {
     let tables = Translator::default().translate(&namespace(estate()));
     assert_eq!(tables.dangling(), None);
     assert!(tables[ResourceType::Endpoint].contains_key("prod/search"));
-    let listeners: Vec<_> = tables[ResourceType::Listener].keys().map(ToString::to_string).collect();
     assert_eq!(
-        listeners,
+        listeners(&tables, ProxyClass::Sidecar),
         ["prod/@http-proxy", "prod/ledger:50051", "prod/payments:8080", "prod/redis:6379", "prod/search:80"]
     );
 }
@@ -92,9 +100,76 @@ fn what_did_not_change_is_the_same_resource() {
 }
 
 #[test]
+fn a_service_described_anew_is_encoded_again_alone() {
+    let before = namespace(estate());
+    let mut translator = Translator::default();
+    let old = translator.translate(&before);
+    let mut after = before.clone();
+    let payments = after.services.get_mut("payments").unwrap();
+    Arc::make_mut(&mut payments.spec).knobs.retry_attempts = Some(0);
+    let new = translator.translate(&after);
+    let each = ResourceType::ALL.into_iter().flat_map(|kind| new[kind].values());
+    let again = each.filter(|resource| !Arc::ptr_eq(resource, &old[resource.kind][&resource.name]));
+    let names: BTreeSet<_> = again.map(|resource| resource.name.split(['.', ':']).next().unwrap()).collect();
+    assert_eq!(names, ["payments", "prod/@http-proxy", "prod/payments"].into());
+}
+
+#[test]
+fn a_name_without_a_port_follows_the_service_that_it_means() {
+    let routes_of =
+        |tables: &Tables, name: &str| tables[ResourceType::Listener][name].depends_on[0].1.to_string();
+    let shared = |port| {
+        let mut search = service("search", Protocol::Http, port, &[]);
+        Arc::make_mut(&mut search.spec).aliases[0].name = "payments".into();
+        search
+    };
+    let mut translator = Translator::default();
+    let one =
+        translator.translate(&namespace([service("payments", Protocol::Http, 8080, &[]), shared(9000)]));
+    assert_eq!(
+        listeners(&one, ProxyClass::Grpc),
+        [
+            "payments",
+            "payments.prod",
+            "payments.prod:8080",
+            "payments.prod:9000",
+            "payments:8080",
+            "payments:9000"
+        ]
+    );
+    assert_eq!(routes_of(&one, "payments"), "prod/payments", "the lowest port, where nobody has port 80");
+    let other =
+        translator.translate(&namespace([service("payments", Protocol::Http, 8080, &[]), shared(80)]));
+    assert_eq!(routes_of(&other, "payments"), "prod/search");
+    assert_eq!(routes_of(&other, "payments.prod"), "prod/search");
+    assert_eq!(routes_of(&other, "payments:8080"), "prod/payments");
+    assert_eq!(
+        versions(&other),
+        versions(
+            &Translator::default()
+                .translate(&namespace([service("payments", Protocol::Http, 8080, &[]), shared(80),]))
+        ),
+        "whatever was before"
+    );
+}
+
+#[test]
+fn the_host_routed_proxy_and_grpc_know_the_same_names() {
+    let tables = Translator::default().translate(&namespace(estate()));
+    let routes = &tables[ResourceType::Route]["prod/@http-proxy"];
+    let mut hosts = domains(routes);
+    hosts.retain(|host| host != "*");
+    hosts.sort();
+    assert_eq!(listeners(&tables, ProxyClass::Grpc), hosts);
+}
+
+fn domains(routes: &Resource) -> Vec<String> {
+    let routes = RouteConfiguration::decode(&*routes.any().unwrap().value).unwrap();
+    routes.virtual_hosts.into_iter().flat_map(|host| host.domains).collect()
+}
+
+#[test]
 fn no_two_virtual_hosts_share_a_domain() {
-    use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
-    use prost::Message;
     let aliases = [("payments", 8080), ("payments.prod", 8080), ("payments.prod.prod", 80), ("payments", 80)];
     let specs: Vec<_> = (0..4)
         .map(|n| {
@@ -104,10 +179,9 @@ fn no_two_virtual_hosts_share_a_domain() {
             service.spec
         })
         .collect();
-    let routes = route::proxy_routes(&"prod".into(), &specs);
-    let routes = RouteConfiguration::decode(&*routes.any().unwrap().value).unwrap();
-    let domains: Vec<_> = routes.virtual_hosts.iter().flat_map(|host| &host.domains).collect();
-    let distinct: std::collections::BTreeSet<_> = domains.iter().collect();
+    let prod = "prod".into();
+    let domains = domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs)));
+    let distinct: BTreeSet<_> = domains.iter().collect();
     assert_eq!(distinct.len(), domains.len(), "{domains:?}");
 }
 
@@ -141,4 +215,44 @@ proptest! {
         let got = Translator::default().translate(&namespace(shuffled));
         prop_assert_eq!(versions(&got), versions(&expected));
     }
+
+    /// `xds.md`, item 92: gRPC refuses the whole assignment, or skips a locality without a word.
+    #[test]
+    fn a_load_assignment_is_one_that_grpc_takes(endpoints in prop::collection::vec(any_endpoint(), 0..12)) {
+        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), &endpoints);
+        let assignment = ClusterLoadAssignment::decode(&*resource.any().unwrap().value).unwrap();
+        let (mut localities, mut places) = (BTreeSet::new(), BTreeSet::new());
+        for group in &assignment.endpoints {
+            let locality = group.locality.as_ref().expect("a locality");
+            prop_assert_eq!(group.priority, 0, "priorities are contiguous from 0");
+            let place = (locality.region.clone(), locality.zone.clone(), locality.sub_zone.clone());
+            prop_assert!(localities.insert(place), "two equal localities");
+            let healthy = group.lb_endpoints.iter().filter(|it| it.health_status() == HealthStatus::Healthy);
+            let weight = group.load_balancing_weight.map(|weight| weight.value as usize);
+            prop_assert_eq!(weight, Some(healthy.count()).filter(|usable| *usable > 0));
+            for it in &group.lb_endpoints {
+                let Some(HostIdentifier::Endpoint(host)) = &it.host_identifier else { panic!("no endpoint") };
+                prop_assert!(places.insert(host.encode_to_vec()), "a place twice");
+            }
+        }
+        let present = endpoints.iter().filter(|it| it.verdict.state != State::Absent);
+        let present: BTreeSet<_> = present.filter_map(|it| it.address.zip(it.port)).collect();
+        prop_assert_eq!(places.len(), present.len(), "nobody is lost");
+    }
+}
+
+/// Few places and zones, so that many coincide.
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    let zone = prop::option::of(prop::sample::select(vec!["", "eu-west-1a", "eu-west-1b"]));
+    let state = [State::Healthy, State::Draining, State::Unhealthy, State::Absent];
+    let port = prop::option::of(8080_u16..8082);
+    (0_u8..9, 1_u8..4, port, zone, prop::sample::select(state.to_vec())).prop_map(
+        |(n, host, port, zone, state)| Endpoint {
+            instance: format!("task/{n}").into(),
+            address: Some(Ipv4Addr::new(10, 0, 0, host).into()),
+            port,
+            zone: zone.map(Arc::from),
+            verdict: Verdict { state, reason: Reason::Ready },
+        },
+    )
 }

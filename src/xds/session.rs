@@ -1,4 +1,4 @@
-//! What one sidecar holds and still needs: one stream as a state machine.
+//! What one client holds and still needs: one stream as a state machine, for both protocols.
 //!
 //! It is not a socket, not a task and has no clock: requests, snapshots and the time go in, responses come
 //! out.
@@ -6,17 +6,50 @@
 //! Invariant: at rest the client holds its slice restricted to what it subscribed to, less what it refused,
 //! whatever the order of publishes, requests, NACKs and cuts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::proto::DeltaDiscoveryRequest;
-use super::subscription::{Batch, Sent, Subscription};
-use crate::snapshot::{Changed, Resource, ResourceType, Slice, Version};
+use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
+use super::subscription::{Batch, Sent, Sight, Subscription};
+use crate::snapshot::{Resource, ResourceType, Slice, Version};
 
-/// Roughly the most that one response carries. Small enough for any client, and for tonic, which keeps its
-/// largest buffer.
-const RESPONSE_BYTES: usize = 256 * 1024;
+mod holding;
+
+pub use holding::{Asked, Holding};
+
+/// Roughly the most that one delta response carries: a stalled client holds one or two of them.
+const RESPONSE_BYTES: usize = 32 * 1024;
+
+/// How the client wants to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Protocol {
+    /// Only what changes.
+    Delta,
+    /// All of a type, or at least all of a resource that changed.
+    StateOfTheWorld,
+}
+
+impl Protocol {
+    /// The word in metrics and in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Delta => "delta",
+            Self::StateOfTheWorld => "sotw",
+        }
+    }
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// How the client wants to be told.
+    pub protocol: Protocol,
+    /// The only type of the stream; `None` on the aggregated one.
+    pub only: Option<ResourceType>,
+    /// How many names of one type may be asked for.
+    pub max_names: usize,
+}
 
 /// The stream can't go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,6 +57,77 @@ pub enum Violation {
     /// On the aggregated stream a type is needed.
     #[error("type_url is required on an aggregated stream")]
     NoType,
+    /// A stream for one type was asked for another.
+    #[error("this stream is for {expected}, not for {asked}")]
+    OtherType {
+        /// The stream's type URL.
+        expected: &'static str,
+        /// The request's type URL, cut.
+        asked: String,
+    },
+    /// More names than the server keeps for one type of one stream.
+    #[error("more than {limit} names of {kind} on one stream")]
+    TooManyNames {
+        /// Of which type, by its short name.
+        kind: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+/// A request of either protocol.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Request {
+    /// Of which type; may be empty where the stream has only one.
+    pub type_url: String,
+    /// Which names.
+    pub names: Names,
+    /// What the client says that it holds: name and version (delta).
+    pub presented: HashMap<String, String>,
+    /// Which response it answers; empty for none.
+    pub nonce: String,
+    /// Why that response is refused.
+    pub error: Option<String>,
+}
+
+/// The names of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Names {
+    /// Add these, then drop those.
+    Increment(Vec<String>, Vec<String>),
+    /// These and no others.
+    All(Vec<String>),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::All(Vec::new())
+    }
+}
+
+impl From<DeltaDiscoveryRequest> for Request {
+    fn from(request: DeltaDiscoveryRequest) -> Self {
+        let (add, drop) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
+        Self {
+            type_url: request.type_url,
+            names: Names::Increment(add, drop),
+            presented: request.initial_resource_versions,
+            nonce: request.response_nonce,
+            error: request.error_detail.map(|error| error.message),
+        }
+    }
+}
+
+impl From<DiscoveryRequest> for Request {
+    fn from(request: DiscoveryRequest) -> Self {
+        Self {
+            type_url: request.type_url,
+            names: Names::All(request.resource_names),
+            presented: HashMap::new(),
+            nonce: request.response_nonce,
+            error: request.error_detail.map(|error| error.message),
+        }
+    }
 }
 
 /// What a request turned out to be, for those who count.
@@ -33,10 +137,30 @@ pub enum Heard {
     Names(ResourceType),
     /// A type that Legation doesn't serve; it gets no answer, and the others go on.
     UnknownType,
-    /// These resources, from that generation, are in force.
+    /// These resources, or their removal, from that generation, are in force.
     Ack(ResourceType, u64, Vec<Arc<str>>),
-    /// These resources, from that generation, were refused.
-    Nack(ResourceType, u64, Vec<Arc<str>>, String),
+    /// A response of that generation was refused.
+    Nack(ResourceType, u64, Refusal),
+}
+
+/// A refused response.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The client's words.
+    pub reason: Arc<str>,
+    /// How many resources the response held.
+    pub members: usize,
+    /// Those that are known now to be the cause, and are not sent again.
+    pub guilty: Vec<(Arc<str>, Version)>,
+}
+
+/// A resource that the client refused and that has not changed since.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejection {
+    /// What it refused.
+    pub version: Version,
+    /// Its words.
+    pub reason: Arc<str>,
 }
 
 /// One response.
@@ -48,26 +172,36 @@ pub struct Response {
     pub nonce: u64,
     /// The snapshot it was made from.
     pub generation: u64,
-    /// What to add or replace.
+    /// The version of the whole type in the slice.
+    pub version: Version,
+    /// What to add or replace; where a response carries everything, everything.
     pub resources: Vec<Arc<Resource>>,
-    /// What to remove.
+    /// What to remove; where a response carries everything, it is merely left out.
     pub removed: Vec<Arc<str>>,
+    /// Asked for by name and not there.
+    pub missing: Vec<Arc<str>>,
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Session {
+    terms: Terms,
+    opened: Instant,
     slice: Slice,
+    /// Whether every source has completed a pass that began after the stream was opened.
+    confirmed: bool,
     subscriptions: [Subscription; ResourceType::ALL.len()],
-    /// Load assignments whose cluster went out on this stream and that have not followed yet.
+    /// Load assignments of clusters that went out before the first request for endpoints: they are sent even
+    /// if the client presents them (`xds.md`, item 44).
     owed: HashSet<Arc<str>>,
     last_nonce: u64,
 }
 
 impl Session {
-    /// A stream that has said nothing yet and may see `slice`.
-    pub fn new(slice: Slice) -> Self {
-        Self { slice, subscriptions: Default::default(), owed: HashSet::new(), last_nonce: 0 }
+    /// A stream that was opened at `now`, has said nothing yet and may see `slice`.
+    pub fn new(terms: Terms, slice: Slice, now: Instant) -> Self {
+        let (subscriptions, owed) = (Default::default(), HashSet::new());
+        Self { terms, opened: now, slice, confirmed: false, subscriptions, owed, last_nonce: 0 }
     }
 
     /// What the client may see now.
@@ -75,49 +209,139 @@ impl Session {
         &self.slice
     }
 
-    fn of(&mut self, kind: ResourceType) -> &mut Subscription {
-        &mut self.subscriptions[kind as usize]
+    /// What the stream is for.
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// A subscription and what it is seen through.
+    fn look(&mut self, kind: ResourceType) -> (&mut Subscription, Sight<'_>) {
+        let (slice, protocol, confirmed) = (&self.slice, self.terms.protocol, self.confirmed);
+        (&mut self.subscriptions[kind as usize], Sight { kind, slice, protocol, confirmed })
+    }
+
+    fn of(&self, kind: ResourceType) -> &Subscription {
+        &self.subscriptions[kind as usize]
+    }
+
+    fn is_full(&self, kind: ResourceType) -> bool {
+        self.terms.protocol == Protocol::StateOfTheWorld && kind.has_wildcard()
     }
 
     /// Takes in a request: names, whatever its nonce; then the answer that it may carry.
-    pub fn on_request(&mut self, request: &DeltaDiscoveryRequest) -> Result<Heard, Violation> {
-        if request.type_url.is_empty() {
-            return Err(Violation::NoType);
-        }
-        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            return Ok(Heard::UnknownType);
-        };
-        self.take_names(kind, request);
-        let nonce = request.response_nonce.parse().ok();
-        let Some(sent) = nonce.and_then(|nonce| self.of(kind).answered(nonce)) else {
+    pub fn on_request(&mut self, request: Request) -> Result<Heard, Violation> {
+        let Some(kind) = self.kind_of(&request.type_url)? else { return Ok(Heard::UnknownType) };
+        self.check_names(kind, &request.names)?;
+        self.take_names(kind, request.names, request.presented);
+        let nonce = request.nonce.parse().ok();
+        let Some(sent) = nonce.and_then(|nonce| self.look(kind).0.answered(nonce)) else {
             return Ok(Heard::Names(kind));
         };
-        let names = sent.resources.iter().map(|(name, _)| Arc::clone(name)).collect();
-        Ok(match &request.error_detail {
-            Some(error) => {
-                self.of(kind).refuse(&sent);
-                Heard::Nack(kind, sent.generation, names, error.message.clone())
-            }
-            None => Heard::Ack(kind, sent.generation, names),
+        Ok(match request.error {
+            Some(reason) => self.on_nack(kind, &sent, reason.into()),
+            None => self.on_ack(kind, &sent),
         })
     }
 
-    fn take_names(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest) {
-        let clusters_asked = self.of(ResourceType::Cluster).requested;
-        let subscription = &mut self.subscriptions[kind as usize];
-        let (subscribe, unsubscribe) =
-            (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
-        if subscription.requested {
-            return subscription.later_request(kind, subscribe, unsubscribe, &self.slice);
+    fn kind_of(&self, type_url: &str) -> Result<Option<ResourceType>, Violation> {
+        match self.terms.only {
+            Some(only) if type_url.is_empty() || type_url == only.type_url() => Ok(Some(only)),
+            Some(only) => {
+                let asked = type_url.chars().take(200).collect();
+                Err(Violation::OtherType { expected: only.type_url(), asked })
+            }
+            None if type_url.is_empty() => Err(Violation::NoType),
+            None => Ok(ResourceType::from_type_url(type_url)),
         }
+    }
+
+    fn check_names(&self, kind: ResourceType, names: &Names) -> Result<(), Violation> {
+        let count = match names {
+            Names::All(names) => names.len(),
+            Names::Increment(add, _) if add.is_empty() => 0,
+            Names::Increment(add, _) => self.of(kind).names.len() + add.len(),
+        };
+        let limit = self.terms.max_names;
+        if count > limit {
+            return Err(Violation::TooManyNames { kind: kind.short(), limit });
+        }
+        Ok(())
+    }
+
+    fn take_names(&mut self, kind: ResourceType, names: Names, presented: HashMap<String, String>) {
+        let first = !self.of(kind).requested;
+        let owed = if first { self.start(kind, presented) } else { HashSet::new() };
+        let (subscription, sight) = self.look(kind);
+        match names {
+            Names::Increment(add, drop) => {
+                subscription.increment(sight, &add, &drop, first.then_some(&owed));
+            }
+            Names::All(names) => subscription.replace(sight, &names),
+        }
+        if first {
+            self.find_orphans();
+        }
+    }
+
+    /// A cluster that the client applied from a response that it refused is in force, and yet not among those that
+    /// it presents when it reconnects. It gives itself away by asking for its load assignment, which has the
+    /// same name (`xds.md`, item 54).
+    fn find_orphans(&mut self) {
+        let [clusters, endpoints, ..] = &mut self.subscriptions;
+        if self.terms.protocol == Protocol::Delta && clusters.requested && endpoints.requested {
+            let slice = &self.slice;
+            let served = |kind, name: &str| slice.get(kind, name).is_some();
+            let unserved = |name: &&Arc<str>| {
+                !served(ResourceType::Cluster, name) && !served(ResourceType::Endpoint, name)
+            };
+            endpoints.names.iter().filter(unserved).for_each(|name| clusters.find(name));
+        }
+    }
+
+    /// The first request of a type. Returns the names that must be sent even if they are presented.
+    fn start(&mut self, kind: ResourceType, presented: HashMap<String, String>) -> HashSet<Arc<str>> {
         // Endpoints before clusters: the client was cut off while a cluster warmed and waits for its load
         // assignment, though it holds an equal one (`xds.md`, item 44).
-        let believed = kind != ResourceType::Endpoint || clusters_asked;
-        let presented = request.initial_resource_versions.iter().filter(|_| believed);
-        let presented =
-            presented.map(|(name, version)| (name.as_str().into(), version.parse::<Version>().ok()));
-        subscription.first_request(kind, subscribe, presented, &self.owed, &self.slice);
-        subscription.later_request(kind, &[], unsubscribe, &self.slice);
+        let cut_off = kind == ResourceType::Endpoint
+            && self.terms.only.is_none()
+            && !self.of(ResourceType::Cluster).requested;
+        let presented = presented.into_iter().filter(|_| !cut_off);
+        let sight = self.look(kind).1;
+        let presented = presented.map(|(name, version)| (sight.name(&name), version.parse().ok())).collect();
+        self.look(kind).0.start(presented);
+        match kind {
+            ResourceType::Endpoint => std::mem::take(&mut self.owed),
+            _ => HashSet::new(),
+        }
+    }
+
+    fn on_ack(&mut self, kind: ResourceType, sent: &[Sent]) -> Heard {
+        let full = self.is_full(kind);
+        let mut names = Vec::new();
+        let subscription = self.look(kind).0;
+        if let Some(last) = sent.last() {
+            subscription.clear(last, full);
+        }
+        for sent in sent {
+            subscription.accept(sent, full);
+            let resources = sent.resources.iter().map(|resource| &resource.name);
+            names = resources.chain(&sent.removed).map(Arc::clone).collect();
+        }
+        Heard::Ack(kind, sent.last().map_or(0, |sent| sent.generation), names)
+    }
+
+    fn on_nack(&mut self, kind: ResourceType, sent: &[Sent], reason: Arc<str>) -> Heard {
+        let (full, class) = (self.is_full(kind), self.slice.class());
+        // A response that carries everything carried what came before it too.
+        let Some(last) = sent.last() else { return Heard::Names(kind) };
+        let subscription = self.look(kind).0;
+        subscription.refuse(last, &reason, class, full);
+        let members = last.resources.iter();
+        let guilty = members.filter(|it| {
+            subscription.rejected.get(&it.name).is_some_and(|rejection| rejection.version == it.version)
+        });
+        let guilty = guilty.map(|it| (Arc::clone(&it.name), it.version)).collect();
+        Heard::Nack(kind, last.generation, Refusal { reason, members: last.resources.len(), guilty })
     }
 
     /// Takes in a newer snapshot.
@@ -128,105 +352,112 @@ impl Session {
         for kind in ResourceType::ALL {
             let subscription = &mut self.subscriptions[kind as usize];
             match self.slice.snapshot().changed_since(since, kind) {
-                Changed::Names(names) if kind != ResourceType::Listener || same_listeners => {
-                    subscription.look_again(&names);
+                Some(names) if kind != ResourceType::Listener || same_listeners => {
+                    subscription.look_again(names);
                 }
                 _ => subscription.look_at_everything(kind, &self.slice),
             }
         }
     }
 
+    /// Takes note that everything any source knew at `began` is published: from a moment after the stream was
+    /// opened on, what the client presented and the slice lacks is really gone (`xds.md`, section 2.8).
+    pub fn on_confirmed(&mut self, began: Instant) {
+        if !self.confirmed && began > self.opened {
+            self.confirmed = true;
+            self.subscriptions.iter_mut().for_each(Subscription::confirm);
+        }
+    }
+
+    /// Whether a removal waits for [`Session::on_confirmed`].
+    pub fn awaits_confirmation(&self) -> bool {
+        !self.confirmed && self.subscriptions.iter().any(Subscription::awaits_confirmation)
+    }
+
     /// The next response in push order, if the client may have one now.
     pub fn next_response(&mut self, now: Instant) -> Option<Response> {
         for kind in ResourceType::ALL {
             // Endpoints may overtake clusters that wait for an ACK, and end the wait; what routes to them may not.
-            if kind > ResourceType::Endpoint && self.of(ResourceType::Cluster).has_work() {
+            if kind >= ResourceType::Listener && self.of(ResourceType::Cluster).has_work() {
                 return None;
             }
             if self.of(kind).has_work() && self.of(kind).waits_until().is_none_or(|until| until <= now) {
-                let slice = &self.slice;
-                let batch = self.subscriptions[kind as usize].next_upserts(kind, slice, RESPONSE_BYTES);
-                if let Some(batch) = batch {
+                let (subscription, sight) = self.look(kind);
+                if let Some(batch) = subscription.next_upserts(sight, RESPONSE_BYTES) {
                     return Some(self.respond(kind, batch, now));
                 }
             }
         }
-        // Whatever referred to these must be gone from the client first.
-        let referrers = [ResourceType::Listener, ResourceType::Route];
-        if referrers.into_iter().any(|kind| self.of(kind).has_work()) {
+        if self.referrers_wait(now) {
             return None;
         }
         [ResourceType::Cluster, ResourceType::Endpoint].into_iter().find_map(|kind| {
-            let batch = self.subscriptions[kind as usize].next_removals(kind, &self.slice)?;
+            let (subscription, sight) = self.look(kind);
+            let batch = subscription.next_removals(sight, RESPONSE_BYTES)?;
             Some(self.respond(kind, batch, now))
         })
     }
 
+    /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
+    fn referrers_wait(&self, now: Instant) -> bool {
+        let referrers = [ResourceType::Listener, ResourceType::Route].map(|kind| self.of(kind));
+        referrers
+            .iter()
+            .any(|it| it.has_work() || it.newest_unanswered_until().is_some_and(|until| until > now))
+    }
+
     fn respond(&mut self, kind: ResourceType, batch: Batch, now: Instant) -> Response {
-        let Batch { resources, removed } = batch;
-        for resource in &resources {
+        for resource in &batch.resources {
             self.note_dependents(resource);
         }
+        let (version, full) = (self.slice.version(kind), self.is_full(kind));
         self.last_nonce += 1;
         let (nonce, generation) = (self.last_nonce, self.slice.snapshot().generation);
-        let members =
-            resources.iter().map(|resource| (Arc::clone(&resource.name), resource.version)).collect();
-        let sent = Sent { nonce, generation, resources: members, removed: removed.clone(), at: now };
-        self.of(kind).sent(sent);
-        Response { kind, nonce, generation, resources, removed }
+        let subscription = self.look(kind).0;
+        let resources = if full { subscription.whole(&batch) } else { batch.resources };
+        let (removed, missing) = (batch.removed, batch.missing);
+        let sent =
+            Sent { nonce, generation, resources: resources.clone(), removed: removed.clone(), at: now };
+        subscription.sent(sent, full);
+        Response { kind, nonce, generation, version, resources, removed, missing }
     }
 
     /// A sent cluster warms until its load assignment follows on this stream, changed or not, and the client
     /// doesn't ask for it again (`xds.md`, item 58).
     fn note_dependents(&mut self, resource: &Resource) {
-        match resource.kind {
-            ResourceType::Cluster => {
-                for (kind, name) in &resource.depends_on {
-                    self.subscriptions[*kind as usize].owe(name);
-                    self.owed.insert(Arc::clone(name));
-                }
+        if resource.kind != ResourceType::Cluster {
+            return;
+        }
+        for (kind, name) in &resource.depends_on {
+            let subscription = &mut self.subscriptions[*kind as usize];
+            subscription.owe(name);
+            if !subscription.requested && self.terms.only.is_none() {
+                self.owed.insert(Arc::clone(name));
             }
-            ResourceType::Endpoint => {
-                self.owed.remove(&resource.name);
-            }
-            ResourceType::Listener | ResourceType::Route => {}
         }
     }
 
     /// When to ask for the next response although nothing happened: a late ACK holds nothing up for ever.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let clusters = &self.subscriptions[ResourceType::Cluster as usize];
+        let clusters = self.of(ResourceType::Cluster);
         let free =
             if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
         let waiting = self.subscriptions.iter().take(free).filter(|subscription| subscription.has_work());
-        waiting.filter_map(Subscription::waits_until).min()
+        let upserts = waiting.filter_map(Subscription::waits_until).min();
+        let removals = [ResourceType::Cluster, ResourceType::Endpoint];
+        let removals = removals.into_iter().any(|kind| self.of(kind).has_removals()).then(|| {
+            let referrers = [ResourceType::Listener, ResourceType::Route].map(|kind| self.of(kind));
+            // Until these have said what they have to say no removal goes out, however late it is.
+            let done = !clusters.has_work() && !referrers.iter().any(|it| it.has_work());
+            done.then(|| referrers.iter().filter_map(|it| it.newest_unanswered_until()).max()).flatten()
+        });
+        [upserts, removals.flatten()].into_iter().flatten().min()
     }
 
     /// Whether the client holds all of the newest slice: everything is said and answered.
     pub fn is_settled(&self) -> bool {
         self.subscriptions.iter().all(Subscription::is_settled)
     }
-
-    /// Whether a type is asked for at all, as a wildcard, by how many names, and what is refused.
-    pub fn asked(&self, kind: ResourceType) -> Option<Asked<'_>> {
-        let subscription = &self.subscriptions[kind as usize];
-        subscription.requested.then_some(Asked {
-            wildcard: subscription.wildcard,
-            names: subscription.names.len(),
-            rejected: &subscription.rejected,
-        })
-    }
-}
-
-/// What a client asks for of one type.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    /// Everything.
-    pub wildcard: bool,
-    /// How many names.
-    pub names: usize,
-    /// Refused and unchanged since, with the refused version.
-    pub rejected: &'a std::collections::BTreeMap<Arc<str>, Version>,
 }
 
 #[cfg(test)]

@@ -1,175 +1,104 @@
-//! One task per stream: feeds the session from the wire and the store, and the wire from the session.
+//! One open stream: feeds the session from the wire and the store, and the wire from the session.
 //!
 //! It decides nothing about what is sent.
 //!
 //! Invariant: pulled, never pushed. A response is built when HTTP/2 asks for one, from the newest snapshot,
 //! and no lock is held across an await.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use futures_util::Stream;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use hyper::body::Incoming;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
-use super::clients::{Client, Clients, Nack, Node, Registered};
-use super::proto::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use super::proto::{ControlPlane, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node as ProtoNode, value};
-use super::session::{Heard, Response, Session};
-use crate::changes::Ledger;
+use super::admission::{Permit, Refused};
+use super::clients::{Connected, Nack, Registered, Watched};
+use super::connection::Link;
+use super::identity::{identify, unknown_namespace};
+use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node as ProtoNode};
+use super::reader::Reader;
+use super::server::Running;
+use super::session::{Heard, Protocol, Refusal, Request, Response, Session, Terms};
+use super::wire::Pieces;
 use crate::model::Namespace;
 use crate::snapshot::{ResourceType, Slice, Snapshot};
-use crate::store::Store;
-use crate::telemetry::{Metrics, StageLabels, StreamLabels, TypeLabels};
+use crate::telemetry::{Metrics, RefusedLabels, StageLabels, StreamLabels, TypeLabels};
 
-/// A reconnect presents the version of everything the client holds: 1.8 MiB for 20,000 clusters.
-const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
-/// The queue of connections not yet accepted: with the usual 128 a reconnect storm takes seconds.
-const BACKLOG: u32 = 4096;
 /// A NACK's text is cut here.
 const NACK_TEXT_BYTES: usize = 4096;
-/// No namespace has a longer name.
-const LONGEST_NAMESPACE: usize = 255;
-/// No task ARN is longer.
-const LONGEST_NODE_ID: usize = 2048;
-/// How long to wait after a connection could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// On shutdown streams close this far apart, so that replicas are not stormed.
-const CLOSE_APART: Duration = Duration::from_millis(10);
+/// How long a stream that is to end waits for the answers to what it has sent.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// The server's parts, shared by every stream.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// Where snapshots come from.
-    pub store: Store,
-    /// Who is connected.
-    pub clients: Clients,
-    /// What left and who knows.
-    pub ledger: Ledger,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Told to clients: which replica, which version.
-    pub identifier: Arc<str>,
-    /// Ends every stream, within `grace`.
-    pub stopping: CancellationToken,
-    /// How long streams may take to end.
-    pub grace: Duration,
+/// What the client sends.
+pub(super) struct Requests {
+    reader: Reader<Incoming>,
+    protocol: Protocol,
 }
 
-/// Listens with a long queue.
-pub fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Serves ADS until `server.stopping`, then until its streams have ended, at most for the grace.
-pub async fn serve(listener: TcpListener, server: Server) -> Result<(), tonic::transport::Error> {
-    let (stopping, grace) = (server.stopping.clone(), server.grace);
-    let service = AggregatedDiscoveryServiceServer::new(server).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let serving = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(Some(65_536))
-        .add_service(service)
-        .serve_with_incoming_shutdown(accept(listener), stopping.clone().cancelled_owned());
-    let deadline = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        served = serving => served,
-        () = deadline => {
-            warn!(?grace, "streams were still open at the deadline and are cut");
-            Ok(())
-        }
+impl Requests {
+    pub(super) fn new(protocol: Protocol, body: Incoming) -> Self {
+        Self { reader: Reader::new(body), protocol }
     }
-}
 
-/// Connections as they come. An error, such as too many open files, is told once and waited out: to try again
-/// at once would only burn a core.
-fn accept(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
-    async_stream::stream! {
-        let mut failing = false;
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    failing = false;
-                    // Without it an update waits up to 45 ms for the client's delayed ACK.
-                    let _ = connection.set_nodelay(true);
-                    yield Ok(connection);
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        warn!(%error, "sidecars can't connect");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    /// The next request, with the node that it may carry; `None` when the client has ended the stream.
+    async fn next(&mut self) -> Result<Option<(Option<ProtoNode>, Request)>, Status> {
+        Ok(match self.protocol {
+            Protocol::Delta => {
+                let request = self.reader.next::<DeltaDiscoveryRequest>().await?;
+                request.map(|mut request| (request.node.take(), request.into()))
             }
-        }
+            Protocol::StateOfTheWorld => {
+                let request = self.reader.next::<DiscoveryRequest>().await?;
+                request.map(|mut request| (request.node.take(), request.into()))
+            }
+        })
     }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Server {
-    type DeltaAggregatedResourcesStream =
-        Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        if self.stopping.is_cancelled() {
-            return Err(Status::unavailable("shutting down"));
-        }
-        if !self.store.is_synced() {
-            // Never an empty answer: it would read as "delete everything".
-            return Err(Status::unavailable(
-                "waiting for the first complete reading of every source; see /readyz?verbose",
-            ));
-        }
-        let peer = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
-        Ok(tonic::Response::new(Box::pin(run(self.clone(), peer, request.into_inner()))))
-    }
+/// A stream that may be opened: what is known before its first request.
+pub(super) struct Opening {
+    pub(super) server: Arc<Running>,
+    pub(super) link: Arc<Link>,
+    pub(super) terms: Terms,
+    pub(super) permit: Permit,
+    pub(super) opened: Instant,
 }
 
-fn run(
-    server: Server,
-    peer: String,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
-) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send {
+/// The bytes of the responses, until the client, the connection or a violation ends the stream.
+pub(super) fn run(
+    opening: Opening,
+    mut requests: Requests,
+) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     async_stream::try_stream! {
-        let Some(first) = first_request(&mut requests, &server.stopping).await? else { return };
-        let opened = Connection::open(server, peer, &first);
-        let mut connection = opened.inspect_err(|status| info!(reason = status.message(), "sidecar refused"))?;
-        connection.on_request(&first)?;
-        let closing = connection.server.closing();
-        tokio::pin!(closing);
+        let link = Arc::clone(&opening.link);
+        let Some((node, request)) = first_request(&link, &mut requests).await? else { return };
+        let mut stream = OpenStream::open(opening, node.as_ref())?;
+        stream.on_request(request)?;
         loop {
-            while let Some(response) = connection.next_response() {
-                yield response;
+            while let Some(response) = stream.next_response() {
+                for piece in stream.pieces(response) {
+                    yield piece;
+                }
             }
-            if !connection.drive(&mut requests, closing.as_mut()).await? {
+            if stream.is_over() || !stream.drive(&mut requests).await? {
                 break;
             }
         }
     }
 }
 
+/// The first request; `None` when the stream ends before it.
 async fn first_request(
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
-    stopping: &CancellationToken,
-) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+    link: &Link,
+    requests: &mut Requests,
+) -> Result<Option<(Option<ProtoNode>, Request)>, Status> {
     tokio::select! {
-        () = stopping.cancelled() => Ok(None),
-        message = requests.message() => message,
+        () = link.retired() => Ok(None),
+        message = requests.next() => message,
     }
 }
 
@@ -180,73 +109,86 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-impl Server {
-    /// Resolves when this stream is to close: after `stopping`, each at its own moment.
-    fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (stopping, clients, grace) = (self.stopping.clone(), self.clients.clone(), self.grace);
-        async move {
-            stopping.cancelled().await;
-            let streams = u32::try_from(clients.len()).unwrap_or(u32::MAX);
-            let spread = CLOSE_APART.saturating_mul(streams.saturating_sub(1)).min(grace / 2);
-            tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
-        }
+/// Counts a refusal and says it, loudly only where someone must mend something.
+pub(super) fn refused(metrics: &Metrics, why: Refused, status: Status) -> Status {
+    metrics.refused.get_or_create(&RefusedLabels { reason: why.word() }).inc();
+    match why {
+        Refused::Identity | Refused::UnknownNamespace => info!(reason = status.message(), "sidecar refused"),
+        _ => debug!(reason = status.message(), "sidecar refused"),
     }
+    status
 }
 
 /// One open stream.
-struct Connection {
-    server: Server,
-    session: Session,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    node: Node,
-    namespace: Namespace,
-    stream: u64,
+struct OpenStream {
+    server: Arc<Running>,
+    link: Arc<Link>,
     registered: Registered,
+    protocol: Protocol,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    confirmed: watch::Receiver<Option<Instant>>,
+    /// Set when the stream is to end as soon as everything is answered, at the latest then.
+    ends_by: Option<Instant>,
+    _permit: Permit,
 }
 
-impl Connection {
-    fn open(server: Server, peer: String, first: &DeltaDiscoveryRequest) -> Result<Self, Status> {
-        let (node, namespace) = identify(first.node.as_ref())?;
-        let Some(mut snapshots) = server.store.subscribe(&namespace) else {
-            return Err(unknown_namespace(&namespace, &server.store));
-        };
+impl OpenStream {
+    fn open(opening: Opening, node: Option<&ProtoNode>) -> Result<Self, Status> {
+        let Opening { server, link, terms, mut permit, opened } = opening;
+        let refuse = |(why, status)| refused(&server.metrics, why, status);
+        let (node, namespace) = identify(node).map_err(|status| refuse((Refused::Identity, status)))?;
+        let mut snapshots = server.store.subscribe(&namespace).ok_or_else(|| {
+            refuse((Refused::UnknownNamespace, unknown_namespace(&namespace, &server.store)))
+        })?;
         let snapshot = snapshots.borrow_and_update().clone();
         let namespace = snapshot.namespace.clone();
-        let session = Session::new(Slice::new(snapshot, &node.id, &node.occupied_ports));
-        let stream = server.ledger.new_stream();
-        let registered = server.clients.register(Client {
-            stream,
-            node: node.clone(),
-            namespace: namespace.clone(),
-            peer,
-            connected_at: SystemTime::now(),
-            synced_generation: 0,
-            withheld: session.slice().withheld().map(|listener| Arc::clone(&listener.name)).collect(),
-            types: Default::default(),
-        });
-        let labels = StreamLabels { namespace: namespace.to_string(), protocol: "delta" };
+        permit.enter_namespace(&namespace).map_err(refuse)?;
+        let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+        let confirmed = server.store.confirmed();
+        let labels = StreamLabels { namespace: namespace.to_string(), protocol: terms.protocol.word() };
         server.metrics.streams.get_or_create(&labels).inc();
         begin_series(&server.metrics, &namespace);
-        info!(node = %node.id, %namespace, service = node.service, envoy = node.user_agent, "sidecar connected");
-        Ok(Self { server, session, snapshots, node, namespace, stream, registered })
+        info!(
+            node = %node.id, %namespace, service = node.service, client = node.user_agent,
+            protocol = terms.protocol.word(), "sidecar connected"
+        );
+        let connected = Connected {
+            stream: server.ledger.new_stream(),
+            node,
+            namespace,
+            peer: link.peer.to_string(),
+            connected_at: SystemTime::now(),
+        };
+        let registered = server.clients.register(connected, Watched::new(Session::new(terms, slice, opened)));
+        let protocol = terms.protocol;
+        Ok(Self { server, link, registered, protocol, snapshots, confirmed, ends_by: None, _permit: permit })
     }
 
     /// Waits for the next thing to happen and takes it in; `false` when the stream is to end.
-    async fn drive(
-        &mut self,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
-        closing: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<bool, Status> {
-        let deadline = self.session.next_deadline();
+    async fn drive(&mut self, requests: &mut Requests) -> Result<bool, Status> {
+        let (deadline, awaits_confirmation) = {
+            let watched = self.registered.shared.lock();
+            (watched.session.next_deadline(), watched.session.awaits_confirmation())
+        };
+        let deadline = deadline.into_iter().chain(self.ends_by).min();
+        let ending = self.ends_by.is_some();
         tokio::select! {
             biased;
-            () = closing => return Ok(false),
-            message = requests.message() => match message? {
-                Some(request) => self.on_request(&request)?,
+            () = self.link.retired(), if !ending => self.ends_by = Some(Instant::now() + LAST_ANSWERS),
+            message = requests.next() => match message? {
+                Some((node, request)) => {
+                    self.check_node(node.as_ref())?;
+                    self.on_request(request)?;
+                }
                 None => return Ok(false),
             },
             changed = self.snapshots.changed() => match changed {
                 Ok(()) => self.on_snapshot(),
+                Err(_) => return Ok(false),
+            },
+            // Whoever waits for nothing is not woken by each pass of a source.
+            changed = self.confirmed.changed(), if awaits_confirmation => match changed {
+                Ok(()) => self.on_confirmed(),
                 Err(_) => return Ok(false),
             },
             () = sleep_until(deadline) => {}
@@ -254,114 +196,127 @@ impl Connection {
         Ok(true)
     }
 
-    fn on_request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
-        if let Some(node) =
-            request.node.as_ref().filter(|node| !node.id.is_empty() && *node.id != *self.node.id)
-        {
-            let message = format!("this stream belongs to node {}, not {}", self.node.id, node.id);
-            return Err(Status::invalid_argument(message));
+    /// Whether the stream was to end and now may: between responses, so that nothing is torn.
+    fn is_over(&self) -> bool {
+        let settled = || self.registered.shared.lock().session.is_settled();
+        self.ends_by.is_some_and(|by| settled() || Instant::now() >= by)
+    }
+
+    fn check_node(&self, node: Option<&ProtoNode>) -> Result<(), Status> {
+        let own = &self.registered.connected.node.id;
+        match node.filter(|node| !node.id.is_empty() && *node.id != **own) {
+            Some(node) => {
+                let other: String = node.id.chars().take(200).collect();
+                Err(Status::invalid_argument(format!("this stream belongs to node {own}, not {other}")))
+            }
+            None => Ok(()),
         }
-        let heard = self.session.on_request(request);
-        let kind = match heard.map_err(|violation| Status::invalid_argument(violation.to_string()))? {
-            Heard::Ack(kind, generation, names) => {
-                self.on_ack(kind, generation, &names);
-                kind
-            }
-            Heard::Nack(kind, generation, names, message) => {
-                self.on_nack(kind, generation, &names, &message);
-                kind
-            }
-            Heard::Names(kind) => kind,
+    }
+
+    fn on_request(&mut self, request: Request) -> Result<(), Status> {
+        let type_url = request.type_url.clone();
+        let heard = self.registered.shared.lock().session.on_request(request);
+        match heard.map_err(super::server::violated)? {
+            Heard::Ack(kind, generation, names) => self.on_ack(kind, generation, &names),
+            Heard::Nack(kind, generation, refusal) => self.on_nack(kind, generation, &refusal),
+            Heard::Names(_) => {}
             Heard::UnknownType => {
-                debug!(node = %self.node.id, type_url = request.type_url, "unknown type");
-                return Ok(());
+                debug!(node = %self.registered.connected.node.id, type_url, "unknown type");
             }
-        };
-        self.show(kind);
+        }
+        // What was confirmed before the first request came is confirmed for what it presents too.
+        self.on_confirmed();
         Ok(())
     }
 
-    fn on_ack(&mut self, kind: ResourceType, generation: u64, names: &[Arc<str>]) {
+    fn on_ack(&self, kind: ResourceType, generation: u64, names: &[Arc<str>]) {
         let now = SystemTime::now();
         self.server.metrics.acks.get_or_create(&self.labels(kind)).inc();
-        self.registered.update(|client| {
-            let status = client.types.entry(kind).or_default();
-            status.acked = Some((generation, now));
-            status.nack = None;
-        });
+        self.registered.shared.lock().types[kind as usize].acked = Some((generation, now));
         if kind == ResourceType::Endpoint {
+            let Connected { stream, node, .. } = &*self.registered.connected;
             for name in names {
-                let after = self.server.ledger.acked(name, generation, self.stream, &self.node.id, now);
+                let after = self.server.ledger.acked(name, generation, *stream, &node.id, now);
                 self.observe("acked", &after);
             }
         }
     }
 
-    fn on_nack(&mut self, kind: ResourceType, generation: u64, names: &[Arc<str>], message: &str) {
-        let message = &message[..message.floor_char_boundary(NACK_TEXT_BYTES)];
-        warn!(node = %self.node.id, r#type = kind.short(), ?names, message, "sidecar refused configuration");
+    fn on_nack(&self, kind: ResourceType, generation: u64, refusal: &Refusal) {
+        let message = &refusal.reason[..refusal.reason.floor_char_boundary(NACK_TEXT_BYTES)];
+        let node = &self.registered.connected.node.id;
+        // Told once, when it is known what is refused; until then the search is nobody's business.
+        for (name, version) in &refusal.guilty {
+            warn!(%node, r#type = kind.short(), resource = %name, %version, message, "sidecar refused a resource");
+        }
+        if refusal.guilty.is_empty() {
+            debug!(%node, r#type = kind.short(), members = refusal.members, message, "sidecar refused a response");
+        }
         self.server.metrics.nacks.get_or_create(&self.labels(kind)).inc();
-        self.registered.update(|client| {
-            let status = client.types.entry(kind).or_default();
-            status.nack = Some(Nack { generation, message: message.to_owned(), at: SystemTime::now() });
-            status.nacks += 1;
-        });
+        let status = &mut self.registered.shared.lock().types[kind as usize];
+        let nack = Nack { generation, message: message.to_owned(), at: SystemTime::now() };
+        status.nack = Some(Box::new(nack));
+        status.nacks += 1;
     }
 
     fn on_snapshot(&mut self) {
         let snapshot = self.snapshots.borrow_and_update().clone();
-        self.session.on_slice(Slice::new(snapshot, &self.node.id, &self.node.occupied_ports));
-        let slice = self.session.slice();
-        self.registered.update(|client| {
-            client.withheld = slice.withheld().map(|listener| Arc::clone(&listener.name)).collect();
-        });
+        let node = &self.registered.connected.node;
+        let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+        self.registered.shared.lock().session.on_slice(slice);
     }
 
-    fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
-        let Some(response) = self.session.next_response(Instant::now()) else {
-            if self.session.is_settled() {
-                let generation = self.session.slice().snapshot().generation;
-                self.registered.update(|client| client.synced_generation = generation);
+    fn on_confirmed(&mut self) {
+        let began = *self.confirmed.borrow_and_update();
+        if let Some(began) = began {
+            // What was published before it was confirmed must be known before it is believed.
+            if self.snapshots.has_changed().unwrap_or_default() {
+                self.on_snapshot();
             }
-            return None;
-        };
-        self.note_sent(&response);
-        Some(DeltaDiscoveryResponse {
-            system_version_info: response.generation.to_string(),
-            resources: response.resources.iter().map(|resource| resource.bytes.clone()).collect(),
-            type_url: response.kind.type_url().to_owned(),
-            nonce: response.nonce.to_string(),
-            removed_resources: response.removed.iter().map(ToString::to_string).collect(),
-            control_plane: Some(ControlPlane { identifier: self.server.identifier.to_string() }),
-        })
-    }
-
-    fn note_sent(&mut self, response: &Response) {
-        let now = SystemTime::now();
-        self.server.metrics.responses.get_or_create(&self.labels(response.kind)).inc();
-        self.registered.update(|client| {
-            let status = client.types.entry(response.kind).or_default();
-            status.sent = Some((response.generation, now));
-            status.responses += 1;
-            status.resources += (response.resources.len() + response.removed.len()) as u64;
-        });
-        if response.kind == ResourceType::Endpoint {
-            for resource in &response.resources {
-                let after = self.server.ledger.sent(&resource.name, response.generation, self.stream, now);
-                self.observe("pushed", &after);
-            }
+            self.registered.shared.lock().session.on_confirmed(began);
         }
     }
 
-    /// Shows people what is asked for of one type.
-    fn show(&self, kind: ResourceType) {
-        let Some(asked) = self.session.asked(kind) else { return };
-        self.registered.update(|client| {
-            let status = client.types.entry(kind).or_default();
-            status.wildcard = asked.wildcard;
-            status.subscribed = asked.names;
-            status.rejected.clone_from(asked.rejected);
-        });
+    fn next_response(&mut self) -> Option<Response> {
+        let mut watched = self.registered.shared.lock();
+        let Some(response) = watched.session.next_response(Instant::now()) else {
+            if watched.session.is_settled() {
+                watched.synced_generation = watched.session.slice().snapshot().generation;
+            }
+            return None;
+        };
+        let now = SystemTime::now();
+        let status = &mut watched.types[response.kind as usize];
+        status.sent = Some((response.generation, now));
+        status.responses += 1;
+        status.resources += (response.resources.len() + response.removed.len()) as u64;
+        drop(watched);
+        self.note_sent(&response, now);
+        Some(response)
+    }
+
+    fn pieces(&self, response: Response) -> Pieces {
+        Pieces::new(response, self.protocol, &self.server.identifier)
+    }
+
+    fn note_sent(&self, response: &Response, now: SystemTime) {
+        let Connected { stream, node, .. } = &*self.registered.connected;
+        self.server.metrics.responses.get_or_create(&self.labels(response.kind)).inc();
+        match response.kind {
+            ResourceType::Endpoint => {
+                let resources = response.resources.iter().map(|resource| &resource.name);
+                for name in resources.chain(&response.removed) {
+                    let after = self.server.ledger.sent(name, response.generation, *stream, now);
+                    self.observe("pushed", &after);
+                }
+            }
+            ResourceType::Secret => {
+                for name in &response.removed {
+                    warn!(node = %node.id, secret = %name, "sidecar asks for a secret that is not served");
+                }
+            }
+            _ => {}
+        }
     }
 
     fn observe(&self, stage: &'static str, after: &[Duration]) {
@@ -372,7 +327,7 @@ impl Connection {
     }
 
     fn labels(&self, kind: ResourceType) -> TypeLabels {
-        type_labels(&self.namespace, kind)
+        type_labels(&self.registered.connected.namespace, kind)
     }
 }
 
@@ -389,65 +344,31 @@ fn begin_series(metrics: &Metrics, namespace: &Namespace) {
     }
 }
 
-impl Drop for Connection {
+impl Drop for OpenStream {
     fn drop(&mut self) {
-        let labels = StreamLabels { namespace: self.namespace.to_string(), protocol: "delta" };
+        let Connected { namespace, node, .. } = &*self.registered.connected;
+        let labels = StreamLabels { namespace: namespace.to_string(), protocol: self.protocol.word() };
         self.server.metrics.streams.get_or_create(&labels).dec();
-        info!(node = %self.node.id, namespace = %self.namespace, "sidecar disconnected");
+        info!(node = %node.id, %namespace, "sidecar disconnected");
     }
-}
-
-/// Who is there, and the namespace that it asks for.
-fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
-    let node = node.filter(|node| !node.id.is_empty());
-    let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry node.id"))?;
-    if node.id.len() > LONGEST_NODE_ID {
-        return Err(Status::invalid_argument(format!("node.id is longer than {LONGEST_NODE_ID} bytes")));
-    }
-    let field = |key: &str| node.metadata.as_ref()?.fields.get(key)?.kind.as_ref();
-    let text = |key: &str| match field(key) {
-        Some(value::Kind::StringValue(text)) => Some(text.clone()),
-        _ => None,
-    };
-    let namespace = text("namespace").filter(|namespace| !namespace.is_empty()).ok_or_else(|| {
-        let message = format!("node {} must name its mesh namespace in node.metadata.namespace", node.id);
-        Status::invalid_argument(message)
-    })?;
-    if namespace.len() > LONGEST_NAMESPACE {
-        let message = format!("node.metadata.namespace is longer than {LONGEST_NAMESPACE} bytes");
-        return Err(Status::invalid_argument(message));
-    }
-    let occupied_ports = match field("container_ports") {
-        Some(value::Kind::ListValue(list)) => list.values.iter().filter_map(port).collect(),
-        _ => Vec::new(),
-    };
-    let version = node.user_agent_build_version.as_ref().and_then(|build| build.version.as_ref());
-    let version = version.map(|v| format!(" {}.{}.{}", v.major_number, v.minor_number, v.patch));
-    let node = Node {
-        id: node.id.as_str().into(),
-        cluster: node.cluster.clone(),
-        zone: node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default(),
-        service: text("service").unwrap_or_default(),
-        user_agent: format!("{}{}", node.user_agent_name, version.unwrap_or_default()),
-        occupied_ports,
-    };
-    Ok((node, namespace))
-}
-
-fn port(value: &super::proto::Value) -> Option<u16> {
-    match value.kind {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked by the range")]
-        Some(value::Kind::NumberValue(port)) if (1.0..=65535.0).contains(&port) => Some(port as u16),
-        _ => None,
-    }
-}
-
-fn unknown_namespace(asked: &str, store: &Store) -> Status {
-    let known: Vec<_> = store.namespaces().iter().map(ToString::to_string).collect();
-    let near = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, asked));
-    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    Status::unavailable(format!("no namespace {asked} here{hint} (there are: {})", known.join(", ")))
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_there_before_anything_is_counted() {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        begin_series(&metrics, &"prod".into());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in ["responses", "acks", "nacks"] {
+            for kind in ["CDS", "EDS", "SDS", "LDS", "RDS"] {
+                let line = format!("legation_xds_{name}_total{{namespace=\"prod\",type=\"{kind}\"}} 0\n");
+                assert!(text.contains(&line), "{line} is not in\n{text}");
+            }
+        }
+    }
+}

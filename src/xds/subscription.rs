@@ -1,6 +1,7 @@
 //! What one stream asked for of one type, what it holds, and what it still has to be told.
 //!
-//! It is not about other types nor about order: the session knows those.
+//! It is not about other types nor about order: the session knows those. Nor is it about frames: what is to be
+//! said is the same for delta and for state-of-the-world.
 //!
 //! Invariant: what is subscribed (`names`), what is held (`held`) and what was refused (`rejected`) are
 //! separate facts; confusing them is what broke other servers (`xds.md`, bug classes B3 to B6).
@@ -9,24 +10,61 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::snapshot::{Resource, ResourceType, Slice, Version};
+use absence::{Absence, absence};
+
+use super::session::{Protocol, Rejection};
+use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
+
+mod absence;
+mod flight;
+mod refusal;
 
 type Name = Arc<str>;
 
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How many unanswered responses are remembered: beyond that, a client that never answers costs nothing more.
-const REMEMBERED: usize = 64;
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A response on its way: answered by an ACK or a NACK with its nonce.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) nonce: u64,
     pub(super) generation: u64,
-    pub(super) resources: Vec<(Name, Version)>,
+    pub(super) resources: Vec<Arc<Resource>>,
     pub(super) removed: Vec<Name>,
     pub(super) at: Instant,
+}
+
+/// What a type is seen through: the same for every call about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight<'a> {
+    pub(super) kind: ResourceType,
+    pub(super) slice: &'a Slice,
+    pub(super) protocol: Protocol,
+    /// Whether every source has completed a pass that began after the stream was opened: only then is it sure
+    /// that what the client presented and the slice lacks is really gone (`xds.md`, section 2.8).
+    pub(super) confirmed: bool,
+}
+
+impl Sight<'_> {
+    fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.slice.get(self.kind, name)
+    }
+
+    /// The name as the snapshot holds it, shared by every stream, where it is served.
+    pub(super) fn name(&self, name: &str) -> Name {
+        self.get(name).map_or_else(|| name.into(), |resource| Arc::clone(&resource.name))
+    }
+
+    /// The most that a response may carry, which is no limit where it must carry everything.
+    fn limit(&self, limit: usize) -> usize {
+        if self.is_full() { usize::MAX } else { limit }
+    }
+
+    /// Whether each response carries everything (`xds.md`, items 27 and 28).
+    fn is_full(&self) -> bool {
+        self.protocol == Protocol::StateOfTheWorld && self.kind.has_wildcard()
+    }
 }
 
 /// One type of one stream.
@@ -35,6 +73,8 @@ pub(super) struct Subscription {
     /// Whether any request of this type has come.
     pub(super) requested: bool,
     pub(super) wildcard: bool,
+    /// Whether any name was ever asked for: then no names mean nothing (item 14).
+    ever_named: bool,
     pub(super) names: HashSet<Name>,
     /// What the client holds; `None` where it can't be known, as after a NACK.
     held: HashMap<Name, Option<Version>>,
@@ -44,108 +84,159 @@ pub(super) struct Subscription {
     changed: BTreeSet<Name>,
     /// Held and gone; sent when nothing refers to them any more.
     removals: BTreeSet<Name>,
-    /// Members of a refused response, to be sent again by halves until the bad one stands alone: a client
+    /// Presented by the client when it connected, until the slice is confirmed.
+    presented: HashSet<Name>,
+    /// Presented and not in the slice, and whether that must be told: seen to when the slice is confirmed.
+    unconfirmed: BTreeMap<Name, bool>,
+    /// Told to be missing by an error, which is said once (item 99).
+    told_missing: HashSet<Name>,
+    /// Members of a refused response, to be sent again in groups until the bad one stands alone: a client
     /// that refuses one of many may have applied none.
     suspects: VecDeque<Vec<Name>>,
-    pub(super) rejected: BTreeMap<Name, Version>,
+    pub(super) rejected: BTreeMap<Name, Rejection>,
     outstanding: VecDeque<Sent>,
-    /// A wildcard was asked for and is answered even if there is nothing (`xds.md`, item 50).
+    /// Everything that the client accepted, where each response carries everything: what stands in the place
+    /// of what it refused.
+    good: BTreeMap<Name, Arc<Resource>>,
+    /// A wildcard was asked for and is answered even if there is nothing (item 50).
     reply_due: bool,
+    /// The last response was full and more of the same follows, which waits for no answer.
+    cut: bool,
 }
 
-/// The resources and the removed names of one response.
+/// The content of one response.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) resources: Vec<Arc<Resource>>,
     pub(super) removed: Vec<Name>,
+    /// Asked for by name and not there, where the protocol has no other way to say so.
+    pub(super) missing: Vec<Name>,
+    /// How much the removed names take: a hundred thousand are megabytes.
+    removed_len: usize,
 }
 
 impl Batch {
+    fn remove(&mut self, name: Name) {
+        self.removed_len += name.len();
+        self.removed.push(name);
+    }
+
     fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty()
+        self.resources.is_empty() && self.removed.is_empty() && self.missing.is_empty()
     }
 }
 
 impl Subscription {
-    /// The first request of this type on the stream. `presented` is what the client says that it holds
-    /// already; `owed` are names that must be sent all the same.
-    pub(super) fn first_request(
-        &mut self,
-        kind: ResourceType,
-        subscribe: &[String],
-        presented: impl Iterator<Item = (Name, Option<Version>)>,
-        owed: &HashSet<Name>,
-        slice: &Slice,
-    ) {
+    /// The first request of this type: `presented` is what the client says that it holds already.
+    pub(super) fn start(&mut self, presented: HashMap<Name, Option<Version>>) {
         self.requested = true;
-        self.held = presented.collect();
-        self.changed = self.held.keys().cloned().collect();
-        if kind.has_wildcard() && subscribe.is_empty() {
-            self.start_wildcard(kind, slice);
-        }
-        for name in subscribe {
-            let name: Name = name.as_str().into();
-            if *name == *"*" {
-                if kind.has_wildcard() {
-                    self.start_wildcard(kind, slice);
-                }
-            } else {
-                // A name that is both asked for and presented is compared, not resent (item 45).
-                let wanted = !self.held.contains_key(&name) || owed.contains(&name);
-                let list = if wanted { &mut self.must_send } else { &mut self.changed };
-                list.insert(Arc::clone(&name));
-                self.names.insert(name);
-            }
-        }
+        self.changed.extend(presented.keys().cloned());
+        self.presented.extend(presented.keys().cloned());
+        self.held = presented;
     }
 
-    /// A later request: names to add, then names to drop.
-    pub(super) fn later_request(
+    /// Names to add, then names to drop (item 17). `first` is a type's first request, which asks for everything
+    /// where it names nothing, and in which a name that is also presented is compared, not resent (item 45).
+    pub(super) fn increment(
         &mut self,
-        kind: ResourceType,
-        subscribe: &[String],
-        unsubscribe: &[String],
-        slice: &Slice,
+        sight: Sight<'_>,
+        add: &[String],
+        drop: &[String],
+        first: Option<&HashSet<Name>>,
     ) {
-        for name in subscribe {
-            let name: Name = name.as_str().into();
-            if *name == *"*" {
-                if kind.has_wildcard() {
-                    self.start_wildcard(kind, slice);
-                    self.must_send.extend(slice.names(kind).cloned());
-                }
-            } else {
-                self.rejected.remove(&name);
-                self.must_send.insert(Arc::clone(&name));
-                self.names.insert(name);
-            }
+        if first.is_some() && add.is_empty() && legacy_wildcard(sight) {
+            self.start_wildcard(sight, false);
         }
-        for name in unsubscribe {
-            let name: Name = name.as_str().into();
-            if *name == *"*" {
-                self.wildcard = false;
-                let names = &self.names;
-                self.held.retain(|name, _| names.contains(name));
-            } else if self.names.remove(&name) {
-                self.forget(&name);
-                if self.wildcard {
-                    self.must_send.insert(name); // answered, so that the client knows who holds it (item 20)
+        for name in add {
+            if name == "*" {
+                if sight.kind.has_wildcard() {
+                    self.start_wildcard(sight, first.is_none());
                 }
+                continue;
+            }
+            let name = sight.name(name);
+            let compared = first.is_some_and(|owed| self.held.contains_key(&name) && !owed.contains(&name));
+            self.subscribe(name, compared);
+        }
+        for name in drop {
+            if name == "*" {
+                self.stop_wildcard();
+            } else {
+                self.unsubscribe(name, sight.protocol == Protocol::Delta && self.wildcard);
             }
         }
     }
 
-    fn start_wildcard(&mut self, kind: ResourceType, slice: &Slice) {
+    /// All the names there are from now on, as state-of-the-world has them (items 13, 14 and 17). They count
+    /// whatever the nonce; the same names again change nothing (item 31).
+    pub(super) fn replace(&mut self, sight: Sight<'_>, names: &[String]) {
+        self.ever_named |= !names.is_empty();
+        let everything = names.iter().any(|name| name == "*") && sight.kind.has_wildcard();
+        let everything = everything || (!self.ever_named && legacy_wildcard(sight));
+        let asked: HashSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
+        let dropped: Vec<_> = self.names.iter().filter(|name| !asked.contains(&***name)).cloned().collect();
+        if everything && !self.wildcard {
+            self.start_wildcard(sight, true);
+        } else if !everything && self.wildcard {
+            self.stop_wildcard();
+        }
+        for name in dropped {
+            self.unsubscribe(&name, false);
+        }
+        for name in asked {
+            if !self.names.contains(name) {
+                self.subscribe(sight.name(name), false);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, name: Name, compared: bool) {
+        self.rejected.remove(&name);
+        self.told_missing.remove(&name);
+        let list = if compared { &mut self.changed } else { &mut self.must_send };
+        list.insert(Arc::clone(&name));
+        self.names.insert(name);
+    }
+
+    /// Forgets the name and what the client holds of it (item 19). `answered` says that the client must learn
+    /// whether the wildcard still gives it (item 20).
+    fn unsubscribe(&mut self, name: &str, answered: bool) {
+        let Some(name) = self.names.take(name) else { return };
+        if !self.wildcard || answered {
+            self.forget(&name);
+        }
+        if answered {
+            self.must_send.insert(name);
+        }
+    }
+
+    fn start_wildcard(&mut self, sight: Sight<'_>, resend: bool) {
         self.wildcard = true;
         self.reply_due = true;
-        self.changed.extend(slice.names(kind).cloned());
+        let list = if resend { &mut self.must_send } else { &mut self.changed };
+        list.extend(sight.slice.names(sight.kind).cloned());
+    }
+
+    fn stop_wildcard(&mut self) {
+        self.wildcard = false;
+        self.reply_due = false;
+        let stale: Vec<_> = self.held.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
+        stale.iter().for_each(|name| self.forget(name));
+        let names = &self.names;
+        self.must_send.retain(|name| names.contains(name));
+        self.changed.retain(|name| names.contains(name));
+        self.rejected.retain(|name, _| names.contains(name));
     }
 
     fn forget(&mut self, name: &Name) {
         self.held.remove(name);
+        self.good.remove(name);
         self.must_send.remove(name);
         self.changed.remove(name);
         self.removals.remove(name);
+        self.presented.remove(name);
+        self.unconfirmed.remove(name);
+        self.told_missing.remove(name);
         self.rejected.remove(name);
     }
 
@@ -172,8 +263,32 @@ impl Subscription {
         }
     }
 
+    /// Notes that the client holds something of that name that it was not sent on this stream and does not
+    /// present. It is compared like what it presents.
+    pub(super) fn find(&mut self, name: &Name) {
+        if self.wildcard && !self.held.contains_key(name) {
+            self.held.insert(Arc::clone(name), None);
+            self.presented.insert(Arc::clone(name));
+            self.changed.insert(Arc::clone(name));
+        }
+    }
+
+    /// Takes note that the slice is confirmed: what the client presented and the slice lacks is gone.
+    pub(super) fn confirm(&mut self) {
+        self.presented = HashSet::new();
+        for (name, must) in std::mem::take(&mut self.unconfirmed) {
+            let list = if must { &mut self.must_send } else { &mut self.changed };
+            list.insert(name);
+        }
+    }
+
+    /// Whether something that the client presented waits for the slice to be confirmed.
+    pub(super) fn awaits_confirmation(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
     /// Whether the client has subscribed to the name.
-    pub(super) fn wants(&self, name: &Name) -> bool {
+    pub(super) fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
 
@@ -182,173 +297,176 @@ impl Subscription {
         self.reply_due || !self.must_send.is_empty() || !self.changed.is_empty() || !self.suspects.is_empty()
     }
 
+    /// Whether anything waits to be removed.
+    pub(super) fn has_removals(&self) -> bool {
+        !self.removals.is_empty()
+    }
+
     /// Whether everything is said and answered.
     pub(super) fn is_settled(&self) -> bool {
-        !self.has_work() && self.removals.is_empty() && self.outstanding.is_empty()
+        let waiting = !self.removals.is_empty() || !self.unconfirmed.is_empty();
+        !self.has_work() && !waiting && self.outstanding.is_empty()
     }
 
     /// When a response that waits for an answer may go all the same; `None` if it need not wait.
     pub(super) fn waits_until(&self) -> Option<Instant> {
-        let oldest = self.outstanding.front()?;
-        (self.must_send.is_empty() && !self.reply_due).then(|| oldest.at + PATIENCE)
+        let urgent = !self.must_send.is_empty() || self.reply_due || self.cut;
+        if urgent { None } else { self.unanswered_until() }
+    }
+
+    fn unanswered_until(&self) -> Option<Instant> {
+        Some(self.outstanding.front()?.at + PATIENCE)
+    }
+
+    /// Until when the answer to the newest response is awaited; `None` if all are answered.
+    pub(super) fn newest_unanswered_until(&self) -> Option<Instant> {
+        Some(self.outstanding.back()?.at + PATIENCE)
     }
 
     /// The next additions and changes, at most about `limit` bytes of them, with what is known to be absent.
     /// `None` when there is nothing to say.
-    pub(super) fn next_upserts(&mut self, kind: ResourceType, slice: &Slice, limit: usize) -> Option<Batch> {
-        let mut batch = self.next_suspects(kind, slice);
+    pub(super) fn next_upserts(&mut self, sight: Sight<'_>, limit: usize) -> Option<Batch> {
+        let mut batch = self.next_suspects(sight);
         if !batch.is_empty() {
+            self.reply_due = false;
             return Some(batch);
         }
-        if kind == ResourceType::Listener {
-            self.remove_listeners(slice, &mut batch);
+        let (mut size, limit) = (0, sight.limit(limit));
+        self.cut = false;
+        if sight.kind == ResourceType::Listener {
+            self.remove_listeners(sight, limit, &mut batch);
+            if batch.removed_len >= limit {
+                self.cut = self.has_work();
+                return Some(batch);
+            }
         }
-        let mut size = 0;
-        while size < limit {
-            let (name, must) = match self.must_send.pop_first() {
-                Some(name) => (name, true),
-                None => match self.changed.pop_first() {
-                    Some(name) => (name, false),
-                    None => break,
-                },
-            };
-            self.changed.remove(&name);
-            match slice.get(kind, &name) {
-                Some(resource) => {
-                    if self.should_send(resource, must) {
-                        size += resource.bytes.len();
-                        self.held.insert(name, Some(resource.version));
-                        batch.resources.push(Arc::clone(resource));
-                    }
+        while let Some((name, must)) = self.next_name() {
+            match sight.get(&name) {
+                Some(resource) if self.should_send(resource, must) => {
+                    size += resource.bytes.len();
+                    self.held.insert(name, Some(resource.version));
+                    batch.resources.push(Arc::clone(resource));
                 }
-                None => self.tell_absent(kind, name, must, &mut batch),
+                Some(_) => {}
+                None => self.tell_absent(sight, name, must, &mut batch),
+            }
+            if size + batch.removed_len >= limit {
+                self.cut = self.has_work();
+                break;
             }
         }
         let due = std::mem::take(&mut self.reply_due);
         (due || !batch.is_empty()).then_some(batch)
     }
 
-    fn next_suspects(&mut self, kind: ResourceType, slice: &Slice) -> Batch {
-        let mut batch = Batch::default();
-        while let Some(group) = self.suspects.pop_front() {
-            for name in group.iter().filter(|name| self.held.get(*name) == Some(&None)) {
-                if let Some(resource) = slice.get(kind, name)
-                    && self.wants(name)
-                    && self.rejected.get(name) != Some(&resource.version)
-                {
-                    batch.resources.push(Arc::clone(resource));
-                }
-            }
-            if !batch.is_empty() {
-                break;
-            }
+    fn next_name(&mut self) -> Option<(Name, bool)> {
+        if let Some(name) = self.must_send.pop_first() {
+            self.changed.remove(&name);
+            return Some((name, true));
         }
-        for resource in &batch.resources {
-            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
-        }
-        batch
+        self.changed.pop_first().map(|name| (name, false))
     }
 
     /// Listeners go before others come: one may take the address of another.
-    fn remove_listeners(&mut self, slice: &Slice, batch: &mut Batch) {
-        let gone =
-            |name: &&Name| self.held.contains_key(*name) && slice.get(ResourceType::Listener, name).is_none();
+    fn remove_listeners(&mut self, sight: Sight<'_>, limit: usize, batch: &mut Batch) {
+        let gone = |name: &&Name| self.held.contains_key(*name) && sight.get(name).is_none();
         let gone: Vec<_> = self.changed.iter().filter(gone).cloned().collect();
         for name in gone {
-            self.tell_absent(ResourceType::Listener, name, false, batch);
+            if batch.removed_len >= limit {
+                return;
+            }
+            self.changed.remove(&name);
+            let must = self.must_send.remove(&name);
+            self.tell_absent(sight, name, must, batch);
         }
     }
 
     fn should_send(&mut self, resource: &Resource, must: bool) -> bool {
         if !self.wants(&resource.name) {
-            self.held.remove(&resource.name); // presented on reconnect, but not asked for
+            self.forget(&resource.name.clone()); // presented on reconnect, but not asked for
             return false;
         }
-        let refused = self.rejected.get(&resource.name) == Some(&resource.version);
+        self.unconfirmed.remove(&resource.name);
+        self.told_missing.remove(&resource.name);
+        let refused = self.refuses(resource);
         if !refused {
             self.rejected.remove(&resource.name);
         }
         !refused && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
     }
 
-    /// A name that isn't served (`xds.md`, section 2.5: absence means something else for each type).
-    fn tell_absent(&mut self, kind: ResourceType, name: Name, must: bool, batch: &mut Batch) {
+    /// A name that isn't served: what that means, and whether it is said now.
+    fn tell_absent(&mut self, sight: Sight<'_>, name: Name, must: bool, batch: &mut Batch) {
         let held = self.held.contains_key(&name);
-        match kind {
-            ResourceType::Cluster | ResourceType::Endpoint if held => {
+        if held && !sight.confirmed && self.presented.contains(&name) {
+            *self.unconfirmed.entry(name).or_default() |= must;
+            return;
+        }
+        let named = self.names.contains(&name);
+        match absence(sight.kind, sight.protocol, held, must, named) {
+            Absence::RemoveLater => {
                 if must {
                     self.held.insert(Arc::clone(&name), None); // still due, should it come back first
                 }
                 self.removals.insert(name);
             }
-            ResourceType::Cluster | ResourceType::Endpoint if must => batch.removed.push(name),
-            ResourceType::Listener if held || (must && self.wildcard) => {
-                self.held.remove(&name);
-                self.changed.remove(&name);
-                self.rejected.remove(&name);
-                batch.removed.push(name);
+            Absence::Remove => {
+                self.gone(&name);
+                batch.remove(name);
             }
-            // A removed route configuration would leave its listener warming for ever; an empty one answers.
-            ResourceType::Route if must => batch.resources.push(Arc::new(empty_routes(name))),
-            ResourceType::Route => {
-                self.held.remove(&name);
+            Absence::SendEmpty(empty) => {
+                self.gone(&name);
+                batch.resources.push(Arc::new(empty(name)));
             }
-            ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Listener => {}
+            Absence::SayMissing => {
+                self.gone(&name);
+                if self.told_missing.insert(Arc::clone(&name)) {
+                    batch.missing.push(Arc::clone(&name));
+                }
+                if held {
+                    batch.remove(name);
+                }
+            }
+            Absence::Silence => self.gone(&name),
         }
+    }
+
+    fn gone(&mut self, name: &Name) {
+        self.held.remove(name);
+        self.rejected.remove(name);
     }
 
     /// The removals that were put off until nothing refers to them.
-    pub(super) fn next_removals(&mut self, kind: ResourceType, slice: &Slice) -> Option<Batch> {
-        let gone = std::mem::take(&mut self.removals);
-        let removed: Vec<_> = gone.into_iter().filter(|name| slice.get(kind, name).is_none()).collect();
-        for name in &removed {
-            self.held.remove(name);
-            self.rejected.remove(name);
+    /// At most about `limit` bytes of them.
+    pub(super) fn next_removals(&mut self, sight: Sight<'_>, limit: usize) -> Option<Batch> {
+        let mut batch = Batch::default();
+        while batch.removed_len < sight.limit(limit) {
+            let Some(name) = self.removals.pop_first() else { break };
+            if sight.get(&name).is_some() {
+                continue;
+            }
+            self.gone(&name);
+            match absence::farewell(sight.kind, sight.protocol) {
+                Some(empty) => batch.resources.push(Arc::new(empty(name))),
+                None => batch.remove(name),
+            }
         }
-        (!removed.is_empty()).then_some(Batch { resources: Vec::new(), removed })
+        (!batch.is_empty()).then_some(batch)
     }
 
-    /// Notes a response on its way.
-    pub(super) fn sent(&mut self, sent: Sent) {
-        if self.outstanding.len() == REMEMBERED {
-            self.outstanding.pop_front();
-        }
-        self.outstanding.push_back(sent);
+    /// What is known of each name that the client asked for or holds.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&Name, Option<Version>)> {
+        self.held.iter().map(|(name, version)| (name, *version))
     }
 
-    /// The response that a nonce answers, if it is still awaited; older ones count as lost.
-    pub(super) fn answered(&mut self, nonce: u64) -> Option<Sent> {
-        let place = self.outstanding.iter().position(|sent| sent.nonce == nonce)?;
-        self.outstanding.drain(..=place).next_back()
-    }
-
-    /// After a NACK nothing is known of its resources (`xds.md`, section 2.6). One that was alone is not sent
-    /// again until it changes; several are sent again by halves. What was to be removed along with them is
-    /// removed again, alone.
-    pub(super) fn refuse(&mut self, sent: &Sent) {
-        // Unless something newer has been sent since, or it has gone.
-        let held = |(name, version): &&(Name, Version)| self.held.get(name) == Some(&Some(*version));
-        let refused: Vec<_> = sent.resources.iter().filter(held).cloned().collect();
-        for (name, _) in &refused {
-            self.held.insert(Arc::clone(name), None);
-        }
-        if let ([(name, version)], [_]) = (refused.as_slice(), sent.resources.as_slice()) {
-            self.rejected.insert(Arc::clone(name), *version);
-        } else {
-            let (one, other) = refused.split_at(refused.len() / 2);
-            let halves = [one, other].into_iter().filter(|half| !half.is_empty());
-            let names = halves.map(|half| half.iter().map(|(name, _)| Arc::clone(name)).collect());
-            self.suspects.extend(names);
-        }
-        for name in sent.removed.iter().filter(|_| !sent.resources.is_empty()) {
-            self.held.entry(Arc::clone(name)).or_insert(None);
-            self.changed.insert(Arc::clone(name));
-        }
+    /// Whether the name is in a response that is not answered yet.
+    pub(super) fn is_on_the_way(&self, name: &str) -> bool {
+        self.outstanding.iter().any(|sent| sent.resources.iter().any(|resource| *resource.name == *name))
     }
 }
 
-fn empty_routes(name: Name) -> Resource {
-    use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
-    let routes = RouteConfiguration { name: name.to_string(), ..Default::default() };
-    Resource::encode(ResourceType::Route, name, &routes)
+/// Whether a client that names nothing means everything: not for gRPC, and only for types with a wildcard
+/// (items 13, 15 and 16).
+fn legacy_wildcard(sight: Sight<'_>) -> bool {
+    sight.kind.has_wildcard() && sight.slice.class() != ProxyClass::Grpc
 }

@@ -7,7 +7,7 @@ async fn every_line_is_prometheus_text_and_every_name_ends_as_it_should() {
     let mut world = world();
     world.publish();
     world.cloud_map.fail(throttled());
-    world.connect("checkout-1", 0, TypeStatus::default());
+    world.connect("checkout-1", 0, Progress::default());
     world.withdraw();
     let labels = TypeLabels { namespace: "prod".to_owned(), r#type: "EDS" };
     world.metrics.nacks.get_or_create(&labels).inc();

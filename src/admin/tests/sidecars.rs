@@ -3,20 +3,31 @@
 use super::*;
 use expect_test::expect;
 
-fn sent(generation: u64, milliseconds: u64) -> TypeStatus {
-    TypeStatus { sent: Some((generation, at(milliseconds))), responses: 1, ..TypeStatus::default() }
+fn sent(generation: u64, milliseconds: u64) -> Progress {
+    Progress { sent: Some((generation, at(milliseconds))), responses: 1, ..Progress::default() }
 }
 
 #[tokio::test]
 async fn each_has_one_of_three_states() {
     let mut world = world();
     world.publish();
-    world.connect("a-synced", 1, TypeStatus { acked: Some((1, at(700))), ..sent(1, 600) });
+    world.connect("a-synced", 1, Progress { acked: Some((1, at(700))), ..sent(1, 600) });
     world.connect("b-silent", 0, sent(1, 600));
-    world.connect("c-unsent", 0, TypeStatus::default());
+    world.connect("c-unsent", 0, Progress::default());
     let nack = Nack { generation: 1, message: "bad cluster".to_owned(), at: at(800) };
-    let rejected = [("prod/payments".into(), Version::of(ResourceType::Endpoint, b"x"))].into();
-    world.connect("d-refusing", 0, TypeStatus { nack: Some(nack), rejected, ..sent(1, 600) });
+    let mut refusing = world.session();
+    let response = refusing.next_response(std::time::Instant::now()).unwrap();
+    let refusal = session::Request {
+        type_url: ResourceType::Endpoint.type_url().to_owned(),
+        names: Names::Increment(Vec::new(), Vec::new()),
+        nonce: response.nonce.to_string(),
+        error: Some("bad endpoint".to_owned()),
+        ..Default::default()
+    };
+    refusing.on_request(refusal).unwrap();
+    // What others of its type it accepted since does not mend what it refused.
+    let progress = Progress { nack: Some(Box::new(nack)), acked: Some((1, at(900))), ..sent(1, 600) };
+    world.connect_session("d-refusing", 0, progress, refusing);
     let (_, body) = world.admin("/api/v1/proxies").await;
     let states: Vec<_> = body["items"]
         .as_array()
@@ -36,6 +47,8 @@ async fn each_has_one_of_three_states() {
     let eds = &body["items"][3]["types"][0];
     assert_eq!((&eds["short"], &eds["nacked"]["message"]), (&"EDS".into(), &"bad cluster".into()));
     assert_eq!(eds["rejected"][0]["name"], "prod/payments");
+    assert_eq!(eds["rejected"][0]["version"], response.resources[0].version.to_string());
+    assert_eq!(eds["rejected"][0]["reason"], "bad endpoint");
     let (_, body) = world.admin("/api/v1/findings").await;
     assert!(body.to_string().contains("EDS refused: bad cluster"), "{body}");
 }
@@ -44,10 +57,10 @@ async fn each_has_one_of_three_states() {
 async fn a_withdrawal_names_whom_it_waits_for() {
     let mut world = world();
     world.publish();
-    world.connect("quick", 1, TypeStatus::default());
-    world.connect("slow", 0, TypeStatus::default());
+    world.connect("quick", 1, Progress::default());
+    world.connect("slow", 0, Progress::default());
     world.withdraw();
-    world.connect("late", 0, TypeStatus::default());
+    world.connect("late", 0, Progress::default());
     let ledger = &world.state.ledger;
     assert_eq!(ledger.sent("prod/payments", 1, 0, at(1_002)).len(), 1);
     assert_eq!(ledger.sent("prod/payments", 1, 1, at(1_004)).len(), 1);

@@ -324,6 +324,7 @@ async fn a_medium_that_does_not_answer_hangs_nothing() {
     source.patience = Duration::from_millis(20);
     let (answer, answered) = tokio::sync::oneshot::channel();
     source.visit = Some(tokio::spawn(async { answered.await.unwrap() }));
+    let began = source.began;
     for _ in 0..2 {
         let error = source.sweep().await.unwrap_err();
         assert_eq!(
@@ -333,8 +334,10 @@ async fn a_medium_that_does_not_answer_hangs_nothing() {
     }
     answer.send((None, Ok(TWO.to_owned()))).unwrap();
     assert_eq!(source.sweep().await.unwrap().services.len(), 2, "the visit under way is the one that ends");
+    assert_eq!(source.began, began, "and what was written since it began is not claimed to be known");
     source.patience = PATIENCE;
     assert_eq!(source.sweep().await.unwrap().services.len(), 1, "and the next is a new one");
+    assert!(source.began > began);
 }
 
 #[test]

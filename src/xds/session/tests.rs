@@ -4,13 +4,21 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::snapshot::{Snapshot, Tables};
-use crate::xds::proto::Status;
+use crate::snapshot::{ProxyClass, Snapshot, Tables};
 
+mod audit;
+mod chaos;
 mod envoy;
+mod grpc;
+mod history;
+mod hold;
+mod invariants;
+mod mutants;
 mod odd;
+mod sotw;
+mod world;
 
-use ResourceType::{Cluster, Endpoint, Listener, Route};
+use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
 
 /// A resource with this content; the real messages don't matter to the session.
 fn resource(kind: ResourceType, name: &str, content: &str) -> Resource {
@@ -19,8 +27,14 @@ fn resource(kind: ResourceType, name: &str, content: &str) -> Resource {
         Cluster => resource.depending_on([(Endpoint, name.into())]),
         Listener => resource.depending_on([(Route, name.into())]).binding(8080),
         Route => resource.depending_on([(Cluster, name.into())]),
-        Endpoint => resource,
+        Endpoint | Secret => resource,
     }
+}
+
+const DELTA: Terms = Terms { protocol: Protocol::Delta, only: None, max_names: 1_000 };
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 fn tables(resources: impl IntoIterator<Item = Resource>) -> Tables {
@@ -43,15 +57,23 @@ impl Stream {
     }
 
     fn on(snapshot: Arc<Snapshot>) -> Self {
-        let session = Session::new(Slice::new(Arc::clone(&snapshot), "node", &[]));
-        Self { session, snapshot, now: Instant::now() }
+        Self::with(DELTA, ProxyClass::Sidecar, snapshot)
+    }
+
+    /// A stream to a server that is sure of what it knows.
+    fn with(terms: Terms, class: ProxyClass, snapshot: Arc<Snapshot>) -> Self {
+        let now = Instant::now();
+        let mut session = Session::new(terms, Slice::new(Arc::clone(&snapshot), class, "node", &[]), now);
+        session.on_confirmed(now + Duration::from_millis(1));
+        Self { session, snapshot, now }
     }
 
     fn publish(&mut self, resources: impl IntoIterator<Item = Resource>) {
         let next = self.snapshot.next(tables(resources), Vec::new(), SystemTime::UNIX_EPOCH);
         if let Some(next) = next {
             self.snapshot = Arc::new(next);
-            self.session.on_slice(Slice::new(Arc::clone(&self.snapshot), "node", &[]));
+            let class = self.session.slice().class();
+            self.session.on_slice(Slice::new(Arc::clone(&self.snapshot), class, "node", &[]));
         }
     }
 
@@ -60,27 +82,22 @@ impl Stream {
     }
 
     fn ask_holding(&mut self, kind: ResourceType, sub: &[&str], unsub: &[&str], held: &[(&str, Version)]) {
-        let request = DeltaDiscoveryRequest {
-            type_url: kind.type_url().to_owned(),
-            resource_names_subscribe: sub.iter().map(ToString::to_string).collect(),
-            resource_names_unsubscribe: unsub.iter().map(ToString::to_string).collect(),
-            initial_resource_versions: held
-                .iter()
-                .map(|(name, version)| ((*name).to_owned(), version.to_string()))
-                .collect(),
-            ..Default::default()
-        };
-        self.session.on_request(&request).unwrap();
+        let names = Names::Increment(owned(sub), owned(unsub));
+        let presented = held.iter().map(|(name, version)| ((*name).to_owned(), version.to_string()));
+        let type_url = kind.type_url().to_owned();
+        let request = Request { type_url, names, presented: presented.collect(), ..Request::default() };
+        self.session.on_request(request).unwrap();
     }
 
     fn answer(&mut self, response: &Response, error: Option<&str>) -> Heard {
-        let request = DeltaDiscoveryRequest {
+        let request = Request {
             type_url: response.kind.type_url().to_owned(),
-            response_nonce: response.nonce.to_string(),
-            error_detail: error.map(|message| Status { code: 13, message: message.to_owned() }),
-            ..Default::default()
+            names: Names::Increment(Vec::new(), Vec::new()),
+            nonce: response.nonce.to_string(),
+            error: error.map(ToOwned::to_owned),
+            ..Request::default()
         };
-        self.session.on_request(&request).unwrap()
+        self.session.on_request(request).unwrap()
     }
 
     fn next(&mut self) -> Option<Response> {
@@ -97,16 +114,12 @@ impl Stream {
 
     fn expect(&mut self, kind: ResourceType, names: &[&str], removed: &[&str]) {
         let (got, got_names, got_removed) = self.next_acked().expect("a response");
-        assert_eq!((got, got_names, got_removed), (kind, strings(names), strings(removed)));
+        assert_eq!((got, got_names, got_removed), (kind, owned(names), owned(removed)));
     }
 
     fn expect_silence(&mut self) {
         assert_eq!(self.next_acked(), None);
     }
-}
-
-fn strings(names: &[&str]) -> Vec<String> {
-    names.iter().map(ToString::to_string).collect()
 }
 
 fn version(kind: ResourceType, name: &str, content: &str) -> Version {
@@ -116,9 +129,9 @@ fn version(kind: ResourceType, name: &str, content: &str) -> Version {
 #[test]
 fn item_5_a_type_is_required_and_item_6_an_unknown_one_is_ignored() {
     let mut stream = Stream::open([]);
-    assert_eq!(stream.session.on_request(&DeltaDiscoveryRequest::default()), Err(Violation::NoType));
-    let unknown = DeltaDiscoveryRequest { type_url: "foo.Bar".to_owned(), ..Default::default() };
-    assert_eq!(stream.session.on_request(&unknown), Ok(Heard::UnknownType));
+    assert_eq!(stream.session.on_request(Request::default()), Err(Violation::NoType));
+    let unknown = Request { type_url: "foo.Bar".to_owned(), ..Default::default() };
+    assert_eq!(stream.session.on_request(unknown), Ok(Heard::UnknownType));
     stream.ask(Cluster, &[], &[]);
     stream.expect(Cluster, &[], &[]);
 }
@@ -280,7 +293,8 @@ fn item_53_what_was_refused_is_not_sent_again_until_it_changes() {
     stream.ask(Cluster, &[], &[]);
     let response = stream.next().unwrap();
     let heard = stream.answer(&response, Some("no"));
-    assert_eq!(heard, Heard::Nack(Cluster, 1, vec!["a".into()], "no".to_owned()));
+    let guilty = vec![("a".into(), version(Cluster, "a", "bad"))];
+    assert_eq!(heard, Heard::Nack(Cluster, 1, Refusal { reason: "no".into(), members: 1, guilty }));
     assert!(stream.session.asked(Cluster).unwrap().rejected.contains_key("a"));
     stream.expect_silence();
     stream.publish([resource(Cluster, "a", "bad"), resource(Cluster, "b", "1")]);
@@ -311,13 +325,9 @@ fn items_33_and_41_names_count_whatever_the_nonce() {
     stream.ask(Endpoint, &["a"], &[]);
     let response = stream.next().unwrap();
     for (nonce, name) in [("from long ago".to_owned(), "b"), (response.nonce.to_string(), "a")] {
-        let request = DeltaDiscoveryRequest {
-            type_url: Endpoint.type_url().to_owned(),
-            response_nonce: nonce,
-            resource_names_subscribe: vec![name.to_owned()],
-            ..Default::default()
-        };
-        stream.session.on_request(&request).unwrap();
+        let type_url = Endpoint.type_url().to_owned();
+        let names = Names::Increment(owned(&[name]), Vec::new());
+        stream.session.on_request(Request { type_url, names, nonce, ..Request::default() }).unwrap();
         stream.expect(Endpoint, &[name], &[]);
     }
 }
@@ -372,7 +382,7 @@ fn item_58_also_when_the_service_went_and_came_back_in_between() {
 }
 
 fn service(name: &str, content: &str) -> [Resource; 4] {
-    ResourceType::ALL.map(|kind| resource(kind, name, content))
+    [Cluster, Endpoint, Listener, Route].map(|kind| resource(kind, name, content))
 }
 
 #[test]
@@ -481,7 +491,7 @@ fn a_listener_on_a_port_that_the_task_occupies_is_withheld_and_taken_back_when_t
     stream.expect(Listener, &["a"], &[]);
     let occupied = Arc::new([("node".into(), Arc::from([8080_u16]))].into());
     let next = stream.snapshot.next(tables(service("a", "1")), vec![occupied], SystemTime::UNIX_EPOCH);
-    let slice = Slice::new(Arc::new(next.unwrap()), "node", &[]);
+    let slice = Slice::new(Arc::new(next.unwrap()), ProxyClass::Sidecar, "node", &[]);
     assert_eq!(slice.withheld().count(), 1);
     stream.session.on_slice(slice);
     stream.expect(Listener, &[], &["a"]);

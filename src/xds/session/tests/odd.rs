@@ -1,5 +1,6 @@
 //! Clients that answer late, never, or with a refusal of several resources at once.
 
+use super::sotw::World;
 use super::*;
 
 #[test]
@@ -97,4 +98,144 @@ fn item_55_of_several_refused_resources_only_the_bad_one_is_kept_back() {
     assert!(refusals <= 7, "{refusals} refusals: more than 1 + log2(50)");
     let rejected: Vec<_> = stream.session.asked(Endpoint).unwrap().rejected.keys().cloned().collect();
     assert_eq!(rejected, ["a17".into()]);
+}
+
+#[test]
+fn item_53_a_removal_that_is_always_refused_is_sent_twice_and_no_more() {
+    let mut world = World::open(ProxyClass::Sidecar, ["a", "b"].map(|name| resource(Listener, name, "1")));
+    world.ask(Listener, &[]);
+    world.expect(Listener, &["a=1", "b=1"]);
+    world.publish([resource(Listener, "b", "2")]);
+    for content in ["2", "1"] {
+        let response = world.next();
+        assert_eq!(response.resources[0].version, version(Listener, "b", content));
+        assert_eq!(response.resources.len(), 1);
+        world.answer(&response, Some("no"));
+    }
+    world.expect_silence();
+}
+
+#[test]
+fn item_55_two_refusals_on_their_way_at_once_condemn_only_the_bad_one() {
+    let mut world =
+        World::open(ProxyClass::Grpc, [resource(Listener, "a", "bad"), resource(Listener, "b", "1")]);
+    world.ask(Listener, &["a"]);
+    let first = world.next();
+    world.ask(Listener, &["a", "b"]);
+    let second = world.next();
+    assert_eq!(second.resources.len(), 2);
+    world.answer(&first, Some("resource a: no"));
+    world.answer(&second, Some("resource a: no"));
+    let rejected: Vec<_> = world.stream.session.asked(Listener).unwrap().rejected.keys().cloned().collect();
+    assert_eq!(rejected, ["a".into()]);
+}
+
+#[test]
+fn item_55_a_response_that_was_passed_over_condemns_nobody() {
+    let mut world = World::open(ProxyClass::Sidecar, [resource(Cluster, "a", "1")]);
+    world.ask(Cluster, &[]);
+    world.next(); // never answered, though it was good
+    world.publish([resource(Cluster, "a", "1"), resource(Cluster, "b", "bad")]);
+    world.stream.now += Duration::from_secs(1);
+    let second = world.next();
+    world.answer(&second, Some("b: no"));
+    assert!(world.stream.session.asked(Cluster).unwrap().rejected.is_empty());
+    world.expect(Cluster, &["a=1"]);
+    let alone = world.next();
+    world.answer(&alone, Some("b: no"));
+    world.expect_silence();
+}
+
+#[test]
+fn item_99_what_was_dropped_and_asked_for_again_is_not_both_there_and_missing() {
+    let mut world = World::open(ProxyClass::Grpc, [resource(Listener, "a", "1")]);
+    world.ask(Listener, &["a"]);
+    let late = world.next();
+    world.ask(Listener, &[]);
+    world.publish([]);
+    world.ask(Listener, &["a"]);
+    world.answer(&late, None);
+    assert_eq!(world.expect(Listener, &[]).missing, ["a".into()]);
+    world.publish([resource(Listener, "a", "2")]);
+    world.expect(Listener, &["a=2"]);
+}
+
+#[test]
+fn item_60_a_removal_waits_for_the_newest_answer_though_an_older_one_never_came() {
+    let mut stream = Stream::open(service("a", "1"));
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Listener, &[], &[]);
+    stream.expect(Cluster, &["a"], &[]);
+    assert_eq!(stream.next().unwrap().kind, Listener); // never answered
+    stream.now += Duration::from_secs(2);
+    stream.publish([]);
+    assert_eq!(stream.next().unwrap().removed.len(), 1);
+    stream.expect_silence();
+    stream.now = stream.session.next_deadline().unwrap();
+    stream.expect(Cluster, &[], &["a"]);
+}
+
+#[test]
+fn item_54_a_cluster_that_gives_itself_away_by_its_load_assignment_is_removed_when_that_is_sure() {
+    for clusters_first in [true, false] {
+        let mut stream = Stream::open(service("a", "1"));
+        let slice = stream.session.slice().clone();
+        stream.session = Session::new(DELTA, slice, stream.now);
+        if clusters_first {
+            stream.ask(Cluster, &[], &[]);
+        }
+        stream.ask(Endpoint, &["a", "orphan"], &[]);
+        stream.ask(Cluster, &[], &[]);
+        while stream.next_acked().is_some_and(|(_, _, removed)| removed.is_empty() || removed == ["orphan"]) {
+        }
+        assert!(stream.session.awaits_confirmation());
+        stream.session.on_confirmed(stream.now + Duration::from_millis(1));
+        stream.expect(Cluster, &[], &["orphan"]);
+        stream.expect_silence();
+    }
+}
+
+#[test]
+fn item_18_asking_again_is_answered_also_when_the_slice_must_be_confirmed_first() {
+    let mut stream = Stream::open([]);
+    let slice = stream.session.slice().clone();
+    stream.session = Session::new(DELTA, slice, stream.now);
+    stream.ask_holding(Route, &["a"], &[], &[("a", version(Route, "a", "1"))]);
+    stream.ask(Route, &["a"], &[]);
+    stream.expect_silence();
+    stream.session.on_confirmed(stream.now + Duration::from_millis(1));
+    stream.expect(Route, &["a"], &[]);
+}
+
+#[test]
+fn item_53_a_refused_member_of_two_responses_on_their_way_is_known_by_the_one_in_which_it_was_alone() {
+    let mut stream = Stream::open(["a", "b"].map(|name| resource(Endpoint, name, "bad")));
+    stream.ask(Endpoint, &["a", "b"], &[]);
+    let both = stream.next().unwrap();
+    stream.ask(Endpoint, &["a"], &[]);
+    let alone = stream.next().unwrap();
+    stream.answer(&both, Some("no"));
+    stream.answer(&alone, Some("no"));
+    assert!(stream.session.asked(Endpoint).unwrap().rejected.contains_key("a"));
+    let other = stream.next().unwrap();
+    assert_eq!(&*other.resources[0].name, "b");
+    stream.answer(&other, Some("no"));
+    stream.expect_silence();
+}
+
+#[test]
+fn item_81_what_is_gone_goes_in_moderate_responses_too() {
+    for kind in [Cluster, Listener] {
+        let names: Vec<_> = (0..10_000).map(|n| format!("gone-and-forgotten-{n:05}")).collect();
+        let held: Vec<_> = names.iter().map(|name| (name.as_str(), version(kind, name, "1"))).collect();
+        let mut stream = Stream::open([]);
+        stream.ask_holding(kind, &[], &[], &held);
+        let mut gone = Vec::new();
+        while let Some((_, _, removed)) = stream.next_acked() {
+            assert!(removed.iter().map(String::len).sum::<usize>() < RESPONSE_BYTES + 100);
+            gone.extend(removed);
+        }
+        gone.sort();
+        assert_eq!(gone, names, "{kind:?}");
+    }
 }

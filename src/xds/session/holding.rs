@@ -1,0 +1,66 @@
+//! What a session knows of its client, for people who look: what it asks for and what it holds.
+//!
+//! It is not used to decide what is sent.
+//!
+//! Invariant: looking changes nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::{Rejection, Session};
+use crate::snapshot::{Resource, ResourceType, Version};
+
+impl Session {
+    /// What the client asks for of one type; `None` while it has not asked.
+    pub fn asked(&self, kind: ResourceType) -> Option<Asked<'_>> {
+        let subscription = self.of(kind);
+        subscription.requested.then_some(Asked {
+            wildcard: subscription.wildcard,
+            names: subscription.names.len(),
+            rejected: &subscription.rejected,
+        })
+    }
+
+    /// Every resource of one type that the client asked for or holds, by name: for people who look.
+    pub fn resources(&self, kind: ResourceType) -> Vec<Holding> {
+        let subscription = self.of(kind);
+        let held: HashMap<_, _> = subscription.held().collect();
+        let served = self.slice.names(kind).filter(|name| subscription.wants(name));
+        let names: BTreeSet<_> =
+            served.chain(subscription.names.iter()).chain(held.keys().copied()).collect();
+        let each = names.into_iter().map(|name| Holding {
+            name: Arc::clone(name),
+            served: self.slice.get(kind, name).cloned(),
+            held: held.get(name).copied().flatten(),
+            awaited: subscription.is_on_the_way(name),
+            rejected: subscription.rejected.get(name).cloned(),
+        });
+        each.collect()
+    }
+}
+
+/// What a client asks for of one type.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Everything.
+    pub wildcard: bool,
+    /// How many names.
+    pub names: usize,
+    /// Refused and unchanged since.
+    pub rejected: &'a std::collections::BTreeMap<Arc<str>, Rejection>,
+}
+
+/// How a client stands to one resource.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is served under that name now.
+    pub served: Option<Arc<Resource>>,
+    /// The version that it was last sent or said to hold; `None` if it was sent none, or may have applied none.
+    pub held: Option<Version>,
+    /// Whether its answer to the last one is awaited.
+    pub awaited: bool,
+    /// What it refused.
+    pub rejected: Option<Rejection>,
+}

@@ -1,0 +1,87 @@
+//! What is on its way to the client, and what it makes of it as long as it does not refuse.
+//!
+//! It is not about refusals: `refusal` is.
+//!
+//! Invariant: what a client accepted is what stands in for a version that it refuses later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Batch, Name, Sent, Subscription};
+use crate::snapshot::Resource;
+
+/// How many unanswered responses are remembered: beyond that, a client that never answers costs nothing more.
+const REMEMBERED: usize = 64;
+
+impl Subscription {
+    /// Whether the client is to go on holding what it was sent. It is not if it dropped the name meanwhile, even
+    /// if it asked for it again.
+    fn keeps(&self, name: &Name) -> bool {
+        self.wants(name) && self.held.contains_key(name)
+    }
+
+    /// Everything that the client will hold once it has applied `batch`, where a response carries everything:
+    /// what it accepted, what is on its way and not in doubt, and this.
+    pub(in crate::xds) fn whole(&self, batch: &Batch) -> Vec<Arc<Resource>> {
+        let mut whole: BTreeMap<&Name, &Arc<Resource>> = self.good.iter().collect();
+        let on_the_way = self.outstanding.iter().map(|sent| (&sent.resources, &sent.removed));
+        let trusted = |it: &&Arc<Resource>| self.held.get(&it.name) == Some(&Some(it.version));
+        for (resources, removed) in on_the_way.chain([(&batch.resources, &batch.removed)]) {
+            whole.extend(resources.iter().filter(trusted).map(|resource| (&resource.name, resource)));
+            for name in removed {
+                whole.remove(name);
+            }
+        }
+        let kept = whole.into_iter().filter(|(name, _)| self.keeps(name));
+        kept.map(|(_, resource)| Arc::clone(resource)).collect()
+    }
+
+    /// Notes a response on its way.
+    pub(in crate::xds) fn sent(&mut self, sent: Sent, full: bool) {
+        if self.outstanding.len() == REMEMBERED
+            && let Some(oldest) = self.outstanding.pop_front()
+        {
+            self.accept(&oldest, full);
+        }
+        self.outstanding.push_back(sent);
+    }
+
+    /// The responses that a nonce answers, if it is still awaited: the one it names last, and before it those
+    /// that were never answered.
+    pub(in crate::xds) fn answered(&mut self, nonce: u64) -> Option<Vec<Sent>> {
+        let place = self.outstanding.iter().position(|sent| sent.nonce == nonce)?;
+        Some(self.outstanding.drain(..=place).collect())
+    }
+
+    /// Notes what the client has accepted, or passed over: what stands in for what it refuses later.
+    pub(in crate::xds) fn accept(&mut self, sent: &Sent, full: bool) {
+        if full {
+            let good = sent.resources.iter().filter(|it| self.wants(&it.name) && !self.refuses(it));
+            let good: Vec<_> = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
+            self.good.extend(good);
+            sent.removed.iter().for_each(|name| drop(self.good.remove(name)));
+        }
+    }
+
+    /// Clears who was refused or suspected in another response and is in this one, which was accepted. `full` as
+    /// above: then a newer response may leave it out.
+    pub(in crate::xds) fn clear(&mut self, sent: &Sent, full: bool) {
+        let in_force = !full || self.outstanding.is_empty();
+        for resource in &sent.resources {
+            let name = &resource.name;
+            let refused = self.refuses(resource);
+            // An older one may only stand in for it here.
+            let stands_in = self.good.get(name).is_some_and(|good| good.version == resource.version);
+            let suspected = !stands_in && self.suspects.iter().flatten().any(|suspect| suspect == name);
+            if refused {
+                self.rejected.remove(name);
+                self.changed.insert(Arc::clone(name));
+            }
+            if let Some(unknown @ None) = self.held.get_mut(name).filter(|_| refused || suspected)
+                && in_force
+            {
+                *unknown = Some(resource.version);
+            }
+        }
+    }
+}

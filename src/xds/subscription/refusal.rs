@@ -1,0 +1,187 @@
+//! What follows from a NACK: which resource is to blame, and what of the rest is sent again.
+//!
+//! It is not about showing the NACK to people.
+//!
+//! Invariant: a refused version is never sent again unless the client asks for it anew, and one bad resource
+//! of n travels in at most 1 + ⌈log₂ n⌉ responses (`xds.md`, I7).
+
+use std::sync::Arc;
+
+use super::{Batch, Name, Sent, Sight, Subscription};
+use crate::snapshot::{ProxyClass, Resource};
+use crate::xds::session::Rejection;
+
+/// What is made of a refused response.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Known to be refused.
+    guilty: Vec<Arc<Resource>>,
+    /// Known to be accepted all the same.
+    innocent: Vec<Arc<Resource>>,
+    /// To be sent again, each group in a response of its own.
+    groups: Vec<Vec<Name>>,
+}
+
+impl Subscription {
+    /// After a NACK nothing is known of its resources (`xds.md`, section 2.6). One that was alone is not sent
+    /// again until it changes; of several, the bad one is searched for. What was to be removed along with them
+    /// is removed again, alone. `full` where each response carries everything.
+    pub(in crate::xds) fn refuse(&mut self, sent: &Sent, reason: &Arc<str>, class: ProxyClass, full: bool) {
+        // A response that carries everything carries also what was accepted before.
+        let new = |it: &&Arc<Resource>| self.good.get(&it.name).is_none_or(|good| good.version != it.version);
+        let members: Vec<_> = sent.resources.iter().filter(new).cloned().collect();
+        // Unless something newer has been sent since, or it has gone. One that is searched already is found if it
+        // was refused alone.
+        let (alone, only_removed) = (members.len() == 1, members.is_empty());
+        let held = |it: &Resource| {
+            self.held.get(&it.name).is_some_and(|held| held.map_or(alone, |held| held == it.version))
+        };
+        let Verdict { guilty, innocent, groups } = judge(&members, held, reason, class);
+        let suspects: Vec<_> = members.into_iter().filter(|it| held(it)).collect();
+        for resource in &suspects {
+            self.held.insert(Arc::clone(&resource.name), None);
+        }
+        for resource in guilty {
+            let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
+            self.rejected.insert(Arc::clone(&resource.name), rejection);
+        }
+        for resource in innocent {
+            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
+            if full {
+                self.good.insert(Arc::clone(&resource.name), resource);
+            }
+        }
+        self.suspects.extend(groups);
+        for name in sent.removed.iter().filter(|_| !only_removed) {
+            if self.wants(name) {
+                self.held.entry(Arc::clone(name)).or_insert(None);
+                self.changed.insert(Arc::clone(name));
+            }
+        }
+    }
+
+    /// The next group of suspects.
+    pub(super) fn next_suspects(&mut self, sight: Sight<'_>) -> Batch {
+        let mut batch = Batch::default();
+        while let Some(group) = self.suspects.pop_front() {
+            for name in group.iter().filter(|name| self.held.get(*name) == Some(&None)) {
+                if let Some(resource) = sight.get(name)
+                    && self.wants(name)
+                    && !self.refuses(resource)
+                {
+                    batch.resources.push(Arc::clone(resource));
+                }
+            }
+            if !batch.is_empty() {
+                break;
+            }
+        }
+        for resource in &batch.resources {
+            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
+            self.must_send.remove(&resource.name);
+            self.changed.remove(&resource.name);
+        }
+        batch
+    }
+
+    /// Whether the client has refused this very version.
+    pub(super) fn refuses(&self, resource: &Resource) -> bool {
+        self.rejected.get(&resource.name).is_some_and(|rejection| rejection.version == resource.version)
+    }
+}
+
+/// Who of a response's `members` is to blame, if it is still `held`. What the client says is only a hint to Envoy's
+/// own NACKs, but gRPC names each resource that it refused and applies the others (gRFC A46).
+fn judge(
+    members: &[Arc<Resource>],
+    held: impl Fn(&Resource) -> bool,
+    reason: &str,
+    class: ProxyClass,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let suspects = || members.iter().filter(|it| held(it)).cloned();
+    if members.len() == 1 {
+        verdict.guilty.extend(suspects());
+        return verdict;
+    }
+    let named = |resource: &Arc<Resource>| mentions(reason, &resource.name);
+    if class == ProxyClass::Grpc && members.iter().any(named) {
+        let (guilty, innocent) = suspects().partition(named);
+        return Verdict { guilty, innocent, ..verdict };
+    }
+    let (named, rest): (Vec<_>, Vec<_>) = suspects().partition(named);
+    let names = |resources: &[Arc<Resource>]| resources.iter().map(|it| Arc::clone(&it.name)).collect();
+    let hinted = !rest.is_empty();
+    let (searched, alone) = if hinted { (rest, named) } else { (named, Vec::new()) };
+    let (one, other) = searched.split_at(searched.len() / 2);
+    verdict.groups.extend([one, other].into_iter().filter(|half| !half.is_empty()).map(names));
+    verdict.groups.extend(alone.iter().map(|it| vec![Arc::clone(&it.name)]));
+    verdict
+}
+
+/// Whether `text` names the resource, and not only one whose name begins or ends with it.
+fn mentions(text: &str, name: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '/' | '@');
+    text.match_indices(name).any(|(start, _)| {
+        let before = text[..start].chars().next_back();
+        let mut after = text[start + name.len()..].chars();
+        let ends = match after.next() {
+            // A port or another label of the name goes on; the end of a clause does not.
+            Some(':' | '.') => !after.next().is_some_and(|c| c.is_alphanumeric()),
+            next => !next.is_some_and(part),
+        };
+        ends && !before.is_some_and(|c| part(c) || matches!(c, '.' | ':'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::ResourceType;
+
+    #[test]
+    fn a_name_is_found_only_where_it_stands_alone() {
+        for (text, found) in [
+            ("Error adding/updating cluster(s) prod/pay: no such filter", true),
+            ("'prod/pay'", true),
+            ("prod/pay", true),
+            ("refused prod/pay.", true),
+            ("prod/pay, prod/payments", true),
+            ("prod/payments: bad", false),
+            ("listener prod/pay:8080: bad", false),
+            ("prod/pay.eu: bad", false),
+            ("x-prod/pay: bad", false),
+            ("nothing of it", false),
+        ] {
+            assert_eq!(mentions(text, "prod/pay"), found, "{text}");
+        }
+    }
+
+    #[test]
+    fn who_is_to_blame() {
+        let resources: Vec<_> = ["a", "b", "c", "d"]
+            .map(|name| Arc::new(Resource::encode(ResourceType::Cluster, name.into(), &String::new())))
+            .into();
+        let names = |list: &[Arc<Resource>]| list.iter().map(|it| it.name.to_string()).collect::<String>();
+        let rows = [
+            ("a", "a", "no", ProxyClass::Sidecar, ("a", "", vec![])),
+            ("ab", "a", "no", ProxyClass::Sidecar, ("", "", vec!["a"])),
+            ("abcd", "abcd", "no", ProxyClass::Sidecar, ("", "", vec!["ab", "cd"])),
+            ("abcd", "abcd", "c: bad", ProxyClass::Sidecar, ("", "", vec!["a", "bd", "c"])),
+            ("abcd", "abcd", "c: bad", ProxyClass::Grpc, ("c", "abd", vec![])),
+            ("abcd", "ab", "c: bad", ProxyClass::Grpc, ("", "ab", vec![])),
+            ("abcd", "abcd", "no", ProxyClass::Grpc, ("", "", vec!["ab", "cd"])),
+            ("ab", "ab", "a and b", ProxyClass::Sidecar, ("", "", vec!["a", "b"])),
+            ("a", "", "no", ProxyClass::Sidecar, ("", "", vec![])),
+        ];
+        for (members, held, reason, class, expected) in rows {
+            let of = |it: &&Arc<Resource>| members.contains(&*it.name);
+            let members: Vec<_> = resources.iter().filter(of).cloned().collect();
+            let verdict = judge(&members, |it| held.contains(&*it.name), reason, class);
+            let groups: Vec<_> = verdict.groups.iter().map(|group| group.concat()).collect();
+            let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+            let got = (names(&verdict.guilty), names(&verdict.innocent), groups);
+            assert_eq!((got.0.as_str(), got.1.as_str(), got.2), expected, "{reason}");
+        }
+    }
+}
