@@ -5,7 +5,7 @@ target := $(or $(CARGO_TARGET_DIR),target)
 envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line bench deny fmt setup build
+.PHONY: help demo test check line conformance soak bench streams deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,8 +25,18 @@ check: ## format, clippy, unit, golden and property tests, documentation
 line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 takes another version
 	$(if $(envoy),LEGATION_ENVOY='$(abspath $(envoy))') $(CARGO) test -p integration --test line
 
+conformance: setup build ## the protocol, case by case; ONLY='C17' takes some of them
+	$(CARGO) test -p integration --test conformance -- $(if $(ONLY),'$(ONLY)')
+
+soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
+	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys
+
 bench: ## how long the pure part takes
 	$(CARGO) bench -p legation --bench translate
+
+streams: ## what 10,000 streams cost, and whether stalled clients delay the others
+	$(CARGO) build --release --workspace --bins
+	'$(target)/release/streams' $(STREAMS_ARGS)
 
 deny: ## licences, bans and sources of every dependency
 	@test -x '$(target)/tools/bin/cargo-deny' || $(CARGO) install cargo-deny@0.20.2 --locked --root '$(target)/tools'

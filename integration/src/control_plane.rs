@@ -30,6 +30,10 @@ pub struct Setup {
     pub interval: Duration,
     /// The longest pause between failed readings.
     pub max_backoff: Duration,
+    /// How long streams get to end.
+    pub shutdown_grace: Duration,
+    /// The section `xds`, as it is written.
+    pub xds: BTreeMap<String, String>,
     /// The namespaces with their sources.
     pub namespaces: BTreeMap<String, Sources>,
     /// Ports to listen on; else free ones.
@@ -103,6 +107,8 @@ impl Setup {
             aws: None,
             interval: second,
             max_backoff: second * 2,
+            shutdown_grace: second * 5,
+            xds: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             ports: None,
         }
@@ -111,6 +117,12 @@ impl Setup {
     /// Adds a namespace.
     pub fn namespace(mut self, name: &str, sources: Sources) -> Self {
         self.namespaces.insert(name.to_owned(), sources);
+        self
+    }
+
+    /// Sets a key of the section `xds`.
+    pub fn xds(mut self, key: &str, value: impl ToString) -> Self {
+        self.xds.insert(key.to_owned(), value.to_string());
         self
     }
 
@@ -125,8 +137,15 @@ impl Setup {
         }
         let millis = self.interval.as_millis();
         let _ = writeln!(text, "ecs: {{ interval: {millis}ms }}\ncloudMap: {{ interval: {millis}ms }}");
-        let _ =
-            writeln!(text, "maxBackoff: {}ms\nshutdownGrace: 5s\nnamespaces:", self.max_backoff.as_millis());
+        let _ = writeln!(text, "maxBackoff: {}ms", self.max_backoff.as_millis());
+        let _ = writeln!(text, "shutdownGrace: {}ms", self.shutdown_grace.as_millis());
+        if !self.xds.is_empty() {
+            text.push_str("xds:\n");
+        }
+        for (key, value) in &self.xds {
+            let _ = writeln!(text, "  {key}: {value}");
+        }
+        text.push_str("namespaces:\n");
         for (name, sources) in &self.namespaces {
             let files = sources.files.iter().map(|file| file.display().to_string()).collect();
             let _ = writeln!(text, "  {name}:");
@@ -307,7 +326,12 @@ impl ControlPlane {
 
     /// The bootstrap of a sidecar, as `legation bootstrap` prints it.
     pub fn bootstrap(&self, sidecar: &Sidecar) -> anyhow::Result<String> {
-        let (server, [admin]) = (self.xds().to_string(), free_ports()?);
+        self.bootstrap_via(sidecar, self.xds())
+    }
+
+    /// As [`ControlPlane::bootstrap`], of a sidecar that reaches the server at another address.
+    pub fn bootstrap_via(&self, sidecar: &Sidecar, server: SocketAddr) -> anyhow::Result<String> {
+        let (server, [admin]) = (server.to_string(), free_ports()?);
         let admin = admin.to_string();
         let mut arguments = vec![
             "bootstrap",

@@ -17,8 +17,29 @@ use crate::{http, wait};
 
 /// How long Envoy may take from its start to an admin port, and from there to LIVE.
 const START: Duration = Duration::from_secs(30);
-/// The counters that tell of configuration that did not arrive as it should.
-const ORACLE: [&str; 3] = ["update_rejected", "init_fetch_timeout", "assignment_use_cached"];
+/// The counters that tell of configuration that did not arrive as it should, by the end of their names.
+pub const ORACLE: [&str; 4] =
+    ["update_rejected", "init_fetch_timeout", "assignment_use_cached", "update_empty"];
+
+/// How an Envoy is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ads {
+    /// Incrementally, as bootstraps say.
+    Delta,
+    /// The state of the world each time.
+    Sotw,
+}
+
+impl Ads {
+    /// A bootstrap that asks to be told so.
+    pub fn told(self, bootstrap: &str) -> anyhow::Result<String> {
+        anyhow::ensure!(bootstrap.contains("\"DELTA_GRPC\""), "the bootstrap names no method of ADS");
+        Ok(match self {
+            Self::Delta => bootstrap.to_owned(),
+            Self::Sotw => bootstrap.replace("\"DELTA_GRPC\"", "\"GRPC\""),
+        })
+    }
+}
 
 /// A running Envoy.
 #[derive(Debug)]
@@ -42,6 +63,13 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         return Ok(binary.into());
     }
     let binary = target_dir()?.join("envoy/envoy");
+    anyhow::ensure!(binary.is_file(), "{} is missing: run integration/setup.sh", binary.display());
+    Ok(binary)
+}
+
+/// Another version than [`binary`]'s, which `integration/setup.sh` or `make line ENVOY=…` has got.
+pub fn binary_of(version: &str) -> anyhow::Result<PathBuf> {
+    let binary = target_dir()?.join(format!("envoy-{version}/envoy/_bin/envoy"));
     anyhow::ensure!(binary.is_file(), "{} is missing: run integration/setup.sh", binary.display());
     Ok(binary)
 }

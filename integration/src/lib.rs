@@ -3,15 +3,21 @@
 //! This crate holds what integration tests, the demo and the benchmarks stand on. It is not part of the
 //! product. Invariant: nothing here talks to AWS; every address it uses is on loopback.
 
+pub mod agreement;
 pub mod aws;
+pub mod backends;
+pub mod cable;
 pub mod control_plane;
 pub mod envoy;
 pub mod estate;
 pub mod feed;
 pub mod http;
 pub mod load;
+pub mod probe;
 pub mod process;
+pub mod python;
 pub mod scene;
+pub mod shop;
 pub mod stage;
 pub mod wait;
 pub mod withdrawal;

@@ -91,10 +91,18 @@ pub fn play<F>(name: &str, test: F) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
 {
-    let scene = Scene::open(name)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("starting a runtime")?;
-    let outcome = runtime.block_on(test(&scene));
+    runtime.block_on(play_on(name, test))
+}
+
+/// As [`play`], on the runtime that there is.
+pub async fn play_on<F>(name: &str, test: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
+{
+    let scene = Scene::open(name)?;
+    let outcome = test(&scene).await;
     if outcome.is_err() {
         scene.show_logs();
     }

@@ -9,13 +9,13 @@ use integration::envoy::Envoy;
 use integration::estate;
 use integration::http::{get, request, send};
 use integration::scene::play;
+use integration::shop::{Shop, sidecar};
 use integration::stage::{PROXY, raise_estate};
 use integration::wait;
 use integration::world::World;
 use tonic::Code;
 
 use crate::ads::Ads;
-use crate::shop::{Shop, sidecar};
 
 /// Longer than the server waits for an answer that never comes, and tries again.
 const HUNG: Duration = Duration::from_secs(60);

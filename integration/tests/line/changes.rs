@@ -7,10 +7,9 @@ use hyper::Method;
 use integration::http::{Answer, request, send};
 use integration::load::{Load, Plan, Way};
 use integration::scene::play;
+use integration::shop::{Shop, serve};
 use integration::stage::PROXY;
 use integration::wait;
-
-use crate::shop::{Shop, serve};
 
 /// Far below the 15 s that Envoy waits for an assignment that is not sent again.
 const SOON: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ use legation::snapshot::ResourceType;
 use serde_json::{Value, json};
 
 use crate::ads::{Ads, Received};
-use crate::shop::sidecar;
+use integration::shop::sidecar;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// More than one page of each.

@@ -13,6 +13,6 @@ mod harness;
 mod names;
 mod outage;
 mod restart;
-mod shop;
+mod tools;
 mod wire;
 mod withdrawals;

@@ -10,10 +10,9 @@ use integration::control_plane::Sidecar;
 use integration::http::{Answer, request, send};
 use integration::load::{Load, Plan, Way};
 use integration::scene::play;
+use integration::shop::{Shop, serve};
 use integration::stage::{Knowledge, PROXY, Stage};
 use integration::wait;
-
-use crate::shop::{Shop, serve};
 
 async fn by_proxy(host: &str) -> anyhow::Result<Answer> {
     send(PROXY, request(Method::GET, host, &format!("http://{host}/"))?).await
