@@ -127,6 +127,7 @@ fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr]) -> Vec<Arc<Resourc
     let mut resources = vec![cluster::cluster(spec)];
     if spec.protocol.is_http() {
         resources.push(route::service_routes(spec));
+        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias)));
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));

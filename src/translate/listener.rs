@@ -37,12 +37,10 @@ pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr>
 
 /// The listener of one alias: `prod/payments:8080`.
 pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> Resource {
-    let namespace = &spec.key.namespace;
-    let name: Arc<str> = format!("{namespace}/{alias}").into();
+    let name = route::alias_name(spec, alias);
     let (filter, depends_on) = if spec.protocol.is_http() {
-        let routes = route::name(spec);
         let idle = spec.knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
-        (http_filter(&name, &routes, idle), (ResourceType::Route, routes))
+        (http_filter(&name, &name, idle), (ResourceType::Route, Arc::clone(&name)))
     } else {
         (tcp_filter(spec, &name), (ResourceType::Cluster, cluster::name(&spec.key)))
     };
@@ -70,7 +68,7 @@ fn listener(name: Arc<str>, address: Ipv4Addr, port: u16, filter: Filter) -> Res
 
 /// What a gRPC library asks for that was told to reach `name`: the service's routes, and no address.
 pub fn api_listener(spec: &ServiceSpec, name: &Arc<str>) -> Resource {
-    let routes = route::name(spec);
+    let routes = route::service_name(spec);
     let manager = manager(name, &routes);
     let manager = Any { type_url: MANAGER.to_owned(), value: manager.encode_to_vec() };
     let listener = Listener {

@@ -1,4 +1,5 @@
-//! RDS: one `RouteConfiguration` for each HTTP service, and one that routes by Host for `HTTP_PROXY`.
+//! RDS: one `RouteConfiguration` for each alias of an HTTP service, one for the service, which gRPC libraries ask
+//! for, and one that routes by Host for `HTTP_PROXY`.
 //!
 //! It is not about TCP, whose listeners name their cluster themselves.
 //!
@@ -19,11 +20,17 @@ use prost::Message;
 
 use super::host::Names;
 use super::{cluster, number, profile, proto};
-use crate::model::{Namespace, ServiceName, ServiceSpec};
-use crate::snapshot::{Resource, ResourceType};
+use crate::model::{Alias, Namespace, ServiceName, ServiceSpec};
+use crate::snapshot::{ProxyClass, Resource, ResourceType};
+
+/// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
+/// and its connections too, when the alias goes over to another service.
+pub fn alias_name(spec: &ServiceSpec, alias: &Alias) -> Arc<str> {
+    format!("{}/{alias}", spec.key.namespace).into()
+}
 
 /// The name of a service's route configuration: that of its cluster.
-pub fn name(spec: &ServiceSpec) -> Arc<str> {
+pub fn service_name(spec: &ServiceSpec) -> Arc<str> {
     cluster::name(&spec.key)
 }
 
@@ -32,16 +39,24 @@ pub fn proxy_name(namespace: &Namespace) -> Arc<str> {
     format!("{namespace}/@http-proxy").into()
 }
 
-/// Whatever comes to one of the service's own listeners goes to it.
+/// Whatever comes to an alias's listener goes to the service.
+pub fn alias_routes(spec: &ServiceSpec, alias: &Alias) -> Resource {
+    everything_to(spec, alias_name(spec, alias)).only_for(ProxyClass::Sidecar)
+}
+
+/// The same for a gRPC library that was told to reach one of the service's names.
 pub fn service_routes(spec: &ServiceSpec) -> Resource {
-    let name = name(spec);
+    everything_to(spec, service_name(spec)).only_for(ProxyClass::Grpc)
+}
+
+fn everything_to(spec: &ServiceSpec, name: Arc<str>) -> Resource {
     let routes = RouteConfiguration {
         name: name.to_string(),
         virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()])],
         ..Default::default()
     };
-    Resource::encode(ResourceType::Route, Arc::clone(&name), &routes)
-        .depending_on([(ResourceType::Cluster, name)])
+    Resource::encode(ResourceType::Route, name, &routes)
+        .depending_on([(ResourceType::Cluster, cluster::name(&spec.key))])
 }
 
 /// Routes by Host to every HTTP service that has `names`; an unknown host gets 404 with the reason.

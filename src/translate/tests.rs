@@ -115,6 +115,24 @@ fn a_service_described_anew_is_encoded_again_alone() {
 }
 
 #[test]
+fn an_alias_that_goes_over_to_another_service_keeps_its_listener() {
+    let before =
+        Translator::default().translate(&namespace([service("payments", Protocol::Http, 8080, &[2])]));
+    let mut heir = service("payments-2", Protocol::Http, 8080, &[3]);
+    let spec = Arc::make_mut(&mut heir.spec);
+    spec.aliases = vec![Alias { name: "payments".into(), port: 8080 }];
+    let mut after = namespace([heir]);
+    let (addresses, _) = vip::assign("prod", &["payments".into()]);
+    after.addresses = Arc::new(addresses);
+    let after = Translator::default().translate(&after);
+    let version = |tables: &Tables, kind| tables[kind]["prod/payments:8080"].version;
+    assert_eq!(version(&before, ResourceType::Listener), version(&after, ResourceType::Listener));
+    assert_ne!(version(&before, ResourceType::Route), version(&after, ResourceType::Route));
+    let leads_to = &after[ResourceType::Route]["prod/payments:8080"].depends_on;
+    assert_eq!(leads_to[..], [(ResourceType::Cluster, "prod/payments-2".into())]);
+}
+
+#[test]
 fn a_name_without_a_port_follows_the_service_that_it_means() {
     let routes_of =
         |tables: &Tables, name: &str| tables[ResourceType::Listener][name].depends_on[0].1.to_string();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
-use super::subscription::{Batch, Sent, Sight, Subscription};
+use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice, Version};
 
 mod holding;
@@ -194,6 +194,8 @@ pub struct Session {
     /// Load assignments of clusters that went out before the first request for endpoints: they are sent even
     /// if the client presents them (`xds.md`, item 44).
     owed: HashSet<Arc<str>>,
+    /// Since when listeners or routes wait for nothing but the client's answer for clusters.
+    leads_wait_since: Option<Instant>,
     last_nonce: u64,
 }
 
@@ -201,7 +203,17 @@ impl Session {
     /// A stream that was opened at `now`, has said nothing yet and may see `slice`.
     pub fn new(terms: Terms, slice: Slice, now: Instant) -> Self {
         let (subscriptions, owed) = (Default::default(), HashSet::new());
-        Self { terms, opened: now, slice, confirmed: false, subscriptions, owed, last_nonce: 0 }
+        let (leads_wait_since, last_nonce) = (None, 0);
+        Self {
+            terms,
+            opened: now,
+            slice,
+            confirmed: false,
+            subscriptions,
+            owed,
+            leads_wait_since,
+            last_nonce,
+        }
     }
 
     /// What the client may see now.
@@ -376,18 +388,21 @@ impl Session {
 
     /// The next response in push order, if the client may have one now.
     pub fn next_response(&mut self, now: Instant) -> Option<Response> {
+        self.note_waiting_leads(now);
         for kind in ResourceType::ALL {
             // Endpoints may overtake clusters that wait for an ACK, and end the wait; what routes to them may not.
             if kind >= ResourceType::Listener && self.of(ResourceType::Cluster).has_work() {
                 return None;
             }
-            if self.of(kind).has_work() && self.of(kind).waits_until().is_none_or(|until| until <= now) {
+            if self.of(kind).has_work() && self.waits_until(kind).is_none_or(|until| until <= now) {
                 let (subscription, sight) = self.look(kind);
                 if let Some(batch) = subscription.next_upserts(sight, RESPONSE_BYTES) {
+                    self.leads_wait_since = self.leads_wait_since.filter(|_| kind < ResourceType::Listener);
                     return Some(self.respond(kind, batch, now));
                 }
             }
         }
+        self.note_waiting_leads(now);
         if self.referrers_wait(now) {
             return None;
         }
@@ -396,6 +411,27 @@ impl Session {
             let batch = subscription.next_removals(sight, RESPONSE_BYTES)?;
             Some(self.respond(kind, batch, now))
         })
+    }
+
+    /// Takes note of listeners and routes that wait for nothing but clusters.
+    fn note_waiting_leads(&mut self, now: Instant) {
+        let wait = [ResourceType::Listener, ResourceType::Route].into_iter().any(|kind| {
+            self.of(kind).has_work() && self.of(kind).waits_until().is_none_or(|until| until <= now)
+        });
+        self.leads_wait_since = wait.then(|| self.leads_wait_since.unwrap_or(now));
+    }
+
+    /// When a response of this type that has to wait may go all the same. What leads to clusters waits for the
+    /// client's answer to them, since Envoy gives it when they have warmed: until then it has no such cluster and
+    /// answers 503 (`xds.md`, item 59).
+    fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
+        let own = self.of(kind).waits_until();
+        if kind < ResourceType::Listener {
+            return own;
+        }
+        let warm = self.of(ResourceType::Cluster).unanswered_until();
+        // Not for ever where clusters change faster than the client answers.
+        own.max(warm.map(|warm| self.leads_wait_since.map_or(warm, |since| warm.min(since + PATIENCE))))
     }
 
     /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
@@ -442,8 +478,8 @@ impl Session {
         let clusters = self.of(ResourceType::Cluster);
         let free =
             if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
-        let waiting = self.subscriptions.iter().take(free).filter(|subscription| subscription.has_work());
-        let upserts = waiting.filter_map(Subscription::waits_until).min();
+        let waiting = ResourceType::ALL.into_iter().take(free).filter(|kind| self.of(*kind).has_work());
+        let upserts = waiting.filter_map(|kind| self.waits_until(kind)).min();
         let removals = [ResourceType::Cluster, ResourceType::Endpoint];
         let removals = removals.into_iter().any(|kind| self.of(kind).has_removals()).then(|| {
             let referrers = [ResourceType::Listener, ResourceType::Route].map(|kind| self.of(kind));

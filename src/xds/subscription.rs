@@ -92,7 +92,7 @@ pub(super) struct Subscription {
     told_missing: HashSet<Name>,
     /// Members of a refused response, to be sent again in groups until the bad one stands alone: a client
     /// that refuses one of many may have applied none.
-    suspects: VecDeque<Vec<Name>>,
+    suspects: VecDeque<Vec<(Name, Version)>>,
     pub(super) rejected: BTreeMap<Name, Rejection>,
     outstanding: VecDeque<Sent>,
     /// Everything that the client accepted, where each response carries everything: what stands in the place
@@ -314,7 +314,8 @@ impl Subscription {
         if urgent { None } else { self.unanswered_until() }
     }
 
-    fn unanswered_until(&self) -> Option<Instant> {
+    /// Until when the answer to the oldest response is awaited; `None` if all are answered.
+    pub(super) fn unanswered_until(&self) -> Option<Instant> {
         Some(self.outstanding.front()?.at + PATIENCE)
     }
 

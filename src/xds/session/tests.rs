@@ -406,20 +406,6 @@ fn items_59_and_60_additions_go_in_push_order_and_removals_last() {
 }
 
 #[test]
-fn item_59_a_route_waits_while_its_cluster_waits_for_an_ack() {
-    let mut stream = Stream::open(service("a", "1"));
-    stream.ask(Cluster, &[], &[]);
-    let unanswered = stream.next().unwrap();
-    stream.ask(Route, &["a", "b"], &[]);
-    stream.expect(Route, &["a", "b"], &[]); // `b` is empty as yet
-    stream.publish(service("a", "1").into_iter().chain(service("b", "1")));
-    stream.expect_silence();
-    stream.answer(&unanswered, None);
-    stream.expect(Cluster, &["b"], &[]);
-    stream.expect(Route, &["b"], &[]);
-}
-
-#[test]
 fn item_54_a_removal_in_a_refused_response_is_sent_again_alone() {
     let mut stream = Stream::open([resource(Listener, "a", "1")]);
     stream.ask(Listener, &[], &[]);

@@ -56,7 +56,7 @@ impl Subscription {
     /// Notes what the client has accepted, or passed over: what stands in for what it refuses later.
     pub(in crate::xds) fn accept(&mut self, sent: &Sent, full: bool) {
         if full {
-            let good = sent.resources.iter().filter(|it| self.wants(&it.name) && !self.refuses(it));
+            let good = sent.resources.iter().filter(|it| self.keeps(&it.name) && !self.refuses(it));
             let good: Vec<_> = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
             self.good.extend(good);
             sent.removed.iter().for_each(|name| drop(self.good.remove(name)));
@@ -70,9 +70,10 @@ impl Subscription {
         for resource in &sent.resources {
             let name = &resource.name;
             let refused = self.refuses(resource);
-            // An older one may only stand in for it here.
-            let stands_in = self.good.get(name).is_some_and(|good| good.version == resource.version);
-            let suspected = !stands_in && self.suspects.iter().flatten().any(|suspect| suspect == name);
+            // By its version, since an older one may stand in for it here.
+            let mut suspects = self.suspects.iter().flatten();
+            let suspected =
+                suspects.any(|(suspect, version)| suspect == name && *version == resource.version);
             if refused {
                 self.rejected.remove(name);
                 self.changed.insert(Arc::clone(name));

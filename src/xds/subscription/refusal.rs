@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Batch, Name, Sent, Sight, Subscription};
-use crate::snapshot::{ProxyClass, Resource};
+use crate::snapshot::{ProxyClass, Resource, Version};
 use crate::xds::session::Rejection;
 
 /// What is made of a refused response.
@@ -19,7 +19,7 @@ struct Verdict {
     /// Known to be accepted all the same.
     innocent: Vec<Arc<Resource>>,
     /// To be sent again, each group in a response of its own.
-    groups: Vec<Vec<Name>>,
+    groups: Vec<Vec<(Name, Version)>>,
 }
 
 impl Subscription {
@@ -42,6 +42,8 @@ impl Subscription {
             self.held.insert(Arc::clone(&resource.name), None);
         }
         for resource in guilty {
+            // What asked for it anew came before the refusal, and would get the same.
+            self.must_send.remove(&resource.name);
             let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
             self.rejected.insert(Arc::clone(&resource.name), rejection);
         }
@@ -64,7 +66,7 @@ impl Subscription {
     pub(super) fn next_suspects(&mut self, sight: Sight<'_>) -> Batch {
         let mut batch = Batch::default();
         while let Some(group) = self.suspects.pop_front() {
-            for name in group.iter().filter(|name| self.held.get(*name) == Some(&None)) {
+            for (name, _) in group.iter().filter(|(name, _)| self.held.get(name) == Some(&None)) {
                 if let Some(resource) = sight.get(name)
                     && self.wants(name)
                     && !self.refuses(resource)
@@ -110,12 +112,12 @@ fn judge(
         return Verdict { guilty, innocent, ..verdict };
     }
     let (named, rest): (Vec<_>, Vec<_>) = suspects().partition(named);
-    let names = |resources: &[Arc<Resource>]| resources.iter().map(|it| Arc::clone(&it.name)).collect();
+    let group = |of: &[Arc<Resource>]| of.iter().map(|it| (Arc::clone(&it.name), it.version)).collect();
     let hinted = !rest.is_empty();
     let (searched, alone) = if hinted { (rest, named) } else { (named, Vec::new()) };
     let (one, other) = searched.split_at(searched.len() / 2);
-    verdict.groups.extend([one, other].into_iter().filter(|half| !half.is_empty()).map(names));
-    verdict.groups.extend(alone.iter().map(|it| vec![Arc::clone(&it.name)]));
+    verdict.groups.extend([one, other].into_iter().filter(|half| !half.is_empty()).map(group));
+    verdict.groups.extend(alone.chunks(1).map(group));
     verdict
 }
 
@@ -178,7 +180,8 @@ mod tests {
             let of = |it: &&Arc<Resource>| members.contains(&*it.name);
             let members: Vec<_> = resources.iter().filter(of).cloned().collect();
             let verdict = judge(&members, |it| held.contains(&*it.name), reason, class);
-            let groups: Vec<_> = verdict.groups.iter().map(|group| group.concat()).collect();
+            let group = |group: &Vec<(Name, _)>| group.iter().map(|(name, _)| &**name).collect::<String>();
+            let groups: Vec<_> = verdict.groups.iter().map(group).collect();
             let groups: Vec<_> = groups.iter().map(String::as_str).collect();
             let got = (names(&verdict.guilty), names(&verdict.innocent), groups);
             assert_eq!((got.0.as_str(), got.1.as_str(), got.2), expected, "{reason}");

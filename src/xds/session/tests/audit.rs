@@ -67,6 +67,9 @@ pub(super) struct Books {
     /// An answer is due even if it is empty (item 50).
     pub(super) reply_due: bool,
     pub(super) flights: VecDeque<Flight>,
+    /// Since when there may be something to say: the first word about it, or first other snapshot, since the last
+    /// response.
+    pub(super) perhaps_since: Option<Instant>,
     /// The content of the newest accepted response, where it is everything.
     pub(super) accepted: BTreeMap<Name, Version>,
     pub(super) ever_refused: bool,
@@ -138,7 +141,10 @@ impl Audit {
             may_repeat.extend(told.keys().filter(|name| gone(name)).cloned());
             rounds.retain(|(name, _), _| !gone(name));
         }
-        ResourceType::ALL.into_iter().for_each(|kind| self.forget_others(kind, slice));
+        for kind in ResourceType::ALL {
+            self.forget_others(kind, slice);
+            self.books[kind as usize].perhaps_since.get_or_insert(self.now);
+        }
     }
 
     /// What the client presented and neither wants nor has to lose is nobody's business.
@@ -154,6 +160,7 @@ impl Audit {
         let owed = if first && kind == Endpoint { std::mem::take(&mut self.owed) } else { BTreeSet::new() };
         let books = &mut self.books[kind as usize];
         books.requested = true;
+        books.perhaps_since.get_or_insert(self.now);
         if first && !cut_off {
             for (name, version) in &request.presented {
                 let version = Some(version.parse().unwrap_or(Version::of(kind, b"not a version")));
@@ -311,7 +318,7 @@ impl Audit {
         self.generation = response.generation;
         let mut clusters = Vec::new();
         let books = &mut self.books[kind as usize];
-        books.reply_due = false;
+        (books.reply_due, books.perhaps_since) = (false, None);
         let mut members = Vec::new();
         for resource in &response.resources {
             let due = books.due.remove(&resource.name).is_some();

@@ -236,6 +236,7 @@ impl<'a, S: Server> Play<'a, S> {
 
     fn publish(&mut self) {
         let slice = self.replica.slice(self.who.class());
+        self.audit.now = self.now;
         self.audit.slice(&slice);
         self.server.session().on_slice(slice);
     }
@@ -405,4 +406,9 @@ fn whatever_happens_grpc_holds_what_is_served() {
 #[test]
 fn whatever_a_client_does_by_delta_every_response_is_right() {
     always(Who::Chaos(Protocol::Delta), 1_500);
+}
+
+#[test]
+fn whatever_a_client_does_by_state_of_the_world_every_response_is_right() {
+    always(Who::Chaos(Protocol::StateOfTheWorld), 1_500);
 }

@@ -227,3 +227,41 @@ fn item_46_a_secret_is_answered_as_removed_instead_of_being_waited_for() {
     stream.ask(Secret, &["tls"], &[]);
     stream.expect(Secret, &[], &["tls"]);
 }
+
+#[test]
+fn item_59_a_route_waits_until_its_clusters_are_answered_for() {
+    let mut stream = Stream::open(service("a", "1"));
+    stream.ask(Cluster, &[], &[]);
+    let unanswered = stream.next().unwrap();
+    stream.ask(Route, &["a", "b"], &[]);
+    stream.publish(service("a", "1").into_iter().chain(service("b", "1")));
+    stream.expect_silence(); // `b` is not sent yet, and `a` may warm
+    stream.answer(&unanswered, None);
+    let unanswered = stream.next().unwrap();
+    assert_eq!((unanswered.kind, &*unanswered.resources[0].name), (Cluster, "b"));
+    stream.expect_silence();
+    stream.answer(&unanswered, None);
+    stream.expect(Route, &["a", "b"], &[]);
+}
+
+#[test]
+fn item_57_a_route_waits_no_longer_than_a_second_however_often_clusters_change() {
+    let mut stream = Stream::open(service("a", "1"));
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Route, &["a"], &[]);
+    stream.next().unwrap();
+    for version in 0..12 {
+        stream.now += PATIENCE / 10;
+        stream.publish(service("a", &format!("changed {version}")));
+        while let Some(response) = stream.next() {
+            if response.kind == Route {
+                assert!(version >= 9, "it goes before clusters had their time");
+                return;
+            }
+            stream.answer(&response, None);
+            stream.ask(Cluster, &["*"], &[]); // everything again, so that something is always unanswered
+            stream.next().unwrap();
+        }
+    }
+    panic!("the route never goes");
+}

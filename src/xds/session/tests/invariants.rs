@@ -161,6 +161,13 @@ fn i3_and_i6_nothing_is_due(audit: &Audit, session: &Session, kind: ResourceType
 /// it; and nothing that it presented goes before it is sure to be gone.
 fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdict {
     let clusters = audit.of(Cluster);
+    if response.kind >= Listener {
+        // Envoy answers when they have warmed; a second is enough, for all of them together.
+        let within = |since: Instant| audit.now < since + Duration::from_secs(1);
+        let early = clusters.flights.front().filter(|flight| within(flight.at));
+        let early = early.filter(|_| audit.of(response.kind).perhaps_since.is_some_and(within));
+        ensure("I5", early.is_none(), || format!("{:?} overtakes clusters that may warm", response.kind))?;
+    }
     for resource in response.resources.iter().filter(|it| it.kind == Route && clusters.requested) {
         for (_, name) in resource.depends_on.iter().filter(|(_, name)| clusters.wants(name)) {
             let told = clusters.told.get(name);

@@ -36,6 +36,8 @@ enum Fault {
     WildcardForAll,
     /// Removals overtake what is said about listeners and routes (B27).
     RemovalsFirst,
+    /// Routes don't wait for the clusters that they lead to (item 59).
+    RoutesOvertakeClusters,
     /// A load assignment is removed where it should be sent empty, and routes too (B14).
     RemovesRoutes,
     /// Nothing goes out until the last response is answered (item 57).
@@ -56,7 +58,7 @@ const SOTW_CHAOS: Who = Who::Chaos(Protocol::StateOfTheWorld);
 const DELTA_CHAOS: Who = Who::Chaos(Protocol::Delta);
 
 /// Each fault with who must notice it, and an invariant that must catch it.
-const MUTANTS: [(Fault, Who, &str); 32] = [
+const MUTANTS: [(Fault, Who, &str); 34] = [
     (Fault::NoResendOnResubscribe, Who::Grpc, "I4"),
     (Fault::NoResendOnResubscribe, DELTA_CHAOS, "I3"),
     (Fault::NoResendOnResubscribe, SOTW_ENVOY, "I4"),
@@ -79,7 +81,9 @@ const MUTANTS: [(Fault, Who, &str); 32] = [
     (Fault::WildcardForAll, SOTW_ENVOY, "I13"),
     (Fault::RemovalsFirst, DELTA_ENVOY, "I5"),
     (Fault::RemovalsFirst, SOTW_ENVOY, "I5"),
-    (Fault::RemovesRoutes, DELTA_ENVOY, "I3"),
+    (Fault::RoutesOvertakeClusters, DELTA_ENVOY, "I5"),
+    (Fault::RoutesOvertakeClusters, SOTW_ENVOY, "I5"),
+    (Fault::RemovesRoutes, DELTA_CHAOS, "I3"),
     (Fault::WaitsForAcks, DELTA_ENVOY, "I4"),
     (Fault::WaitsForAcks, SOTW_ENVOY, "I4"),
     (Fault::NonceFromVersion, DELTA_ENVOY, "I11"),
@@ -262,6 +266,9 @@ impl Mutant {
                     self.held_back.push_back(response);
                 }
                 self.held_back.pop_front()
+            }
+            Fault::RoutesOvertakeClusters => {
+                self.honest(now).or_else(|| self.honest(now + Duration::from_secs(2)))
             }
             Fault::SendsEverything => self.honest(now).or_else(|| self.everything()),
             _ => self.honest(now),
