@@ -12,7 +12,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -154,21 +155,20 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Different TCP ports of 127.0.0.1 that are free now. They lie below those that the kernel gives to outgoing
-/// connections: one of those could take the port while its server is away, even by a client of that server
-/// connecting to itself.
+/// Different TCP ports of 127.0.0.1 that are free now and were not given to anyone else in this process, who may
+/// not have taken them yet. They lie below those that the kernel gives to outgoing connections: one of those could
+/// take the port while its server is away, even by a client of that server connecting to itself.
 pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU64::new(RandomState::new().hash_one(std::process::id())));
     let mut ports = [0; N];
-    let mut candidate = (RandomState::new().hash_one(std::process::id()) % PORTS) as u16;
     for port in &mut ports {
-        let listener = (0..PORTS).find_map(|_| {
-            candidate = (candidate + 1) % PORTS as u16;
-            TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT + candidate)).ok()
+        let mut candidates = (0..PORTS).map(|_| next.fetch_add(1, Ordering::Relaxed) % PORTS);
+        let free = candidates.find_map(|candidate| {
+            let candidate = FIRST_PORT + u16::try_from(candidate).ok()?;
+            is_free(candidate).then_some(candidate)
         });
-        let listener = listener.context("no port is free")?;
-        *port = listener.local_addr().context("looking for a free port")?.port();
-        held.push(listener);
+        *port = free.context("no port is free")?;
     }
     Ok(ports)
 }

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     if listing {
         return ExitCode::SUCCESS;
     }
-    print!("{}", report.table(EXPECTED, complete));
+    print!("{}{}", report.table(EXPECTED, complete), report.summary());
     let missing = report.missing(EXPECTED);
     if conclusion.has_failed() || (complete && !missing.is_empty()) {
         return ExitCode::FAILURE;

@@ -62,6 +62,28 @@ impl Report {
         text
     }
 
+    /// Which cases failed, and how many did and did not.
+    pub(crate) fn summary(&self) -> String {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = rows.iter().flat_map(|(number, row)| {
+            row.outcomes.iter().map(move |(protocol, outcome)| (number, protocol, outcome))
+        });
+        let (mut passed, mut failed) = (0, Vec::new());
+        for (number, protocol, outcome) in all {
+            match outcome {
+                Outcome::Passed => passed += 1,
+                Outcome::Failed => failed.push(format!("C{number} ({protocol})")),
+                Outcome::Skipped | Outcome::NotApplicable(_) => {}
+            }
+        }
+        let mut text = String::from("\n");
+        if !failed.is_empty() {
+            let _ = writeln!(text, "failed: {}", failed.join(", "));
+        }
+        let _ = writeln!(text, "{passed} passed, {} failed", failed.len());
+        text
+    }
+
     /// The numbers of `expected` that nobody wrote.
     pub(crate) fn missing(&self, expected: impl IntoIterator<Item = u8>) -> Vec<u8> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
