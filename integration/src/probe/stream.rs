@@ -69,6 +69,11 @@ impl Probe {
         self.client.protocol
     }
 
+    /// Whether it says that it is a gRPC library.
+    pub fn is_grpc(&self) -> bool {
+        self.client.node.as_ref().is_some_and(|node| node.user_agent_name.starts_with("gRPC"))
+    }
+
     /// The names that it asks for.
     pub fn names(&self, kind: Kind) -> Vec<String> {
         self.names.get(&kind).into_iter().flatten().cloned().collect()
@@ -267,8 +272,10 @@ impl Probe {
         self.subscribe(Kind::Route, &[&name]);
         let reached = |response: &Response| response.kind == Kind::Route && response.mentions(&name);
         let mut collected = self.collect("the barrier", reached).await?;
-        let last = collected.pop().context("no barrier")?;
-        ensure!(last.resources.len() == 1, "more than was asked for came with the barrier: {}", last.told());
+        // Other routes may come with it.
+        let mut last = collected.pop().context("no barrier")?;
+        last.resources.remove(&name);
+        collected.extend(Some(last).filter(|rest| !rest.resources.is_empty()));
         self.unsubscribe(Kind::Route, &[&name]);
         Ok(collected)
     }

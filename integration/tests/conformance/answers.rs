@@ -10,7 +10,7 @@ use integration::probe::{Ask, Kind, Probe, Response};
 use tokio::time::Instant;
 
 use crate::case::{Case, Context};
-use crate::rig::{Rig, Services, full, name, sent};
+use crate::rig::{Rig, Services, full, name, routes, sent};
 
 /// As long as Envoy withholds the answer for clusters while one of them warms, and a little more.
 const WITHHELD: Duration = Duration::from_secs(20);
@@ -29,7 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Accepts everything but clusters, up to the sentinel's routes.
 async fn without_clusters(probe: &mut Probe) -> anyhow::Result<Vec<Response>> {
     let mut responses: Vec<Response> = Vec::new();
-    while !responses.last().is_some_and(|it| it.kind == Kind::Route && it.mentions(&full("zz"))) {
+    while !responses.last().is_some_and(|it| it.kind == Kind::Route && it.mentions(&routes("zz"))) {
         let response = probe.next_within(PACE).await;
         let response = response.with_context(|| format!("CDS is not answered: {responses:#?}"))?;
         if response.kind != Kind::Cluster {

@@ -10,7 +10,7 @@ use integration::probe::{Kind, Response};
 use integration::wait;
 
 use crate::case::{Case, Context};
-use crate::rig::{Rig, Services, full, listener, name, sent};
+use crate::rig::{Rig, Services, full, listener, name, routes, sent};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -102,7 +102,7 @@ async fn additions_in_order(context: &Context) -> anyhow::Result<()> {
         let new = format!("new{round}");
         // A client that knows the names beforehand: then nothing orders the responses but the server.
         probe.subscribe(Kind::Endpoint, &[full(&new)]);
-        probe.subscribe(Kind::Route, &[full(&new)]);
+        probe.subscribe(Kind::Route, &[routes(&new)]);
         probe.barrier().await?;
         let update = rig.publish_to(&mut probe, |services| services.add(&new)).await?;
         let places = Kind::SERVED.map(|kind| place(&update, kind, &new));
@@ -160,7 +160,7 @@ async fn routes_stay(context: &Context) -> anyhow::Result<()> {
         .await?;
     let later = rig.publish_to(&mut probe, |services| services.touch("c")).await?;
     for response in update.iter().chain(&later).filter(|it| it.kind == Kind::Route) {
-        let said = ["a", "b"].iter().any(|service| response.mentions(&full(service)));
+        let said = ["a", "b"].iter().any(|service| response.mentions(&routes(service)));
         ensure!(!said, "routes whose listener goes first: {}", response.told());
     }
     let first = |kind| update.iter().position(|it| it.kind == kind);
@@ -170,10 +170,10 @@ async fn routes_stay(context: &Context) -> anyhow::Result<()> {
 
     // Who still asks for them, or asks for them again, gets empty ones.
     for service in ["a", "b"] {
-        probe.unsubscribe(Kind::Route, &[full(service)]);
-        probe.subscribe(Kind::Route, &[full(service)]);
+        probe.unsubscribe(Kind::Route, &[routes(service)]);
+        probe.subscribe(Kind::Route, &[routes(service)]);
         let answer = probe.answer(Kind::Route).await?;
-        let item = answer.resources.get(&full(service)).context("not answered")?;
+        let item = answer.resources.get(&routes(service)).context("not answered")?;
         ensure!(item.is_empty()?, "there are no routes any more: {}", answer.told());
     }
     // Also when it comes back and presents them.

@@ -14,7 +14,7 @@ use integration::wait;
 use integration::world::World;
 
 use crate::case::{Case, Context};
-use crate::rig::{Rig, Services, full, listener};
+use crate::rig::{Rig, Services, full, listener, routes};
 
 /// How soon a changed file must have been read.
 const READS: Duration = Duration::from_secs(10);
@@ -292,7 +292,7 @@ async fn lagging(context: &Context) -> anyhow::Result<()> {
     relay.hold();
 
     let mut probe = behind.open().await?;
-    held.forget(Kind::Route, &full("zz"));
+    held.forget(Kind::Route, &routes("zz"));
     come_back(&mut probe, held, Kind::SERVED)?;
     let told = probe.barrier().await?;
     let gone: Vec<_> = told.iter().flat_map(|response| &response.removed).collect();
@@ -363,15 +363,13 @@ async fn golden_resources(client: &Client) -> anyhow::Result<Vec<Held>> {
     let mut envoy = client.open().await?;
     envoy.start_up(4, 5).await?;
     let mut grpc = client.clone().agent("gRPC C-core").open().await?;
-    let theirs: Vec<_> = VERSIONS
-        .lines()
-        .filter_map(|line| {
-            let name = line.strip_prefix("LDS ")?.split(' ').next()?;
-            (!name.starts_with("prod/")).then_some(name)
-        })
-        .collect();
-    grpc.subscribe(Kind::Listener, &theirs);
-    grpc.until("its listeners", |held| held.count(Kind::Listener) == theirs.len()).await?;
+    let names = |kind| VERSIONS.lines().filter_map(move |line| line.strip_prefix(kind)?.split(' ').next());
+    let listeners: Vec<_> = names("LDS ").filter(|name| !name.starts_with("prod/")).collect();
+    let routes = names("RDS ").filter(|name| !name.contains([':', '@'])).count();
+    grpc.subscribe(Kind::Listener, &listeners);
+    grpc.until("its listeners", |held| held.count(Kind::Listener) == listeners.len()).await?;
+    grpc.follow()?;
+    grpc.until("its routes", |held| held.count(Kind::Route) == routes).await?;
     Ok(vec![std::mem::take(&mut envoy.held), std::mem::take(&mut grpc.held)])
 }
 

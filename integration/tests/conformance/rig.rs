@@ -38,7 +38,7 @@ pub(crate) struct Service {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Services(pub(crate) BTreeMap<String, Service>);
 
-/// The name of a service's cluster, load assignment and routes.
+/// The name of a service's cluster and load assignment.
 pub(crate) fn full(service: &str) -> String {
     format!("prod/{service}")
 }
@@ -48,11 +48,22 @@ pub(crate) fn listener(service: &str) -> String {
     format!("prod/{service}:{PORT}")
 }
 
+/// The name of the routes of a service's listener.
+pub(crate) fn routes(service: &str) -> String {
+    listener(service)
+}
+
+/// The name of the sentinel's routes: for gRPC they are the service's.
+fn sentinel(probe: &Probe) -> String {
+    if probe.is_grpc() { full(SENTINEL) } else { routes(SENTINEL) }
+}
+
 /// The name of a service's resource of that type; `*` is itself.
 pub(crate) fn name(kind: Kind, service: &str) -> String {
     match (kind, service) {
         (_, "*") => "*".to_owned(),
         (Kind::Listener, service) => listener(service),
+        (Kind::Route, service) => routes(service),
         (_, service) => full(service),
     }
 }
@@ -203,15 +214,15 @@ impl Rig {
             edit(services);
             services.get(SENTINEL).request += 1;
         })?;
-        let name = full(SENTINEL);
+        let name = sentinel(probe);
         probe.collect("the sentinel", |it| it.kind == Kind::Route && it.resources.contains_key(&name)).await
     }
 
     /// Makes a client watch the sentinel.
     pub(crate) async fn watch(&self, probe: &mut Probe) -> anyhow::Result<()> {
-        probe.subscribe(Kind::Route, &[full(SENTINEL)]);
+        probe.subscribe(Kind::Route, &[sentinel(probe)]);
         let answer = probe.answer(Kind::Route).await?;
-        ensure!(answer.names() == [full(SENTINEL)], "the sentinel and more: {}", answer.told());
+        ensure!(answer.names() == [sentinel(probe)], "the sentinel and more: {}", answer.told());
         Ok(())
     }
 
@@ -249,7 +260,7 @@ impl Rig {
         listeners.sort();
         ensure!(held.names(Kind::Listener) == listeners, "listeners {:?}", held.names(Kind::Listener));
         let http = self.services.0.iter().filter(|(_, service)| service.protocol != "tcp");
-        let mut routes: Vec<_> = http.map(|(name, _)| full(name)).collect();
+        let mut routes: Vec<_> = http.map(|(name, _)| routes(name)).collect();
         routes.push("prod/@http-proxy".to_owned());
         routes.sort();
         ensure!(held.names(Kind::Route) == routes, "routes {:?}", held.names(Kind::Route));

@@ -14,7 +14,7 @@ use integration::world::World;
 use tonic::Code;
 
 use crate::case::{Case, Context};
-use crate::rig::{Rig, Services, full, sent};
+use crate::rig::{Rig, Services, full, routes, sent};
 
 /// How soon something must come that nothing holds up.
 const SOON: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ fn orders(kinds: &[Kind]) -> Vec<Vec<Kind>> {
 fn names(rig: &Rig, kind: Kind) -> Vec<String> {
     match kind {
         Kind::Endpoint => rig.services.names(),
-        Kind::Route => [rig.services.names(), vec![full("@http-proxy")]].concat(),
+        Kind::Route => rig.services.0.keys().map(|name| routes(name)).chain([full("@http-proxy")]).collect(),
         _ => Vec::new(),
     }
 }

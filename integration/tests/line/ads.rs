@@ -114,9 +114,8 @@ impl Ads {
         self.subscribe(ResourceType::Endpoint, names.clone()).await?;
         self.hold(ResourceType::Endpoint, clusters).await?;
         self.subscribe(ResourceType::Listener, Vec::new()).await?;
-        self.hold(ResourceType::Listener, listeners).await?;
-        let proxy = names.first().and_then(|name| name.split_once('/')).context("no cluster at all")?.0;
-        let routes: Vec<_> = names.iter().cloned().chain([format!("{proxy}/@http-proxy")]).collect();
+        // An HTTP listener's routes have its name.
+        let routes = self.hold(ResourceType::Listener, listeners).await?;
         let count = routes.len();
         self.subscribe(ResourceType::Route, routes).await?;
         self.hold(ResourceType::Route, count).await?;
