@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -83,7 +84,7 @@ impl ResourceType {
 
 /// A resource's version: a hash of its type and canonical bytes, equal on every replica.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Version(u64);
+pub struct Version(NonZeroU64);
 
 impl Version {
     /// The version of these bytes.
@@ -92,7 +93,14 @@ impl Version {
         hash.update(kind.type_url().as_bytes());
         hash.update(&[0]);
         hash.update(body);
-        Self(hash.digest())
+        Self::from(hash.digest())
+    }
+}
+
+impl From<u64> for Version {
+    /// That number, which is never 0: many versions are kept, and one that may be missing takes no more room.
+    fn from(number: u64) -> Self {
+        Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }
 }
 
@@ -106,7 +114,7 @@ impl FromStr for Version {
     type Err = std::num::ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 16).map(Self)
+        u64::from_str_radix(text, 16).map(Self::from)
     }
 }
 
@@ -186,7 +194,7 @@ impl Resource {
     fn share(&self) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(self.name.as_bytes());
-        hash.update(&self.version.0.to_be_bytes());
+        hash.update(&self.version.0.get().to_be_bytes());
         hash.digest()
     }
 }
@@ -407,7 +415,7 @@ impl Slice {
         if kind == ResourceType::Listener {
             self.withheld().for_each(|listener| total = total.wrapping_sub(listener.share()));
         }
-        Version(total)
+        Version::from(total)
     }
 
     /// The listeners that are withheld from this sidecar (finding `LSN002`).

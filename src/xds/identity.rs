@@ -19,7 +19,7 @@ const LONGEST_NODE_ID: usize = 2048;
 const LONGEST_WORD: usize = 256;
 
 /// Who is there, and the namespace that it asks for.
-pub(super) fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
+pub fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
     let node = node.filter(|node| !node.id.is_empty());
     let node = node.ok_or_else(|| Status::invalid_argument("the first request must carry node.id"))?;
     if node.id.len() > LONGEST_NODE_ID {

@@ -17,18 +17,19 @@ const LONGEST: usize = 64 * 1024 * 1024;
 
 /// The messages of one stream.
 #[derive(Debug)]
-pub(super) struct Reader<B> {
+pub struct Reader<B> {
     body: B,
     begun: BytesMut,
 }
 
 impl<B: http_body::Body<Data: Buf> + Unpin> Reader<B> {
-    pub(super) fn new(body: B) -> Self {
+    /// The messages of that body.
+    pub fn new(body: B) -> Self {
         Self { body, begun: BytesMut::new() }
     }
 
     /// The next message; `None` when the client has ended its side. May be dropped and called again.
-    pub(super) async fn next<T: Message + Default>(&mut self) -> Result<Option<T>, Status> {
+    pub async fn next<T: Message + Default>(&mut self) -> Result<Option<T>, Status> {
         loop {
             if let Some(message) = self.complete()? {
                 return T::decode(message)

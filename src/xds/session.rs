@@ -202,17 +202,15 @@ pub struct Session {
 impl Session {
     /// A stream that was opened at `now`, has said nothing yet and may see `slice`.
     pub fn new(terms: Terms, slice: Slice, now: Instant) -> Self {
-        let (subscriptions, owed) = (Default::default(), HashSet::new());
-        let (leads_wait_since, last_nonce) = (None, 0);
         Self {
             terms,
             opened: now,
             slice,
             confirmed: false,
-            subscriptions,
-            owed,
-            leads_wait_since,
-            last_nonce,
+            subscriptions: Default::default(),
+            owed: HashSet::new(),
+            leads_wait_since: None,
+            last_nonce: 0,
         }
     }
 
@@ -246,13 +244,14 @@ impl Session {
         self.check_names(kind, &request.names)?;
         self.take_names(kind, request.names, request.presented);
         let nonce = request.nonce.parse().ok();
-        let Some(sent) = nonce.and_then(|nonce| self.look(kind).0.answered(nonce)) else {
-            return Ok(Heard::Names(kind));
+        let answered = nonce.and_then(|nonce| self.look(kind).0.answered(nonce));
+        let heard = match (answered, request.error) {
+            (None, _) => Heard::Names(kind),
+            (Some(sent), Some(reason)) => self.on_nack(kind, &sent, reason.into()),
+            (Some(sent), None) => self.on_ack(kind, &sent),
         };
-        Ok(match request.error {
-            Some(reason) => self.on_nack(kind, &sent, reason.into()),
-            None => self.on_ack(kind, &sent),
-        })
+        self.look(kind).0.tidy();
+        Ok(heard)
     }
 
     fn kind_of(&self, type_url: &str) -> Result<Option<ResourceType>, Violation> {
@@ -350,7 +349,7 @@ impl Session {
         subscription.refuse(last, &reason, class, full);
         let members = last.resources.iter();
         let guilty = members.filter(|it| {
-            subscription.rejected.get(&it.name).is_some_and(|rejection| rejection.version == it.version)
+            subscription.rejected().get(&it.name).is_some_and(|rejection| rejection.version == it.version)
         });
         let guilty = guilty.map(|it| (Arc::clone(&it.name), it.version)).collect();
         Heard::Nack(kind, last.generation, Refusal { reason, members: last.resources.len(), guilty })

@@ -3,7 +3,7 @@
 //! It is not about other types nor about order: the session knows those. Nor is it about frames: what is to be
 //! said is the same for delta and for state-of-the-world.
 //!
-//! Invariant: what is subscribed (`names`), what is held (`held`) and what was refused (`rejected`) are
+//! Invariant: what is subscribed (`names`), what is held (`held`) and what was refused (`rare.rejected`) are
 //! separate facts; confusing them is what broke other servers (`xds.md`, bug classes B3 to B6).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use absence::{Absence, absence};
+use rare::Rare;
 
-use super::session::{Protocol, Rejection};
+use super::session::Protocol;
 use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
 
 mod absence;
 mod flight;
+mod rare;
 mod refusal;
 
 type Name = Arc<str>;
@@ -82,18 +84,7 @@ pub(super) struct Subscription {
     must_send: BTreeSet<Name>,
     /// To be compared with what the client holds.
     changed: BTreeSet<Name>,
-    /// Held and gone; sent when nothing refers to them any more.
-    removals: BTreeSet<Name>,
-    /// Presented by the client when it connected, until the slice is confirmed.
-    presented: HashSet<Name>,
-    /// Presented and not in the slice, and whether that must be told: seen to when the slice is confirmed.
-    unconfirmed: BTreeMap<Name, bool>,
-    /// Told to be missing by an error, which is said once (item 99).
-    told_missing: HashSet<Name>,
-    /// Members of a refused response, to be sent again in groups until the bad one stands alone: a client
-    /// that refuses one of many may have applied none.
-    suspects: VecDeque<Vec<(Name, Version)>>,
-    pub(super) rejected: BTreeMap<Name, Rejection>,
+    rare: Option<Box<Rare>>,
     outstanding: VecDeque<Sent>,
     /// Everything that the client accepted, where each response carries everything: what stands in the place
     /// of what it refused.
@@ -131,7 +122,9 @@ impl Subscription {
     pub(super) fn start(&mut self, presented: HashMap<Name, Option<Version>>) {
         self.requested = true;
         self.changed.extend(presented.keys().cloned());
-        self.presented.extend(presented.keys().cloned());
+        if !presented.is_empty() {
+            self.rare_mut().presented.extend(presented.keys().cloned());
+        }
         self.held = presented;
     }
 
@@ -191,8 +184,10 @@ impl Subscription {
     }
 
     fn subscribe(&mut self, name: Name, compared: bool) {
-        self.rejected.remove(&name);
-        self.told_missing.remove(&name);
+        if let Some(rare) = &mut self.rare {
+            rare.rejected.remove(&name);
+            rare.told_missing.remove(&name);
+        }
         let list = if compared { &mut self.changed } else { &mut self.must_send };
         list.insert(Arc::clone(&name));
         self.names.insert(name);
@@ -225,7 +220,9 @@ impl Subscription {
         let names = &self.names;
         self.must_send.retain(|name| names.contains(name));
         self.changed.retain(|name| names.contains(name));
-        self.rejected.retain(|name, _| names.contains(name));
+        if let Some(rare) = &mut self.rare {
+            rare.rejected.retain(|name, _| names.contains(name));
+        }
     }
 
     fn forget(&mut self, name: &Name) {
@@ -233,11 +230,9 @@ impl Subscription {
         self.good.remove(name);
         self.must_send.remove(name);
         self.changed.remove(name);
-        self.removals.remove(name);
-        self.presented.remove(name);
-        self.unconfirmed.remove(name);
-        self.told_missing.remove(name);
-        self.rejected.remove(name);
+        if let Some(rare) = &mut self.rare {
+            rare.forget(name);
+        }
     }
 
     /// Notes names that may differ now, if they concern this stream.
@@ -268,23 +263,25 @@ impl Subscription {
     pub(super) fn find(&mut self, name: &Name) {
         if self.wildcard && !self.held.contains_key(name) {
             self.held.insert(Arc::clone(name), None);
-            self.presented.insert(Arc::clone(name));
+            self.rare_mut().presented.insert(Arc::clone(name));
             self.changed.insert(Arc::clone(name));
         }
     }
 
     /// Takes note that the slice is confirmed: what the client presented and the slice lacks is gone.
     pub(super) fn confirm(&mut self) {
-        self.presented = HashSet::new();
-        for (name, must) in std::mem::take(&mut self.unconfirmed) {
+        let Some(rare) = &mut self.rare else { return };
+        rare.presented.clear();
+        for (name, must) in std::mem::take(&mut rare.unconfirmed) {
             let list = if must { &mut self.must_send } else { &mut self.changed };
             list.insert(name);
         }
+        self.tidy();
     }
 
     /// Whether something that the client presented waits for the slice to be confirmed.
     pub(super) fn awaits_confirmation(&self) -> bool {
-        !self.unconfirmed.is_empty()
+        !self.rare().unconfirmed.is_empty()
     }
 
     /// Whether the client has subscribed to the name.
@@ -294,17 +291,18 @@ impl Subscription {
 
     /// Whether anything is left to say, removals aside.
     pub(super) fn has_work(&self) -> bool {
-        self.reply_due || !self.must_send.is_empty() || !self.changed.is_empty() || !self.suspects.is_empty()
+        let listed = !self.must_send.is_empty() || !self.changed.is_empty();
+        self.reply_due || listed || !self.rare().suspects.is_empty()
     }
 
     /// Whether anything waits to be removed.
     pub(super) fn has_removals(&self) -> bool {
-        !self.removals.is_empty()
+        !self.rare().removals.is_empty()
     }
 
     /// Whether everything is said and answered.
     pub(super) fn is_settled(&self) -> bool {
-        let waiting = !self.removals.is_empty() || !self.unconfirmed.is_empty();
+        let waiting = self.has_removals() || self.awaits_confirmation();
         !self.has_work() && !waiting && self.outstanding.is_empty()
     }
 
@@ -387,11 +385,13 @@ impl Subscription {
             self.forget(&resource.name.clone()); // presented on reconnect, but not asked for
             return false;
         }
-        self.unconfirmed.remove(&resource.name);
-        self.told_missing.remove(&resource.name);
         let refused = self.refuses(resource);
-        if !refused {
-            self.rejected.remove(&resource.name);
+        if let Some(rare) = &mut self.rare {
+            rare.unconfirmed.remove(&resource.name);
+            rare.told_missing.remove(&resource.name);
+            if !refused {
+                rare.rejected.remove(&resource.name);
+            }
         }
         !refused && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
     }
@@ -399,8 +399,8 @@ impl Subscription {
     /// A name that isn't served: what that means, and whether it is said now.
     fn tell_absent(&mut self, sight: Sight<'_>, name: Name, must: bool, batch: &mut Batch) {
         let held = self.held.contains_key(&name);
-        if held && !sight.confirmed && self.presented.contains(&name) {
-            *self.unconfirmed.entry(name).or_default() |= must;
+        if held && !sight.confirmed && self.rare().presented.contains(&name) {
+            *self.rare_mut().unconfirmed.entry(name).or_default() |= must;
             return;
         }
         let named = self.names.contains(&name);
@@ -409,7 +409,7 @@ impl Subscription {
                 if must {
                     self.held.insert(Arc::clone(&name), None); // still due, should it come back first
                 }
-                self.removals.insert(name);
+                self.rare_mut().removals.insert(name);
             }
             Absence::Remove => {
                 self.gone(&name);
@@ -421,7 +421,7 @@ impl Subscription {
             }
             Absence::SayMissing => {
                 self.gone(&name);
-                if self.told_missing.insert(Arc::clone(&name)) {
+                if self.rare_mut().told_missing.insert(Arc::clone(&name)) {
                     batch.missing.push(Arc::clone(&name));
                 }
                 if held {
@@ -434,7 +434,9 @@ impl Subscription {
 
     fn gone(&mut self, name: &Name) {
         self.held.remove(name);
-        self.rejected.remove(name);
+        if let Some(rare) = &mut self.rare {
+            rare.rejected.remove(name);
+        }
     }
 
     /// The removals that were put off until nothing refers to them.
@@ -442,7 +444,7 @@ impl Subscription {
     pub(super) fn next_removals(&mut self, sight: Sight<'_>, limit: usize) -> Option<Batch> {
         let mut batch = Batch::default();
         while batch.removed_len < sight.limit(limit) {
-            let Some(name) = self.removals.pop_first() else { break };
+            let Some(name) = self.rare.as_mut().and_then(|rare| rare.removals.pop_first()) else { break };
             if sight.get(&name).is_some() {
                 continue;
             }

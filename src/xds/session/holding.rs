@@ -17,7 +17,7 @@ impl Session {
         subscription.requested.then_some(Asked {
             wildcard: subscription.wildcard,
             names: subscription.names.len(),
-            rejected: &subscription.rejected,
+            rejected: subscription.rejected(),
         })
     }
 
@@ -33,7 +33,7 @@ impl Session {
             served: self.slice.get(kind, name).cloned(),
             held: held.get(name).copied().flatten(),
             awaited: subscription.is_on_the_way(name),
-            rejected: subscription.rejected.get(name).cloned(),
+            rejected: subscription.rejected().get(name).cloned(),
         });
         each.collect()
     }

@@ -71,11 +71,11 @@ impl Subscription {
             let name = &resource.name;
             let refused = self.refuses(resource);
             // By its version, since an older one may stand in for it here.
-            let mut suspects = self.suspects.iter().flatten();
+            let mut suspects = self.rare().suspects.iter().flatten();
             let suspected =
                 suspects.any(|(suspect, version)| suspect == name && *version == resource.version);
             if refused {
-                self.rejected.remove(name);
+                self.rare_mut().rejected.remove(name);
                 self.changed.insert(Arc::clone(name));
             }
             if let Some(unknown @ None) = self.held.get_mut(name).filter(|_| refused || suspected)

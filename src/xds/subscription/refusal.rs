@@ -45,7 +45,7 @@ impl Subscription {
             // What asked for it anew came before the refusal, and would get the same.
             self.must_send.remove(&resource.name);
             let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
-            self.rejected.insert(Arc::clone(&resource.name), rejection);
+            self.rare_mut().rejected.insert(Arc::clone(&resource.name), rejection);
         }
         for resource in innocent {
             self.held.insert(Arc::clone(&resource.name), Some(resource.version));
@@ -53,7 +53,9 @@ impl Subscription {
                 self.good.insert(Arc::clone(&resource.name), resource);
             }
         }
-        self.suspects.extend(groups);
+        if !groups.is_empty() {
+            self.rare_mut().suspects.extend(groups);
+        }
         for name in sent.removed.iter().filter(|_| !only_removed) {
             if self.wants(name) {
                 self.held.entry(Arc::clone(name)).or_insert(None);
@@ -65,7 +67,7 @@ impl Subscription {
     /// The next group of suspects.
     pub(super) fn next_suspects(&mut self, sight: Sight<'_>) -> Batch {
         let mut batch = Batch::default();
-        while let Some(group) = self.suspects.pop_front() {
+        while let Some(group) = self.rare.as_mut().and_then(|rare| rare.suspects.pop_front()) {
             for (name, _) in group.iter().filter(|(name, _)| self.held.get(name) == Some(&None)) {
                 if let Some(resource) = sight.get(name)
                     && self.wants(name)
@@ -88,7 +90,7 @@ impl Subscription {
 
     /// Whether the client has refused this very version.
     pub(super) fn refuses(&self, resource: &Resource) -> bool {
-        self.rejected.get(&resource.name).is_some_and(|rejection| rejection.version == resource.version)
+        self.rejected().get(&resource.name).is_some_and(|rejection| rejection.version == resource.version)
     }
 }
 

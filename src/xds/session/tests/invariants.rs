@@ -331,7 +331,7 @@ pub(super) fn i15_nothing_is_left_behind(audit: &Audit, session: &Session, kind:
     let gone = subscription.held().map(|(name, _)| name);
     let gone = gone.filter(|name| session.slice().get(kind, name).is_none()).collect::<Vec<_>>();
     ensure("I15", gone.is_empty(), || format!("{kind:?} {gone:?} are held and gone"))?;
-    let refused: BTreeMap<_, _> = subscription.rejected.iter().collect();
+    let refused: BTreeMap<_, _> = subscription.rejected().iter().collect();
     let stray = refused.keys().find(|name| !audit.of(kind).wants(name));
     ensure("I15", stray.is_none(), || format!("{kind:?} {stray:?} is held back and not asked for"))
 }

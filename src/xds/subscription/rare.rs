@@ -1,0 +1,80 @@
+//! What a subscription knows of few names, and at rest of none.
+//!
+//! It is kept apart, because each of ten thousand streams at rest pays for the room that it takes.
+//!
+//! Invariant: what is not there is empty.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{Name, Subscription};
+use crate::snapshot::Version;
+use crate::xds::session::Rejection;
+
+static NONE: Rare = Rare {
+    removals: BTreeSet::new(),
+    presented: BTreeSet::new(),
+    unconfirmed: BTreeMap::new(),
+    told_missing: BTreeSet::new(),
+    suspects: VecDeque::new(),
+    rejected: BTreeMap::new(),
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Held and gone; sent when nothing refers to them any more.
+    pub(super) removals: BTreeSet<Name>,
+    /// Presented by the client when it connected, until the slice is confirmed.
+    pub(super) presented: BTreeSet<Name>,
+    /// Presented and not in the slice, and whether that must be told: seen to when the slice is confirmed.
+    pub(super) unconfirmed: BTreeMap<Name, bool>,
+    /// Told to be missing by an error, which is said once (item 99).
+    pub(super) told_missing: BTreeSet<Name>,
+    /// Members of a refused response, to be sent again in groups until the bad one stands alone: a client
+    /// that refuses one of many may have applied none.
+    pub(super) suspects: VecDeque<Vec<(Name, Version)>>,
+    /// Refused, and not changed since.
+    pub(super) rejected: BTreeMap<Name, Rejection>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected } = self;
+        removals.is_empty()
+            && presented.is_empty()
+            && unconfirmed.is_empty()
+            && told_missing.is_empty()
+            && suspects.is_empty()
+            && rejected.is_empty()
+    }
+
+    /// Everything but the suspects, who are looked up when their turn comes.
+    pub(super) fn forget(&mut self, name: &Name) {
+        self.removals.remove(name);
+        self.presented.remove(name);
+        self.unconfirmed.remove(name);
+        self.told_missing.remove(name);
+        self.rejected.remove(name);
+    }
+}
+
+impl Subscription {
+    /// To be looked at.
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+
+    /// To be added to. Where there may only be something to take away, `self.rare` is enough.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Lets the room go when nothing is left in it.
+    pub(in crate::xds) fn tidy(&mut self) {
+        self.rare = self.rare.take().filter(|rare| !rare.is_empty());
+    }
+
+    /// Refused, and not changed since.
+    pub(in crate::xds) fn rejected(&self) -> &BTreeMap<Name, Rejection> {
+        &self.rare().rejected
+    }
+}
