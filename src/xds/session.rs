@@ -10,13 +10,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
 use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice, Version};
 
 mod holding;
+mod request;
 
 pub use holding::{Asked, Holding};
+pub(in crate::xds) use request::REASON_BYTES;
+pub use request::{Names, Request};
+
+/// What leads to clusters.
+const LEADS: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 /// Roughly the most that one delta response carries: a stalled client holds one or two of them.
 const RESPONSE_BYTES: usize = 32 * 1024;
@@ -73,61 +78,6 @@ pub enum Violation {
         /// How many there may be.
         limit: usize,
     },
-}
-
-/// A request of either protocol.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Request {
-    /// Of which type; may be empty where the stream has only one.
-    pub type_url: String,
-    /// Which names.
-    pub names: Names,
-    /// What the client says that it holds: name and version (delta).
-    pub presented: HashMap<String, String>,
-    /// Which response it answers; empty for none.
-    pub nonce: String,
-    /// Why that response is refused.
-    pub error: Option<String>,
-}
-
-/// The names of a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Names {
-    /// Add these, then drop those.
-    Increment(Vec<String>, Vec<String>),
-    /// These and no others.
-    All(Vec<String>),
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self::All(Vec::new())
-    }
-}
-
-impl From<DeltaDiscoveryRequest> for Request {
-    fn from(request: DeltaDiscoveryRequest) -> Self {
-        let (add, drop) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
-        Self {
-            type_url: request.type_url,
-            names: Names::Increment(add, drop),
-            presented: request.initial_resource_versions,
-            nonce: request.response_nonce,
-            error: request.error_detail.map(|error| error.message),
-        }
-    }
-}
-
-impl From<DiscoveryRequest> for Request {
-    fn from(request: DiscoveryRequest) -> Self {
-        Self {
-            type_url: request.type_url,
-            names: Names::All(request.resource_names),
-            presented: HashMap::new(),
-            nonce: request.response_nonce,
-            error: request.error_detail.map(|error| error.message),
-        }
-    }
 }
 
 /// What a request turned out to be, for those who count.
@@ -194,8 +144,8 @@ pub struct Session {
     /// Load assignments of clusters that went out before the first request for endpoints: they are sent even
     /// if the client presents them (`xds.md`, item 44).
     owed: HashSet<Arc<str>>,
-    /// Since when listeners or routes wait for nothing but the client's answer for clusters.
-    leads_wait_since: Option<Instant>,
+    /// Since when each of [`LEADS`] waits for nothing but the client's answer for clusters.
+    leads_wait_since: [Option<Instant>; LEADS.len()],
     last_nonce: u64,
 }
 
@@ -209,7 +159,7 @@ impl Session {
             confirmed: false,
             subscriptions: Default::default(),
             owed: HashSet::new(),
-            leads_wait_since: None,
+            leads_wait_since: [None; LEADS.len()],
             last_nonce: 0,
         }
     }
@@ -241,7 +191,7 @@ impl Session {
     /// Takes in a request: names, whatever its nonce; then the answer that it may carry.
     pub fn on_request(&mut self, request: Request) -> Result<Heard, Violation> {
         let Some(kind) = self.kind_of(&request.type_url)? else { return Ok(Heard::UnknownType) };
-        self.check_names(kind, &request.names)?;
+        self.check_names(kind, &request)?;
         self.take_names(kind, request.names, request.presented);
         let nonce = request.nonce.parse().ok();
         let answered = nonce.and_then(|nonce| self.look(kind).0.answered(nonce));
@@ -266,14 +216,17 @@ impl Session {
         }
     }
 
-    fn check_names(&self, kind: ResourceType, names: &Names) -> Result<(), Violation> {
-        let count = match names {
-            Names::All(names) => names.len(),
-            Names::Increment(add, _) if add.is_empty() => 0,
-            Names::Increment(add, _) => self.of(kind).names.len() + add.len(),
-        };
+    fn check_names(&self, kind: ResourceType, request: &Request) -> Result<(), Violation> {
         let limit = self.terms.max_names;
-        if count > limit {
+        let count = match &request.names {
+            Names::All(names) => names.len(),
+            Names::Increment(add, drop) => {
+                let has = &self.of(kind).names;
+                let new = add.iter().filter(|name| !has.contains(name.as_str())).count();
+                if new == 0 { drop.len() } else { (has.len() + new).max(drop.len()) }
+            }
+        };
+        if count.max(request.presented.len()) > limit {
             return Err(Violation::TooManyNames { kind: kind.short(), limit });
         }
         Ok(())
@@ -319,7 +272,8 @@ impl Session {
         let presented = presented.into_iter().filter(|_| !cut_off);
         let sight = self.look(kind).1;
         let presented = presented.map(|(name, version)| (sight.name(&name), version.parse().ok())).collect();
-        self.look(kind).0.start(presented);
+        let confirmed = self.confirmed;
+        self.look(kind).0.start(presented, confirmed);
         match kind {
             ResourceType::Endpoint => std::mem::take(&mut self.owed),
             _ => HashSet::new(),
@@ -396,7 +350,8 @@ impl Session {
             if self.of(kind).has_work() && self.waits_until(kind).is_none_or(|until| until <= now) {
                 let (subscription, sight) = self.look(kind);
                 if let Some(batch) = subscription.next_upserts(sight, RESPONSE_BYTES) {
-                    self.leads_wait_since = self.leads_wait_since.filter(|_| kind < ResourceType::Listener);
+                    let lead = LEADS.iter().position(|lead| *lead == kind);
+                    lead.into_iter().for_each(|place| self.leads_wait_since[place] = None);
                     return Some(self.respond(kind, batch, now));
                 }
             }
@@ -414,10 +369,11 @@ impl Session {
 
     /// Takes note of listeners and routes that wait for nothing but clusters.
     fn note_waiting_leads(&mut self, now: Instant) {
-        let wait = [ResourceType::Listener, ResourceType::Route].into_iter().any(|kind| {
-            self.of(kind).has_work() && self.of(kind).waits_until().is_none_or(|until| until <= now)
-        });
-        self.leads_wait_since = wait.then(|| self.leads_wait_since.unwrap_or(now));
+        for (place, kind) in LEADS.into_iter().enumerate() {
+            let lead = self.of(kind);
+            let waits = lead.has_work() && lead.waits_until().is_none_or(|until| until <= now);
+            self.leads_wait_since[place] = waits.then(|| self.leads_wait_since[place].unwrap_or(now));
+        }
     }
 
     /// When a response of this type that has to wait may go all the same. What leads to clusters waits for the
@@ -425,17 +381,17 @@ impl Session {
     /// answers 503 (`xds.md`, item 59).
     fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
         let own = self.of(kind).waits_until();
-        if kind < ResourceType::Listener {
-            return own;
-        }
-        let warm = self.of(ResourceType::Cluster).unanswered_until();
+        let Some(place) = LEADS.iter().position(|lead| *lead == kind) else { return own };
+        let warm = self.of(ResourceType::Cluster).newest_unanswered_until();
         // Not for ever where clusters change faster than the client answers.
-        own.max(warm.map(|warm| self.leads_wait_since.map_or(warm, |since| warm.min(since + PATIENCE))))
+        own.max(
+            warm.map(|warm| self.leads_wait_since[place].map_or(warm, |since| warm.min(since + PATIENCE))),
+        )
     }
 
     /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
     fn referrers_wait(&self, now: Instant) -> bool {
-        let referrers = [ResourceType::Listener, ResourceType::Route].map(|kind| self.of(kind));
+        let referrers = LEADS.map(|kind| self.of(kind));
         referrers
             .iter()
             .any(|it| it.has_work() || it.newest_unanswered_until().is_some_and(|until| until > now))
@@ -481,7 +437,7 @@ impl Session {
         let upserts = waiting.filter_map(|kind| self.waits_until(kind)).min();
         let removals = [ResourceType::Cluster, ResourceType::Endpoint];
         let removals = removals.into_iter().any(|kind| self.of(kind).has_removals()).then(|| {
-            let referrers = [ResourceType::Listener, ResourceType::Route].map(|kind| self.of(kind));
+            let referrers = LEADS.map(|kind| self.of(kind));
             // Until these have said what they have to say no removal goes out, however late it is.
             let done = !clusters.has_work() && !referrers.iter().any(|it| it.has_work());
             done.then(|| referrers.iter().filter_map(|it| it.newest_unanswered_until()).max()).flatten()

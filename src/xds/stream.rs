@@ -28,8 +28,6 @@ use crate::model::Namespace;
 use crate::snapshot::{ResourceType, Slice, Snapshot};
 use crate::telemetry::{Metrics, RefusedLabels, StageLabels, StreamLabels, TypeLabels};
 
-/// A NACK's text is cut here.
-const NACK_TEXT_BYTES: usize = 4096;
 /// How long a stream that is to end waits for the answers to what it has sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -243,7 +241,7 @@ impl OpenStream {
     }
 
     fn on_nack(&self, kind: ResourceType, generation: u64, refusal: &Refusal) {
-        let message = &refusal.reason[..refusal.reason.floor_char_boundary(NACK_TEXT_BYTES)];
+        let message = &*refusal.reason;
         let node = &self.registered.connected.node.id;
         // Told once, when it is known what is refused; until then the search is nobody's business.
         for (name, version) in &refusal.guilty {

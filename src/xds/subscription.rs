@@ -102,14 +102,20 @@ pub(super) struct Batch {
     pub(super) removed: Vec<Name>,
     /// Asked for by name and not there, where the protocol has no other way to say so.
     pub(super) missing: Vec<Name>,
-    /// How much the removed names take: a hundred thousand are megabytes.
-    removed_len: usize,
+    /// How much is said of what is not there: a hundred thousand names are megabytes.
+    absent_len: usize,
 }
 
 impl Batch {
     fn remove(&mut self, name: Name) {
-        self.removed_len += name.len();
+        self.absent_len += name.len();
         self.removed.push(name);
+    }
+
+    /// An empty resource in the place of what is not there.
+    fn replace(&mut self, empty: Resource) {
+        self.absent_len += empty.bytes.len();
+        self.resources.push(Arc::new(empty));
     }
 
     fn is_empty(&self) -> bool {
@@ -118,11 +124,12 @@ impl Batch {
 }
 
 impl Subscription {
-    /// The first request of this type: `presented` is what the client says that it holds already.
-    pub(super) fn start(&mut self, presented: HashMap<Name, Option<Version>>) {
+    /// The first request of this type: `presented` is what the client says that it holds already. Only until the
+    /// slice is `confirmed` is it to be known who was presented.
+    pub(super) fn start(&mut self, presented: HashMap<Name, Option<Version>>, confirmed: bool) {
         self.requested = true;
         self.changed.extend(presented.keys().cloned());
-        if !presented.is_empty() {
+        if !presented.is_empty() && !confirmed {
             self.rare_mut().presented.extend(presented.keys().cloned());
         }
         self.held = presented;
@@ -279,9 +286,9 @@ impl Subscription {
         self.tidy();
     }
 
-    /// Whether something that the client presented waits for the slice to be confirmed.
+    /// Whether anything that the client presented is to be looked at when the slice is confirmed.
     pub(super) fn awaits_confirmation(&self) -> bool {
-        !self.rare().unconfirmed.is_empty()
+        !self.rare().presented.is_empty() || !self.rare().unconfirmed.is_empty()
     }
 
     /// Whether the client has subscribed to the name.
@@ -302,14 +309,14 @@ impl Subscription {
 
     /// Whether everything is said and answered.
     pub(super) fn is_settled(&self) -> bool {
-        let waiting = self.has_removals() || self.awaits_confirmation();
+        let waiting = self.has_removals() || !self.rare().unconfirmed.is_empty();
         !self.has_work() && !waiting && self.outstanding.is_empty()
     }
 
     /// When a response that waits for an answer may go all the same; `None` if it need not wait.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         let urgent = !self.must_send.is_empty() || self.reply_due || self.cut;
-        if urgent { None } else { self.unanswered_until() }
+        if urgent && !self.is_far_ahead() { None } else { self.unanswered_until() }
     }
 
     /// Until when the answer to the oldest response is awaited; `None` if all are answered.
@@ -334,7 +341,7 @@ impl Subscription {
         self.cut = false;
         if sight.kind == ResourceType::Listener {
             self.remove_listeners(sight, limit, &mut batch);
-            if batch.removed_len >= limit {
+            if batch.absent_len >= limit {
                 self.cut = self.has_work();
                 return Some(batch);
             }
@@ -349,7 +356,7 @@ impl Subscription {
                 Some(_) => {}
                 None => self.tell_absent(sight, name, must, &mut batch),
             }
-            if size + batch.removed_len >= limit {
+            if size + batch.absent_len >= limit {
                 self.cut = self.has_work();
                 break;
             }
@@ -371,7 +378,7 @@ impl Subscription {
         let gone = |name: &&Name| self.held.contains_key(*name) && sight.get(name).is_none();
         let gone: Vec<_> = self.changed.iter().filter(gone).cloned().collect();
         for name in gone {
-            if batch.removed_len >= limit {
+            if batch.absent_len >= limit {
                 return;
             }
             self.changed.remove(&name);
@@ -417,11 +424,12 @@ impl Subscription {
             }
             Absence::SendEmpty(empty) => {
                 self.gone(&name);
-                batch.resources.push(Arc::new(empty(name)));
+                batch.replace(empty(name));
             }
             Absence::SayMissing => {
                 self.gone(&name);
                 if self.rare_mut().told_missing.insert(Arc::clone(&name)) {
+                    batch.absent_len += name.len();
                     batch.missing.push(Arc::clone(&name));
                 }
                 if held {
@@ -443,14 +451,14 @@ impl Subscription {
     /// At most about `limit` bytes of them.
     pub(super) fn next_removals(&mut self, sight: Sight<'_>, limit: usize) -> Option<Batch> {
         let mut batch = Batch::default();
-        while batch.removed_len < sight.limit(limit) {
+        while batch.absent_len < sight.limit(limit) {
             let Some(name) = self.rare.as_mut().and_then(|rare| rare.removals.pop_first()) else { break };
             if sight.get(&name).is_some() {
                 continue;
             }
             self.gone(&name);
             match absence::farewell(sight.kind, sight.protocol) {
-                Some(empty) => batch.resources.push(Arc::new(empty(name))),
+                Some(empty) => batch.replace(empty(name)),
                 None => batch.remove(name),
             }
         }
@@ -462,9 +470,9 @@ impl Subscription {
         self.held.iter().map(|(name, version)| (name, *version))
     }
 
-    /// Whether the name is in a response that is not answered yet.
-    pub(super) fn is_on_the_way(&self, name: &str) -> bool {
-        self.outstanding.iter().any(|sent| sent.resources.iter().any(|resource| *resource.name == *name))
+    /// The names in responses that are not answered yet.
+    pub(super) fn on_the_way(&self) -> HashSet<&str> {
+        self.outstanding.iter().flat_map(|sent| &sent.resources).map(|resource| &*resource.name).collect()
     }
 }
 

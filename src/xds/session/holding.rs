@@ -24,7 +24,7 @@ impl Session {
     /// Every resource of one type that the client asked for or holds, by name: for people who look.
     pub fn resources(&self, kind: ResourceType) -> Vec<Holding> {
         let subscription = self.of(kind);
-        let held: HashMap<_, _> = subscription.held().collect();
+        let (held, on_the_way) = (subscription.held().collect::<HashMap<_, _>>(), subscription.on_the_way());
         let served = self.slice.names(kind).filter(|name| subscription.wants(name));
         let names: BTreeSet<_> =
             served.chain(subscription.names.iter()).chain(held.keys().copied()).collect();
@@ -32,7 +32,7 @@ impl Session {
             name: Arc::clone(name),
             served: self.slice.get(kind, name).cloned(),
             held: held.get(name).copied().flatten(),
-            awaited: subscription.is_on_the_way(name),
+            awaited: on_the_way.contains(&**name),
             rejected: subscription.rejected().get(name).cloned(),
         });
         each.collect()

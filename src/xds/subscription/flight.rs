@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::{Batch, Name, Sent, Subscription};
 use crate::snapshot::Resource;
 
-/// How many unanswered responses are remembered: beyond that, a client that never answers costs nothing more.
+/// How many unanswered responses are remembered. Beyond that even what is urgent waits for the oldest answer, so that
+/// no refusal is missed; and a client that never answers costs nothing more.
 const REMEMBERED: usize = 64;
 
 impl Subscription {
@@ -34,6 +35,11 @@ impl Subscription {
         }
         let kept = whole.into_iter().filter(|(name, _)| self.keeps(name));
         kept.map(|(_, resource)| Arc::clone(resource)).collect()
+    }
+
+    /// Whether one more response would be one too many to remember.
+    pub(super) fn is_far_ahead(&self) -> bool {
+        self.outstanding.len() >= REMEMBERED
     }
 
     /// Notes a response on its way.

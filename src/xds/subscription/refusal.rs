@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Batch, Name, Sent, Sight, Subscription};
 use crate::snapshot::{ProxyClass, Resource, Version};
-use crate::xds::session::Rejection;
+use crate::xds::session::{REASON_BYTES, Rejection};
 
 /// What is made of a refused response.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Subscription {
 }
 
 /// Who of a response's `members` is to blame, if it is still `held`. What the client says is only a hint to Envoy's
-/// own NACKs, but gRPC names each resource that it refused and applies the others (gRFC A46).
+/// own NACKs, but gRPC names each resource that it refused and applies the others (gRFC A46), unless its words were cut.
 fn judge(
     members: &[Arc<Resource>],
     held: impl Fn(&Resource) -> bool,
@@ -109,7 +109,7 @@ fn judge(
         return verdict;
     }
     let named = |resource: &Arc<Resource>| mentions(reason, &resource.name);
-    if class == ProxyClass::Grpc && members.iter().any(named) {
+    if class == ProxyClass::Grpc && reason.len() + 4 < REASON_BYTES && members.iter().any(named) {
         let (guilty, innocent) = suspects().partition(named);
         return Verdict { guilty, innocent, ..verdict };
     }

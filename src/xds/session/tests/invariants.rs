@@ -164,7 +164,7 @@ fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdic
     if response.kind >= Listener {
         // Envoy answers when they have warmed; a second is enough, for all of them together.
         let within = |since: Instant| audit.now < since + Duration::from_secs(1);
-        let early = clusters.flights.front().filter(|flight| within(flight.at));
+        let early = clusters.flights.back().filter(|flight| within(flight.at));
         let early = early.filter(|_| audit.of(response.kind).perhaps_since.is_some_and(within));
         ensure("I5", early.is_none(), || format!("{:?} overtakes clusters that may warm", response.kind))?;
     }

@@ -1,5 +1,7 @@
 //! Clients that answer late, never, or with a refusal of several resources at once.
 
+use std::collections::VecDeque;
+
 use super::sotw::World;
 use super::*;
 
@@ -238,4 +240,47 @@ fn item_81_what_is_gone_goes_in_moderate_responses_too() {
         gone.sort();
         assert_eq!(gone, names, "{kind:?}");
     }
+}
+
+#[test]
+fn item_53_the_refusal_of_the_first_of_many_chunks_is_heard() {
+    let large = "x".repeat(RESPONSE_BYTES);
+    let names: Vec<_> = (0..200).map(|n| format!("c{n:03}")).collect();
+    let mut stream = Stream::open(names.iter().map(|name| resource(Cluster, name, &large)));
+    stream.ask(Cluster, &[], &[]);
+    let mut unanswered: VecDeque<_> = std::iter::from_fn(|| stream.next()).collect();
+    assert_eq!(unanswered.len(), 64, "no more than can be remembered");
+    let mut rest = 0;
+    while let Some(response) = unanswered.pop_front() {
+        let bad = &*response.resources[0].name == "c000";
+        stream.answer(&response, bad.then_some("no"));
+        let more = std::iter::from_fn(|| stream.next()).collect::<Vec<_>>();
+        rest += more.len();
+        unanswered.extend(more);
+    }
+    assert_eq!(rest, 136, "each once");
+    assert_eq!(stream.session.asked(Cluster).unwrap().rejected.keys().collect::<Vec<_>>(), [&"c000".into()]);
+}
+
+#[test]
+fn items_31_and_46_empty_resources_fill_a_response_too() {
+    let names: Vec<_> = (0..10_000).map(|n| format!("never-there-{n:05}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut stream = Stream::open([]);
+    stream.ask(Route, &names, &[]);
+    let mut told = 0;
+    while let Some(response) = stream.next() {
+        let bytes: usize = response.resources.iter().map(|empty| empty.bytes.len()).sum();
+        assert!(bytes < RESPONSE_BYTES + 1_000, "{bytes}");
+        told += response.resources.len();
+        stream.answer(&response, None);
+    }
+    assert_eq!(told, names.len());
+}
+
+#[test]
+fn a_reason_is_kept_as_far_as_it_is_worth() {
+    let error_detail = Some(crate::xds::proto::Status { code: 3, message: "é".repeat(1 << 20) });
+    let request = crate::xds::proto::DiscoveryRequest { error_detail, ..Default::default() };
+    assert_eq!(Request::from(request).error.map(|reason| reason.len()), Some(request::REASON_BYTES));
 }
