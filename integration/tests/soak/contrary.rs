@@ -229,7 +229,7 @@ impl Client {
             *count += 1;
             repeats = repeats.max(*count);
             if refuse {
-                let alone = response.resources.len() == 1 && response.removed.is_empty();
+                let alone = response.resources.len() == 1;
                 let list = if alone { &mut shelf.alone } else { &mut shelf.together };
                 list.insert(key);
             }
