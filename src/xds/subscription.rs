@@ -413,7 +413,7 @@ impl Subscription {
         let named = self.names.contains(&name);
         match absence(sight.kind, sight.protocol, held, must, named) {
             Absence::RemoveLater => {
-                if must {
+                if must && !sight.is_full() {
                     self.held.insert(Arc::clone(&name), None); // still due, should it come back first
                 }
                 self.rare_mut().removals.insert(name);

@@ -62,7 +62,12 @@ impl Subscription {
     /// Notes what the client has accepted, or passed over: what stands in for what it refuses later.
     pub(in crate::xds) fn accept(&mut self, sent: &Sent, full: bool) {
         if full {
-            let good = sent.resources.iter().filter(|it| self.keeps(&it.name) && !self.refuses(it));
+            // What was dropped and asked for again is the client's own once it is sent again.
+            let anew = |name: &Name| self.must_send.contains(name) && !self.held.contains_key(name);
+            let good = sent
+                .resources
+                .iter()
+                .filter(|it| self.wants(&it.name) && !anew(&it.name) && !self.refuses(it));
             let good: Vec<_> = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
             self.good.extend(good);
             sent.removed.iter().for_each(|name| drop(self.good.remove(name)));

@@ -42,8 +42,6 @@ impl Subscription {
             self.held.insert(Arc::clone(&resource.name), None);
         }
         for resource in guilty {
-            // What asked for it anew came before the refusal, and would get the same.
-            self.must_send.remove(&resource.name);
             let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
             self.rare_mut().rejected.insert(Arc::clone(&resource.name), rejection);
         }

@@ -166,6 +166,10 @@ impl Audit {
                 let version = Some(version.parse().unwrap_or(Version::of(kind, b"not a version")));
                 books.told.insert(name.as_str().into(), Told { version, sure: true, resource: None });
                 books.presented.insert(name.as_str().into());
+                // It may be gone for good and come back, as in [`Self::slice`].
+                if matches!(kind, Secret | Route) && slice.get(kind, name).is_none() {
+                    books.may_repeat.insert(name.as_str().into());
+                }
             }
         }
         match &request.names {
@@ -318,7 +322,9 @@ impl Audit {
         self.generation = response.generation;
         let mut clusters = Vec::new();
         let books = &mut self.books[kind as usize];
-        (books.reply_due, books.perhaps_since) = (false, None);
+        // In a search there may be more suspects.
+        books.perhaps_since = books.ever_refused.then_some(at);
+        books.reply_due = false;
         let mut members = Vec::new();
         for resource in &response.resources {
             let due = books.due.remove(&resource.name).is_some();
@@ -332,8 +338,10 @@ impl Audit {
             books.may_repeat.remove(&resource.name);
             // Another version clears the mark of a refused one.
             books.rounds.retain(|(name, version), _| *name != resource.name || *version == resource.version);
-            if kind == Cluster && (due || !same) {
-                clusters.push((Arc::clone(resource), due || !accepted));
+            // In a search what is accepted already may stand beside a suspect.
+            let (news, search) = (due || !same, full && books.ever_refused);
+            if kind == Cluster && (news || search) {
+                clusters.push((Arc::clone(resource), (due && !full) || (news && !accepted)));
             }
         }
         let left_out: Vec<_> = match full {
@@ -387,7 +395,6 @@ impl Books {
             let current = self.told.get_mut(name).filter(|told| told.version == Some(*version));
             if let Some(told) = current {
                 told.sure = false;
-                self.due.remove(name); // it is sent again if it is innocent, and not if it is not
             }
             let new = Rounds { count: 1, members: members.len(), until: last };
             let rounds = self.rounds.entry((Arc::clone(name), *version));
