@@ -22,7 +22,7 @@ pub struct Request {
     pub presented: HashMap<String, String>,
     /// Which response it answers; empty for none.
     pub nonce: String,
-    /// Why that response is refused, cut at [`REASON_BYTES`].
+    /// Why that response is refused, cut at 4 KiB.
     pub error: Option<String>,
 }
 

@@ -36,7 +36,7 @@ impl Subscription {
         let held = |it: &Resource| {
             self.held.get(&it.name).is_some_and(|held| held.map_or(alone, |held| held == it.version))
         };
-        let Verdict { guilty, innocent, groups } = judge(&members, held, reason, class);
+        let Verdict { guilty, innocent, groups } = judge(&members, held, reason, class, full);
         let suspects: Vec<_> = members.into_iter().filter(|it| held(it)).collect();
         for resource in &suspects {
             self.held.insert(Arc::clone(&resource.name), None);
@@ -92,13 +92,15 @@ impl Subscription {
     }
 }
 
-/// Who of a response's `members` is to blame, if it is still `held`. What the client says is only a hint to Envoy's
-/// own NACKs, but gRPC names each resource that it refused and applies the others (gRFC A46), unless its words were cut.
+/// Who of a response's `members` is to blame, if it is still `held`; `full` where each response carries everything.
+/// What the client says is only a hint to Envoy's own NACKs, but gRPC names each resource that it refused and
+/// applies the others (gRFC A46), unless its words were cut.
 fn judge(
     members: &[Arc<Resource>],
     held: impl Fn(&Resource) -> bool,
     reason: &str,
     class: ProxyClass,
+    full: bool,
 ) -> Verdict {
     let mut verdict = Verdict::default();
     let suspects = || members.iter().filter(|it| held(it)).cloned();
@@ -113,9 +115,10 @@ fn judge(
     }
     let (named, rest): (Vec<_>, Vec<_>) = suspects().partition(named);
     let group = |of: &[Arc<Resource>]| of.iter().map(|it| (Arc::clone(&it.name), it.version)).collect();
-    let hinted = !rest.is_empty();
-    let (searched, alone) = if hinted { (rest, named) } else { (named, Vec::new()) };
-    let (one, other) = searched.split_at(searched.len() / 2);
+    let (searched, alone) = if rest.is_empty() { (named, Vec::new()) } else { (rest, named) };
+    // Where absence means deletion a hint is believed: half of the others would go for a moment.
+    let believed = full && !alone.is_empty();
+    let (one, other) = searched.split_at(if believed { 0 } else { searched.len() / 2 });
     verdict.groups.extend([one, other].into_iter().filter(|half| !half.is_empty()).map(group));
     verdict.groups.extend(alone.chunks(1).map(group));
     verdict
@@ -166,20 +169,23 @@ mod tests {
             .into();
         let names = |list: &[Arc<Resource>]| list.iter().map(|it| it.name.to_string()).collect::<String>();
         let rows = [
-            ("a", "a", "no", ProxyClass::Sidecar, ("a", "", vec![])),
-            ("ab", "a", "no", ProxyClass::Sidecar, ("", "", vec!["a"])),
-            ("abcd", "abcd", "no", ProxyClass::Sidecar, ("", "", vec!["ab", "cd"])),
-            ("abcd", "abcd", "c: bad", ProxyClass::Sidecar, ("", "", vec!["a", "bd", "c"])),
-            ("abcd", "abcd", "c: bad", ProxyClass::Grpc, ("c", "abd", vec![])),
-            ("abcd", "ab", "c: bad", ProxyClass::Grpc, ("", "ab", vec![])),
-            ("abcd", "abcd", "no", ProxyClass::Grpc, ("", "", vec!["ab", "cd"])),
-            ("ab", "ab", "a and b", ProxyClass::Sidecar, ("", "", vec!["a", "b"])),
-            ("a", "", "no", ProxyClass::Sidecar, ("", "", vec![])),
+            ("a", "a", "no", ProxyClass::Sidecar, false, ("a", "", vec![])),
+            ("ab", "a", "no", ProxyClass::Sidecar, false, ("", "", vec!["a"])),
+            ("abcd", "abcd", "no", ProxyClass::Sidecar, false, ("", "", vec!["ab", "cd"])),
+            ("abcd", "abcd", "c: bad", ProxyClass::Sidecar, false, ("", "", vec!["a", "bd", "c"])),
+            ("abcd", "abcd", "c: bad", ProxyClass::Grpc, false, ("c", "abd", vec![])),
+            ("abcd", "ab", "c: bad", ProxyClass::Grpc, false, ("", "ab", vec![])),
+            ("abcd", "abcd", "no", ProxyClass::Grpc, false, ("", "", vec!["ab", "cd"])),
+            ("abcd", "abcd", "c: bad", ProxyClass::Sidecar, true, ("", "", vec!["abd", "c"])),
+            ("abcd", "abcd", "no", ProxyClass::Sidecar, true, ("", "", vec!["ab", "cd"])),
+            ("ab", "ab", "a and b", ProxyClass::Sidecar, true, ("", "", vec!["a", "b"])),
+            ("ab", "ab", "a and b", ProxyClass::Sidecar, false, ("", "", vec!["a", "b"])),
+            ("a", "", "no", ProxyClass::Sidecar, false, ("", "", vec![])),
         ];
-        for (members, held, reason, class, expected) in rows {
+        for (members, held, reason, class, full, expected) in rows {
             let of = |it: &&Arc<Resource>| members.contains(&*it.name);
             let members: Vec<_> = resources.iter().filter(of).cloned().collect();
-            let verdict = judge(&members, |it| held.contains(&*it.name), reason, class);
+            let verdict = judge(&members, |it| held.contains(&*it.name), reason, class, full);
             let group = |group: &Vec<(Name, _)>| group.iter().map(|(name, _)| &**name).collect::<String>();
             let groups: Vec<_> = verdict.groups.iter().map(group).collect();
             let groups: Vec<_> = groups.iter().map(String::as_str).collect();
