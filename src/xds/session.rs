@@ -191,7 +191,7 @@ impl Session {
     /// Takes in a request: names, whatever its nonce; then the answer that it may carry.
     pub fn on_request(&mut self, request: Request) -> Result<Heard, Violation> {
         let Some(kind) = self.kind_of(&request.type_url)? else { return Ok(Heard::UnknownType) };
-        self.check_names(kind, &request)?;
+        self.check_names(kind, &request.names)?;
         self.take_names(kind, request.names, request.presented);
         let nonce = request.nonce.parse().ok();
         let answered = nonce.and_then(|nonce| self.look(kind).0.answered(nonce));
@@ -216,9 +216,9 @@ impl Session {
         }
     }
 
-    fn check_names(&self, kind: ResourceType, request: &Request) -> Result<(), Violation> {
+    fn check_names(&self, kind: ResourceType, names: &Names) -> Result<(), Violation> {
         let limit = self.terms.max_names;
-        let count = match &request.names {
+        let count = match names {
             Names::All(names) => names.len(),
             Names::Increment(add, drop) => {
                 let has = &self.of(kind).names;
@@ -226,7 +226,7 @@ impl Session {
                 if new == 0 { drop.len() } else { (has.len() + new).max(drop.len()) }
             }
         };
-        if count.max(request.presented.len()) > limit {
+        if count > limit {
             return Err(Violation::TooManyNames { kind: kind.short(), limit });
         }
         Ok(())

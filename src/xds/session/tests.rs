@@ -31,7 +31,7 @@ fn resource(kind: ResourceType, name: &str, content: &str) -> Resource {
     }
 }
 
-const DELTA: Terms = Terms { protocol: Protocol::Delta, only: None, max_names: 100_000 };
+const DELTA: Terms = Terms { protocol: Protocol::Delta, only: None, max_names: 10_000 };
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
