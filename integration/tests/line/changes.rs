@@ -13,6 +13,8 @@ use integration::wait;
 
 /// Far below the 15 s that Envoy waits for an assignment that is not sent again.
 const SOON: Duration = Duration::from_secs(5);
+/// How long its cluster stays, as `xds.clusterGrace` has it where nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(5);
 
 fn cart(more: &str) -> String {
     format!(
@@ -69,7 +71,7 @@ fn a_changed_cluster_is_taken_at_once_and_no_request_fails() -> anyhow::Result<(
             let clusters = shop.envoy.stats("^cluster\\.shop/desk\\.membership_total$").await?;
             Ok((listeners == ["shop/@http-proxy", "shop/cart:8080"] && clusters.is_empty()).then_some(()))
         };
-        wait::until(SOON, "the service to be gone", gone).await?;
+        wait::until(GRACE + SOON, "the service to be gone", gone).await?;
         assert_eq!(ask("desk").await?.status, 404);
 
         // A file that is wrong changes nothing.
