@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription};
-use crate::snapshot::{Resource, ResourceType, Slice, Version};
+use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
 
 mod holding;
 mod request;
@@ -382,11 +382,21 @@ impl Session {
     fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
         let own = self.of(kind).waits_until();
         let Some(place) = LEADS.iter().position(|lead| *lead == kind) else { return own };
+        let patience = self.leads_wait_since[place].map(|since| since + PATIENCE);
+        if self.was_cut_off() {
+            return own.max(patience);
+        }
         let warm = self.of(ResourceType::Cluster).newest_unanswered_until();
         // Not for ever where clusters change faster than the client answers.
-        own.max(
-            warm.map(|warm| self.leads_wait_since[place].map_or(warm, |since| warm.min(since + PATIENCE))),
-        )
+        own.max(warm.map(|warm| patience.map_or(warm, |patience| warm.min(patience))))
+    }
+
+    /// Whether it is an Envoy that was cut off while a cluster warmed: it asks for clusters last, when it has what it
+    /// waits for (`xds.md`, item 44), and till then knows of no new ones.
+    fn was_cut_off(&self) -> bool {
+        let asked = |kind| self.of(kind).requested;
+        let envoy = self.slice.class() == ProxyClass::Sidecar && self.terms.only.is_none();
+        envoy && asked(ResourceType::Endpoint) && !asked(ResourceType::Cluster)
     }
 
     /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
