@@ -266,3 +266,22 @@ fn item_57_a_route_waits_no_longer_than_a_second_however_often_clusters_change()
     }
     panic!("the route never goes");
 }
+
+#[test]
+fn item_44_routes_wait_for_an_envoy_that_was_cut_off_while_a_cluster_warmed() {
+    for comes_back in [true, false] {
+        let mut stream = Stream::open(service("a", "1"));
+        stream.ask(Endpoint, &["a"], &[]);
+        stream.ask(Route, &["a"], &[]);
+        stream.expect(Endpoint, &["a"], &[]);
+        stream.expect_silence(); // it may know no cluster that they lead to
+        if comes_back {
+            stream.ask(Cluster, &[], &[]);
+            stream.expect(Cluster, &["a"], &[]);
+            stream.expect(Endpoint, &["a"], &[]);
+        } else {
+            stream.now += PATIENCE;
+        }
+        stream.expect(Route, &["a"], &[]);
+    }
+}
