@@ -70,7 +70,8 @@ impl Drop for Scene {
     }
 }
 
-fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {
+/// Adds every log in the folder and below it to what is found.
+pub fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {

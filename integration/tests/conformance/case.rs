@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use integration::probe::Protocol;
 use integration::process::tail;
+use integration::scene::find_logs;
 use tempfile::TempDir;
 
 /// A case that takes longer hangs.
@@ -133,16 +134,5 @@ impl Context {
             format!("--- {name}, last lines\n{}\n", tail(log, SHOWN))
         });
         shown.collect()
-    }
-}
-
-fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            find_logs(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "log") {
-            found.push(path);
-        }
     }
 }
