@@ -19,6 +19,7 @@ pub mod python;
 pub mod scene;
 pub mod shop;
 pub mod stage;
+pub mod vitals;
 pub mod wait;
 pub mod withdrawal;
 pub mod world;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use integration::control_plane::ControlPlane;
-use integration::{http, wait};
+use integration::{http, vitals, wait};
 
 /// How long a server may take to forget streams that have ended.
 const FORGETS: Duration = Duration::from_secs(15);
@@ -15,30 +15,23 @@ const FORGETS: Duration = Duration::from_secs(15);
 pub(crate) struct Vitals<'a>(pub(crate) &'a ControlPlane);
 
 impl Vitals<'_> {
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let id = self.0.id().context("the server does not run")?;
-        std::fs::read_to_string(format!("/proc/{id}/{file}")).with_context(|| format!("reading its {file}"))
+    fn id(&self) -> anyhow::Result<u32> {
+        self.0.id().context("the server does not run")
     }
 
     /// The resident memory in KiB.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        line.trim().trim_end_matches(" kB").parse().context("reading VmRSS")
+        vitals::memory(self.id()?)
     }
 
     /// The processor time so far.
     pub(crate) fn processor(&self) -> anyhow::Result<Duration> {
-        let stat = self.proc("stat")?;
-        let fields = stat.rsplit(')').next().context("an empty stat")?.split_whitespace();
-        let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux
+        vitals::processor(self.id()?)
     }
 
     /// How many files and sockets it has open.
     pub(crate) fn files(&self) -> anyhow::Result<usize> {
-        let id = self.0.id().context("the server does not run")?;
-        Ok(std::fs::read_dir(format!("/proc/{id}/fd")).context("listing its files")?.count())
+        vitals::files(self.id()?)
     }
 
     /// The sum of the series of a metric whose labels contain that text.

@@ -92,13 +92,13 @@ async fn rounds(served: &mut Served, fleet: &Fleet, count: usize) -> anyhow::Res
     // One that doesn't count: every stream is done with whatever went before.
     let version = served.withdraw()?;
     fleet.received(version, Instant::now(), ROUND).await?;
-    let (mut after, before) = (Vec::new(), served.cpu()?);
+    let (mut after, before) = (Vec::new(), served.processor()?);
     for _ in 0..count {
         let started = Instant::now();
         let version = served.withdraw()?;
         after.extend(fleet.received(version, started, ROUND).await?);
     }
-    Ok(Rounds { after, cpu: served.cpu()?.saturating_sub(before) })
+    Ok(Rounds { after, cpu: served.processor()?.saturating_sub(before) })
 }
 
 fn report(what: &str, rounds: &Rounds, streams: usize) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use integration::control_plane::{ControlPlane, Setup, Sources};
-use integration::wait;
+use integration::{vitals, wait};
 use serde_json::Value;
 
 use crate::client::Fleet;
@@ -91,22 +91,16 @@ impl Served {
 
     /// The resident memory in KiB.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        line.trim().trim_end_matches(" kB").parse().context("reading VmRSS")
+        vitals::memory(self.id()?)
     }
 
     /// The processor time so far.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = self.proc("stat")?;
-        let fields = stat.rsplit(')').next().context("an empty stat")?.split_whitespace();
-        let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux
+    pub(crate) fn processor(&self) -> anyhow::Result<Duration> {
+        vitals::processor(self.id()?)
     }
 
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let id = self.server.id().context("the server does not run")?;
-        std::fs::read_to_string(format!("/proc/{id}/{file}")).context("reading what the kernel knows of it")
+    fn id(&self) -> anyhow::Result<u32> {
+        self.server.id().context("the server does not run")
     }
 }
 
