@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription};
+use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription, WARMING};
 use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
 
 mod holding;
@@ -382,13 +382,13 @@ impl Session {
     fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
         let own = self.of(kind).waits_until();
         let Some(place) = LEADS.iter().position(|lead| *lead == kind) else { return own };
-        let patience = self.leads_wait_since[place].map(|since| since + PATIENCE);
+        let since = self.leads_wait_since[place];
         if self.was_cut_off() {
-            return own.max(patience);
+            return own.max(since.map(|since| since + PATIENCE));
         }
-        let warm = self.of(ResourceType::Cluster).newest_unanswered_until();
+        let warm = self.of(ResourceType::Cluster).warms_until();
         // Not for ever where clusters change faster than the client answers.
-        own.max(warm.map(|warm| patience.map_or(warm, |patience| warm.min(patience))))
+        own.max(warm.map(|warm| since.map_or(warm, |since| warm.min(since + WARMING))))
     }
 
     /// Whether it is an Envoy that was cut off while a cluster warmed: it asks for clusters last, when it has what it
@@ -402,9 +402,7 @@ impl Session {
     /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
     fn referrers_wait(&self, now: Instant) -> bool {
         let referrers = LEADS.map(|kind| self.of(kind));
-        referrers
-            .iter()
-            .any(|it| it.has_work() || it.newest_unanswered_until().is_some_and(|until| until > now))
+        referrers.iter().any(|it| it.has_work() || it.warms_until().is_some_and(|until| until > now))
     }
 
     fn respond(&mut self, kind: ResourceType, batch: Batch, now: Instant) -> Response {
@@ -450,7 +448,7 @@ impl Session {
             let referrers = LEADS.map(|kind| self.of(kind));
             // Until these have said what they have to say no removal goes out, however late it is.
             let done = !clusters.has_work() && !referrers.iter().any(|it| it.has_work());
-            done.then(|| referrers.iter().filter_map(|it| it.newest_unanswered_until()).max()).flatten()
+            done.then(|| referrers.iter().filter_map(|it| it.warms_until()).max()).flatten()
         });
         [upserts, removals.flatten()].into_iter().flatten().min()
     }

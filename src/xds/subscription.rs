@@ -26,6 +26,10 @@ type Name = Arc<str>;
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long what would break without something else waits for the answer to that: as long as Envoy waits for what a
+/// cluster or a listener lacks before it goes on without (`initial_fetch_timeout`). A network that is held up delays
+/// answers by seconds, and then delivers everything at once.
+pub(super) const WARMING: Duration = Duration::from_secs(15);
 
 /// A response on its way: answered by an ACK or a NACK with its nonce.
 #[derive(Debug)]
@@ -324,9 +328,9 @@ impl Subscription {
         Some(self.outstanding.front()?.at + PATIENCE)
     }
 
-    /// Until when the answer to the newest response is awaited; `None` if all are answered.
-    pub(super) fn newest_unanswered_until(&self) -> Option<Instant> {
-        Some(self.outstanding.back()?.at + PATIENCE)
+    /// Until when others wait for the answer to the newest response; `None` if all are answered.
+    pub(super) fn warms_until(&self) -> Option<Instant> {
+        Some(self.outstanding.back()?.at + WARMING)
     }
 
     /// The next additions and changes, at most about `limit` bytes of them, with what is known to be absent.

@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(20);
 const RECOVERY: Duration = Duration::from_secs(2);
 /// C22: how often, one after the other.
 const RENAMED: u32 = 20;
+/// C22: how often while nothing gets through, and for how long: longer than a network usually takes to come back.
+const HELD_UP: u32 = 3;
+const HOLD: Duration = Duration::from_secs(2);
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -110,6 +113,16 @@ async fn clusters(envoy: &Envoy, wanted: &[String]) -> anyhow::Result<()> {
     .await
 }
 
+/// Waits until Envoy has the clusters of the renamed services, whatever else it has.
+async fn has_renamed(shop: &Shop, ending: &str) -> anyhow::Result<()> {
+    let wanted = ["cache", "feed", "web"].map(|name| format!("shop/{name}{ending}"));
+    wait::until(SOON, format!("the clusters {wanted:?}"), async || {
+        let held = held(&shop.envoy).await?.clusters;
+        Ok(wanted.iter().all(|name| held.contains_key(name)).then_some(()))
+    })
+    .await
+}
+
 async fn renamed(context: &Context) -> anyhow::Result<()> {
     play_on("c22", async |scene| {
         let backends = Backends::new()?;
@@ -126,7 +139,7 @@ async fn renamed(context: &Context) -> anyhow::Result<()> {
                 Entry { alias: "cache", ..Entry::new(&cache_name, "tcp", &cache) },
             ])
         };
-        let (shop, _cable) = Shop::open_by_cable(scene, &named(""), ads(context)).await?;
+        let (shop, cable) = Shop::open_by_cable(scene, &named(""), ads(context)).await?;
         let ways = vec![
             Way::direct("direct", alias(&shop, "web").await?, "web:8080").at_rate(300),
             Way::proxy("proxy", PROXY, "web:8080").at_rate(300),
@@ -139,12 +152,15 @@ async fn renamed(context: &Context) -> anyhow::Result<()> {
         for number in 0..RENAMED {
             let ending = format!("-{number}");
             shop.write(&named(&ending))?;
-            let wanted = ["cache", "feed", "web"].map(|name| format!("shop/{name}{ending}"));
-            wait::until(SOON, format!("the clusters {wanted:?}"), async || {
-                let held = held(&shop.envoy).await?.clusters;
-                Ok(wanted.iter().all(|name| held.contains_key(name)).then_some(()))
-            })
-            .await?;
+            has_renamed(&shop, &ending).await?;
+        }
+        for number in 0..HELD_UP {
+            let ending = format!("-held-up-{number}");
+            cable.set(Mood::Held);
+            shop.write(&named(&ending))?;
+            tokio::time::sleep(HOLD).await; // nothing happens meanwhile: that is what it is about
+            cable.set(Mood::Through);
+            has_renamed(&shop, &ending).await?;
         }
         load.more(50).await?;
         let lost = shop.envoy.stats("^http\\..*\\.no_cluster$").await?;

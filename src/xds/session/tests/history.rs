@@ -129,6 +129,7 @@ pub(super) fn histories() -> impl Strategy<Value = History> {
         8 => (1..6_u8).prop_map(Step::Hear),
         2 => Just(Step::Calm),
         2 => (0..1_500_u64).prop_map(Step::Wait),
+        1 => (0..20_000_u64).prop_map(Step::Wait),
         4 => any::<u64>().prop_map(Step::Whim),
         1 => (0..4_usize).prop_map(Step::Cut),
     ];

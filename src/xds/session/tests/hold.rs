@@ -83,10 +83,10 @@ fn item_60_a_removal_waits_for_the_answers_of_those_that_referred_to_it() {
 }
 
 #[test]
-fn item_60_and_no_longer_than_a_second() {
+fn item_60_and_no_longer_than_envoy_waits_itself() {
     let (mut stream, _) = replaced();
     let deadline = stream.session.next_deadline().unwrap();
-    assert_eq!(deadline, stream.now + Duration::from_secs(1));
+    assert_eq!(deadline, stream.now + Duration::from_secs(15));
     stream.now = deadline - Duration::from_millis(1);
     stream.expect_silence();
     stream.now = deadline;
@@ -245,14 +245,14 @@ fn item_59_a_route_waits_until_its_clusters_are_answered_for() {
 }
 
 #[test]
-fn item_57_a_route_waits_no_longer_than_a_second_however_often_clusters_change() {
+fn item_57_a_route_does_not_wait_for_ever_however_often_clusters_change() {
     let mut stream = Stream::open(service("a", "1"));
     stream.ask(Cluster, &[], &[]);
     stream.ask(Listener, &[], &[]); // which change too, and are none of the routes' business
     stream.ask(Route, &["a"], &[]);
     stream.next().unwrap();
     for version in 0..12 {
-        stream.now += PATIENCE / 10;
+        stream.now += WARMING / 10;
         stream.publish(service("a", &format!("changed {version}")));
         while let Some(response) = stream.next() {
             if response.kind == Route {

@@ -252,7 +252,7 @@ impl Mutant {
                 }
             }
             Fault::RemovalsFirst => {
-                for later in [now, now + Duration::from_secs(2), now + Duration::from_secs(4)] {
+                for later in [0, 16, 32].map(|later| now + Duration::from_secs(later)) {
                     while let Some(response) = self.session.next_response(later) {
                         self.held_back.push_back(response);
                     }
@@ -268,7 +268,7 @@ impl Mutant {
                 self.held_back.pop_front()
             }
             Fault::RoutesOvertakeClusters => {
-                self.honest(now).or_else(|| self.honest(now + Duration::from_secs(2)))
+                self.honest(now).or_else(|| self.honest(now + Duration::from_secs(16)))
             }
             Fault::SendsEverything => self.honest(now).or_else(|| self.everything()),
             _ => self.honest(now),
