@@ -100,6 +100,8 @@ impl Envoy {
         // Envoy keeps its log back for ten seconds otherwise, as long as tests wait for a line of it.
         command.args(["--file-flush-interval-msec", "100"]);
         command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "info"]);
+        // A TCP connection through a listener that changed meanwhile is closed after that: later than any test.
+        command.args(["--drain-time-s", "3600"]);
         let mut process = Process::start(name, command, &file("log"))?;
         let what = format!("the admin port of {name}");
         let written = wait::until(START, what, async || {
