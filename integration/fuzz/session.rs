@@ -176,6 +176,7 @@ impl Play {
         self.request(Request {
             type_url: kind.type_url().to_owned(),
             names,
+            resumed: !presented.is_empty(),
             presented,
             ..Request::default()
         });
@@ -203,7 +204,7 @@ impl Play {
         let (type_url, nonce) = (kind.type_url().to_owned(), nonce.to_string());
         let error = refused.then(|| "resource s0: no".to_owned());
         let names = self.standing(kind);
-        self.request(Request { type_url, names, presented: HashMap::new(), nonce, error });
+        self.request(Request { type_url, names, nonce, error, ..Request::default() });
     }
 
     fn respond(&mut self) -> bool {

@@ -10,15 +10,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::subscription::{Batch, PATIENCE, Sent, Sight, Subscription, WARMING};
-use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
+use super::subscription::{Batch, Sent, Sight, Subscription};
+use crate::snapshot::{Resource, ResourceType, Slice, Version};
 
 mod holding;
 mod request;
+mod waiting;
 
 pub use holding::{Asked, Holding};
 pub(in crate::xds) use request::REASON_BYTES;
 pub use request::{Names, Request};
+use waiting::Waits;
 
 /// What leads to clusters.
 const LEADS: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
@@ -144,8 +146,7 @@ pub struct Session {
     /// Load assignments of clusters that went out before the first request for endpoints: they are sent even
     /// if the client presents them (`xds.md`, item 44).
     owed: HashSet<Arc<str>>,
-    /// Since when each of [`LEADS`] waits for nothing but the client's answer for clusters.
-    leads_wait_since: [Option<Instant>; LEADS.len()],
+    waits: Waits,
     last_nonce: u64,
 }
 
@@ -159,7 +160,7 @@ impl Session {
             confirmed: false,
             subscriptions: Default::default(),
             owed: HashSet::new(),
-            leads_wait_since: [None; LEADS.len()],
+            waits: Waits::default(),
             last_nonce: 0,
         }
     }
@@ -192,6 +193,7 @@ impl Session {
     pub fn on_request(&mut self, request: Request) -> Result<Heard, Violation> {
         let Some(kind) = self.kind_of(&request.type_url)? else { return Ok(Heard::UnknownType) };
         self.check_names(kind, &request.names)?;
+        self.waits.resumed |= request.resumed && !self.of(kind).requested;
         self.take_names(kind, request.names, request.presented);
         let nonce = request.nonce.parse().ok();
         let answered = nonce.and_then(|nonce| self.look(kind).0.answered(nonce));
@@ -251,14 +253,21 @@ impl Session {
     /// it presents when it reconnects. It gives itself away by asking for its load assignment, which has the
     /// same name (`xds.md`, item 54).
     fn find_orphans(&mut self) {
+        let asked: Vec<_> = self.of(ResourceType::Endpoint).names.iter().cloned().collect();
+        asked.iter().for_each(|name| self.find_orphan(name));
+    }
+
+    fn find_orphan(&mut self, name: &Arc<str>) {
         let [clusters, endpoints, ..] = &mut self.subscriptions;
-        if self.terms.protocol == Protocol::Delta && clusters.requested && endpoints.requested {
-            let slice = &self.slice;
-            let served = |kind, name: &str| slice.get(kind, name).is_some();
-            let unserved = |name: &&Arc<str>| {
-                !served(ResourceType::Cluster, name) && !served(ResourceType::Endpoint, name)
-            };
-            endpoints.names.iter().filter(unserved).for_each(|name| clusters.find(name));
+        let both = clusters.requested && endpoints.requested;
+        let slice = &self.slice;
+        let served = || {
+            [ResourceType::Cluster, ResourceType::Endpoint]
+                .iter()
+                .any(|kind| slice.get(*kind, name).is_some())
+        };
+        if self.terms.protocol == Protocol::Delta && both && endpoints.names.contains(name) && !served() {
+            clusters.find(name);
         }
     }
 
@@ -280,19 +289,15 @@ impl Session {
         }
     }
 
+    /// What was passed over before the last one proves nothing.
     fn on_ack(&mut self, kind: ResourceType, sent: &[Sent]) -> Heard {
         let full = self.is_full(kind);
-        let mut names = Vec::new();
+        let Some(last) = sent.last() else { return Heard::Names(kind) };
         let subscription = self.look(kind).0;
-        if let Some(last) = sent.last() {
-            subscription.clear(last, full);
-        }
-        for sent in sent {
-            subscription.accept(sent, full);
-            let resources = sent.resources.iter().map(|resource| &resource.name);
-            names = resources.chain(&sent.removed).map(Arc::clone).collect();
-        }
-        Heard::Ack(kind, sent.last().map_or(0, |sent| sent.generation), names)
+        subscription.clear(last, full);
+        subscription.accept(last, full);
+        let names = last.resources.iter().map(|resource| &resource.name).chain(&last.removed);
+        Heard::Ack(kind, last.generation, names.map(Arc::clone).collect())
     }
 
     fn on_nack(&mut self, kind: ResourceType, sent: &[Sent], reason: Arc<str>) -> Heard {
@@ -314,13 +319,23 @@ impl Session {
         let before = std::mem::replace(&mut self.slice, slice);
         let since = before.snapshot().generation;
         let same_listeners = self.slice.hides_like(&before);
+        let snapshot = Arc::clone(self.slice.snapshot());
         for kind in ResourceType::ALL {
+            let names = snapshot.changed_since(since, kind);
             let subscription = &mut self.subscriptions[kind as usize];
-            match self.slice.snapshot().changed_since(since, kind) {
-                Some(names) if kind != ResourceType::Listener || same_listeners => {
-                    subscription.look_again(names);
+            match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
+                Some(names) => {
+                    subscription.look_again(names.clone());
+                    if kind == ResourceType::Cluster && self.waits.resumed {
+                        names.for_each(|name| self.find_orphan(name));
+                    }
                 }
-                _ => subscription.look_at_everything(kind, &self.slice),
+                None => {
+                    subscription.look_at_everything(kind, &self.slice);
+                    if kind == ResourceType::Cluster && self.waits.resumed {
+                        self.find_orphans();
+                    }
+                }
             }
         }
     }
@@ -341,7 +356,7 @@ impl Session {
 
     /// The next response in push order, if the client may have one now.
     pub fn next_response(&mut self, now: Instant) -> Option<Response> {
-        self.note_waiting_leads(now);
+        self.note_waiting(now);
         for kind in ResourceType::ALL {
             // Endpoints may overtake clusters that wait for an ACK, and end the wait; what routes to them may not.
             if kind >= ResourceType::Listener && self.of(ResourceType::Cluster).has_work() {
@@ -350,13 +365,12 @@ impl Session {
             if self.of(kind).has_work() && self.waits_until(kind).is_none_or(|until| until <= now) {
                 let (subscription, sight) = self.look(kind);
                 if let Some(batch) = subscription.next_upserts(sight, RESPONSE_BYTES) {
-                    let lead = LEADS.iter().position(|lead| *lead == kind);
-                    lead.into_iter().for_each(|place| self.leads_wait_since[place] = None);
+                    self.note_lead(kind);
                     return Some(self.respond(kind, batch, now));
                 }
             }
         }
-        self.note_waiting_leads(now);
+        self.note_waiting(now);
         if self.referrers_wait(now) {
             return None;
         }
@@ -367,57 +381,24 @@ impl Session {
         })
     }
 
-    /// Takes note of listeners and routes that wait for nothing but clusters.
-    fn note_waiting_leads(&mut self, now: Instant) {
-        for (place, kind) in LEADS.into_iter().enumerate() {
-            let lead = self.of(kind);
-            let waits = lead.has_work() && lead.waits_until().is_none_or(|until| until <= now);
-            self.leads_wait_since[place] = waits.then(|| self.leads_wait_since[place].unwrap_or(now));
-        }
-    }
-
-    /// When a response of this type that has to wait may go all the same. What leads to clusters waits for the
-    /// client's answer to them, since Envoy gives it when they have warmed: until then it has no such cluster and
-    /// answers 503 (`xds.md`, item 59).
-    fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
-        let own = self.of(kind).waits_until();
-        let Some(place) = LEADS.iter().position(|lead| *lead == kind) else { return own };
-        let since = self.leads_wait_since[place];
-        if self.was_cut_off() {
-            return own.max(since.map(|since| since + PATIENCE));
-        }
-        let warm = self.of(ResourceType::Cluster).warms_until();
-        // Not for ever where clusters change faster than the client answers.
-        own.max(warm.map(|warm| since.map_or(warm, |since| warm.min(since + WARMING))))
-    }
-
-    /// Whether it is an Envoy that was cut off while a cluster warmed: it asks for clusters last, when it has what it
-    /// waits for (`xds.md`, item 44), and till then knows of no new ones.
-    fn was_cut_off(&self) -> bool {
-        let asked = |kind| self.of(kind).requested;
-        let envoy = self.slice.class() == ProxyClass::Sidecar && self.terms.only.is_none();
-        envoy && asked(ResourceType::Endpoint) && !asked(ResourceType::Cluster)
-    }
-
-    /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
-    fn referrers_wait(&self, now: Instant) -> bool {
-        let referrers = LEADS.map(|kind| self.of(kind));
-        referrers.iter().any(|it| it.has_work() || it.warms_until().is_some_and(|until| until > now))
-    }
-
     fn respond(&mut self, kind: ResourceType, batch: Batch, now: Instant) -> Response {
-        for resource in &batch.resources {
-            self.note_dependents(resource);
-        }
         let (version, full) = (self.slice.version(kind), self.is_full(kind));
+        batch.resources.iter().for_each(|resource| self.note_dependents(resource));
+        let subscription = self.of(kind);
+        let resources = if full { subscription.whole(&batch) } else { batch.resources };
+        // What is on its way already may have been refused with what it came with.
+        let unsure = resources.iter().filter(|it| full && !subscription.has_accepted(it));
+        let unsure: Vec<_> = unsure.map(Arc::clone).collect();
+        unsure.iter().for_each(|resource| self.note_dependents(resource));
+        if kind == ResourceType::Cluster && !resources.is_empty() {
+            self.waits.clusters_sent = Some(now);
+        }
         self.last_nonce += 1;
         let (nonce, generation) = (self.last_nonce, self.slice.snapshot().generation);
-        let subscription = self.look(kind).0;
-        let resources = if full { subscription.whole(&batch) } else { batch.resources };
         let (removed, missing) = (batch.removed, batch.missing);
         let sent =
             Sent { nonce, generation, resources: resources.clone(), removed: removed.clone(), at: now };
-        subscription.sent(sent, full);
+        self.look(kind).0.sent(sent, full);
         Response { kind, nonce, generation, version, resources, removed, missing }
     }
 
@@ -434,23 +415,6 @@ impl Session {
                 self.owed.insert(Arc::clone(name));
             }
         }
-    }
-
-    /// When to ask for the next response although nothing happened: a late ACK holds nothing up for ever.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let clusters = self.of(ResourceType::Cluster);
-        let free =
-            if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
-        let waiting = ResourceType::ALL.into_iter().take(free).filter(|kind| self.of(*kind).has_work());
-        let upserts = waiting.filter_map(|kind| self.waits_until(kind)).min();
-        let removals = [ResourceType::Cluster, ResourceType::Endpoint];
-        let removals = removals.into_iter().any(|kind| self.of(kind).has_removals()).then(|| {
-            let referrers = LEADS.map(|kind| self.of(kind));
-            // Until these have said what they have to say no removal goes out, however late it is.
-            let done = !clusters.has_work() && !referrers.iter().any(|it| it.has_work());
-            done.then(|| referrers.iter().filter_map(|it| it.warms_until()).max()).flatten()
-        });
-        [upserts, removals.flatten()].into_iter().flatten().min()
     }
 
     /// Whether the client holds all of the newest slice: everything is said and answered.

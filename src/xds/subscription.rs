@@ -26,11 +26,6 @@ type Name = Arc<str>;
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// How long what would break without something else waits for the answer to that: as long as Envoy waits for what a
-/// cluster or a listener lacks before it goes on without (`initial_fetch_timeout`). A network that is held up delays
-/// answers by seconds, and then delivers everything at once.
-pub(super) const WARMING: Duration = Duration::from_secs(15);
-
 /// A response on its way: answered by an ACK or a NACK with its nonce.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -290,9 +285,14 @@ impl Subscription {
         self.tidy();
     }
 
+    /// Whether anything that the client presented may be gone, and is not told to be before that is sure.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        !self.rare().unconfirmed.is_empty()
+    }
+
     /// Whether anything that the client presented is to be looked at when the slice is confirmed.
     pub(super) fn awaits_confirmation(&self) -> bool {
-        !self.rare().presented.is_empty() || !self.rare().unconfirmed.is_empty()
+        !self.rare().presented.is_empty() || self.is_unconfirmed()
     }
 
     /// Whether the client has subscribed to the name.
@@ -313,24 +313,31 @@ impl Subscription {
 
     /// Whether everything is said and answered.
     pub(super) fn is_settled(&self) -> bool {
-        let waiting = self.has_removals() || !self.rare().unconfirmed.is_empty();
+        let waiting = self.has_removals() || self.is_unconfirmed();
         !self.has_work() && !waiting && self.outstanding.is_empty()
+    }
+
+    /// Whether the last response was full and more of the same follows.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// When a response that waits for an answer may go all the same; `None` if it need not wait.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         let urgent = !self.must_send.is_empty() || self.reply_due || self.cut;
-        if urgent && !self.is_far_ahead() { None } else { self.unanswered_until() }
+        let oldest = self.outstanding.front().filter(|_| !urgent || self.is_far_ahead())?;
+        Some(oldest.at + PATIENCE)
     }
 
-    /// Until when the answer to the oldest response is awaited; `None` if all are answered.
-    pub(super) fn unanswered_until(&self) -> Option<Instant> {
-        Some(self.outstanding.front()?.at + PATIENCE)
+    /// When the newest response that is not answered was sent; `None` if all are answered.
+    pub(super) fn newest_unanswered(&self) -> Option<Instant> {
+        Some(self.outstanding.back()?.at)
     }
 
-    /// Until when others wait for the answer to the newest response; `None` if all are answered.
-    pub(super) fn warms_until(&self) -> Option<Instant> {
-        Some(self.outstanding.back()?.at + WARMING)
+    /// The same of responses that brought something, which may have to warm.
+    pub(super) fn newest_warming(&self) -> Option<Instant> {
+        let brought = |sent: &&Sent| !sent.resources.is_empty();
+        Some(self.outstanding.iter().rev().find(brought)?.at)
     }
 
     /// The next additions and changes, at most about `limit` bytes of them, with what is known to be absent.
@@ -358,7 +365,10 @@ impl Subscription {
                     batch.resources.push(Arc::clone(resource));
                 }
                 Some(_) => {}
-                None => self.tell_absent(sight, name, must, &mut batch),
+                None => {
+                    let must = must || self.rare().withheld.contains(&name);
+                    self.tell_absent(sight, name, must, &mut batch);
+                }
             }
             if size + batch.absent_len >= limit {
                 self.cut = self.has_work();
@@ -400,8 +410,11 @@ impl Subscription {
         if let Some(rare) = &mut self.rare {
             rare.unconfirmed.remove(&resource.name);
             rare.told_missing.remove(&resource.name);
-            if !refused {
+            if refused && must {
+                rare.withheld.insert(Arc::clone(&resource.name));
+            } else if !refused {
                 rare.rejected.remove(&resource.name);
+                rare.withheld.remove(&resource.name);
             }
         }
         !refused && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
@@ -448,11 +461,11 @@ impl Subscription {
         self.held.remove(name);
         if let Some(rare) = &mut self.rare {
             rare.rejected.remove(name);
+            rare.withheld.remove(name);
         }
     }
 
-    /// The removals that were put off until nothing refers to them.
-    /// At most about `limit` bytes of them.
+    /// The removals that were put off until nothing refers to them, at most about `limit` bytes of them.
     pub(super) fn next_removals(&mut self, sight: Sight<'_>, limit: usize) -> Option<Batch> {
         let mut batch = Batch::default();
         while batch.absent_len < sight.limit(limit) {

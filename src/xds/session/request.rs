@@ -20,6 +20,8 @@ pub struct Request {
     pub names: Names,
     /// What the client says that it holds: name and version (delta).
     pub presented: HashMap<String, String>,
+    /// Whether the client says that it holds anything of the type: if it has just connected, from an earlier stream.
+    pub resumed: bool,
     /// Which response it answers; empty for none.
     pub nonce: String,
     /// Why that response is refused, cut at 4 KiB.
@@ -47,6 +49,7 @@ impl From<DeltaDiscoveryRequest> for Request {
         Self {
             type_url: request.type_url,
             names: Names::Increment(add, drop),
+            resumed: !request.initial_resource_versions.is_empty(),
             presented: request.initial_resource_versions,
             nonce: request.response_nonce,
             error: request.error_detail.map(|error| cut(error.message)),
@@ -60,6 +63,7 @@ impl From<DiscoveryRequest> for Request {
             type_url: request.type_url,
             names: Names::All(request.resource_names),
             presented: HashMap::new(),
+            resumed: !request.version_info.is_empty(),
             nonce: request.response_nonce,
             error: request.error_detail.map(|error| cut(error.message)),
         }

@@ -16,6 +16,7 @@ mod invariants;
 mod mutants;
 mod odd;
 mod sotw;
+mod waiting;
 mod world;
 
 use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
@@ -85,7 +86,8 @@ impl Stream {
         let names = Names::Increment(owned(sub), owned(unsub));
         let presented = held.iter().map(|(name, version)| ((*name).to_owned(), version.to_string()));
         let type_url = kind.type_url().to_owned();
-        let request = Request { type_url, names, presented: presented.collect(), ..Request::default() };
+        let (presented, resumed) = (presented.collect(), !held.is_empty());
+        let request = Request { type_url, names, presented, resumed, ..Request::default() };
         self.session.on_request(request).unwrap();
     }
 

@@ -37,6 +37,11 @@ impl Subscription {
         kept.map(|(_, resource)| Arc::clone(resource)).collect()
     }
 
+    /// Whether the client is known to have this in force, where a response carries everything.
+    pub(in crate::xds) fn has_accepted(&self, resource: &Resource) -> bool {
+        self.good.get(&resource.name).is_some_and(|good| good.version == resource.version)
+    }
+
     /// Whether one more response would be one too many to remember.
     pub(super) fn is_far_ahead(&self) -> bool {
         self.outstanding.len() >= REMEMBERED
@@ -59,18 +64,14 @@ impl Subscription {
         Some(self.outstanding.drain(..=place).collect())
     }
 
-    /// Notes what the client has accepted, or passed over: what stands in for what it refuses later.
+    /// Notes what the client has accepted: what stands in for what it refuses later. What it left out is gone.
     pub(in crate::xds) fn accept(&mut self, sent: &Sent, full: bool) {
         if full {
             // What was dropped and asked for again is the client's own once it is sent again.
             let anew = |name: &Name| self.must_send.contains(name) && !self.held.contains_key(name);
-            let good = sent
-                .resources
-                .iter()
-                .filter(|it| self.wants(&it.name) && !anew(&it.name) && !self.refuses(it));
-            let good: Vec<_> = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
-            self.good.extend(good);
-            sent.removed.iter().for_each(|name| drop(self.good.remove(name)));
+            let good = sent.resources.iter();
+            let good = good.filter(|it| self.wants(&it.name) && !anew(&it.name) && !self.refuses(it));
+            self.good = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
         }
     }
 
@@ -86,8 +87,10 @@ impl Subscription {
             let suspected =
                 suspects.any(|(suspect, version)| suspect == name && *version == resource.version);
             if refused {
-                self.rare_mut().rejected.remove(name);
-                self.changed.insert(Arc::clone(name));
+                let rare = self.rare_mut();
+                rare.rejected.remove(name);
+                let list = if rare.withheld.remove(name) { &mut self.must_send } else { &mut self.changed };
+                list.insert(Arc::clone(name));
             }
             if let Some(unknown @ None) = self.held.get_mut(name).filter(|_| refused || suspected)
                 && in_force

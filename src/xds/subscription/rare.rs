@@ -17,6 +17,7 @@ static NONE: Rare = Rare {
     told_missing: BTreeSet::new(),
     suspects: VecDeque::new(),
     rejected: BTreeMap::new(),
+    withheld: BTreeSet::new(),
 };
 
 #[derive(Debug, Default)]
@@ -34,17 +35,20 @@ pub(super) struct Rare {
     pub(super) suspects: VecDeque<Vec<(Name, Version)>>,
     /// Refused, and not changed since.
     pub(super) rejected: BTreeMap<Name, Rejection>,
+    /// Due, and not sent because they are refused.
+    pub(super) withheld: BTreeSet<Name>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected } = self;
+        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected, withheld } = self;
         removals.is_empty()
             && presented.is_empty()
             && unconfirmed.is_empty()
             && told_missing.is_empty()
             && suspects.is_empty()
             && rejected.is_empty()
+            && withheld.is_empty()
     }
 
     /// Everything but the suspects, who are looked up when their turn comes.
@@ -54,6 +58,7 @@ impl Rare {
         self.unconfirmed.remove(name);
         self.told_missing.remove(name);
         self.rejected.remove(name);
+        self.withheld.remove(name);
     }
 }
 

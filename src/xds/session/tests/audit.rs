@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::invariants::is_empty;
 use super::world::Name;
 use super::*;
 
@@ -74,6 +75,8 @@ pub(super) struct Books {
     pub(super) accepted: BTreeMap<Name, Version>,
     pub(super) ever_refused: bool,
     pub(super) rounds: BTreeMap<(Name, Version), Rounds>,
+    /// Every version that was in an accepted response.
+    pub(super) ever_accepted: BTreeSet<(Name, Version)>,
     /// Every version that was in a refused response.
     pub(super) refused: BTreeSet<(Name, Version)>,
     /// The error that says that a name is missing was sent.
@@ -112,6 +115,11 @@ pub(super) struct Audit {
     pub(super) class: ProxyClass,
     pub(super) now: Instant,
     pub(super) confirmed: bool,
+    pub(super) opened: Instant,
+    /// Whether the client holds something from an earlier stream.
+    pub(super) resumed: bool,
+    /// Clusters and load assignments that went, also those that came back before they were removed, and since when.
+    pub(super) absent: BTreeMap<(ResourceType, Name), Instant>,
     pub(super) books: [Books; ResourceType::ALL.len()],
     pub(super) nonces: BTreeSet<u64>,
     pub(super) generation: u64,
@@ -122,7 +130,9 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn new(terms: Terms, class: ProxyClass, now: Instant) -> Self {
         let (books, nonces, owed) = (Default::default(), BTreeSet::new(), BTreeSet::new());
-        Self { terms, class, now, confirmed: false, books, nonces, generation: 0, owed }
+        let (absent, opened, resumed) = (BTreeMap::new(), now, false);
+        let (confirmed, generation) = (false, 0);
+        Self { terms, class, now, confirmed, opened, resumed, absent, books, nonces, generation, owed }
     }
 
     pub(super) fn of(&self, kind: ResourceType) -> &Books {
@@ -136,14 +146,42 @@ impl Audit {
     /// Takes in what is served from now on.
     pub(super) fn slice(&mut self, slice: &Slice) {
         for kind in [Secret, Route] {
-            let Books { told, may_repeat, rounds, .. } = &mut self.books[kind as usize];
-            let gone = |name: &Name| slice.get(kind, name).is_none();
-            may_repeat.extend(told.keys().filter(|name| gone(name)).cloned());
-            rounds.retain(|(name, _), _| !gone(name));
+            let Books { told, may_repeat, .. } = &mut self.books[kind as usize];
+            may_repeat.extend(told.keys().filter(|name| slice.get(kind, name).is_none()).cloned());
         }
         for kind in ResourceType::ALL {
             self.forget_others(kind, slice);
+            self.forget_refusals(kind, slice);
             self.books[kind as usize].perhaps_since.get_or_insert(self.now);
+        }
+        if self.resumed {
+            self.look_for_orphans(slice);
+        }
+        self.note_absent(slice);
+    }
+
+    /// Takes note that what is not served is really gone.
+    pub(super) fn confirm(&mut self) {
+        self.confirmed = true;
+        for books in &mut self.books {
+            books.perhaps_since.get_or_insert(self.now);
+        }
+    }
+
+    /// What is gone and comes back is as good as new.
+    fn forget_refusals(&mut self, kind: ResourceType, slice: &Slice) {
+        self.books[kind as usize].rounds.retain(|(name, _), _| slice.get(kind, name).is_some());
+    }
+
+    /// Takes note of what the client holds and is not served.
+    pub(super) fn note_absent(&mut self, slice: &Slice) {
+        for kind in [Cluster, Endpoint] {
+            let held = self.of(kind).told.iter().filter(|(_, told)| told.version.is_some() || !told.sure);
+            let gone = held.map(|(name, _)| name).filter(|name| slice.get(kind, name).is_none());
+            let gone: Vec<_> = gone.map(|name| (kind, Arc::clone(name))).collect();
+            for key in gone {
+                self.absent.entry(key).or_insert(self.now);
+            }
         }
     }
 
@@ -158,6 +196,7 @@ impl Audit {
         let first = !self.of(kind).requested;
         let cut_off = kind == Endpoint && !self.of(Cluster).requested;
         let owed = if first && kind == Endpoint { std::mem::take(&mut self.owed) } else { BTreeSet::new() };
+        self.resumed |= first && request.resumed;
         let books = &mut self.books[kind as usize];
         books.requested = true;
         books.perhaps_since.get_or_insert(self.now);
@@ -182,7 +221,9 @@ impl Audit {
         }
         if let Ok(nonce) = request.nonce.parse() {
             self.answer(kind, nonce, request.error.as_deref());
+            self.forget_refusals(kind, slice);
         }
+        self.note_absent(slice);
     }
 
     /// Who asks for a load assignment that nobody serves may have a cluster of that name (item 54).
@@ -303,6 +344,7 @@ impl Audit {
             return;
         }
         for resource in &newest.resources {
+            books.ever_accepted.insert((Arc::clone(&resource.name), resource.version));
             let told = books.told.get_mut(&resource.name);
             if let Some(told) = told.filter(|told| told.version == Some(resource.version)) {
                 told.sure = true;
@@ -340,7 +382,7 @@ impl Audit {
             books.rounds.retain(|(name, version), _| *name != resource.name || *version == resource.version);
             // In a search what is accepted already may stand beside a suspect.
             let (news, search) = (due || !same, full && books.ever_refused);
-            if kind == Cluster && (news || search) {
+            if kind == Cluster && (news || search || (full && !accepted)) {
                 clusters.push((Arc::clone(resource), (due && !full) || (news && !accepted)));
             }
         }
@@ -362,6 +404,10 @@ impl Audit {
         let (nonce, resources) = (response.nonce, response.resources.clone());
         if books.flights.len() == 64 {
             books.flights.pop_front(); // as many as a session remembers
+        }
+        let empties = response.resources.iter().filter(|it| is_empty(it)).map(|it| &it.name);
+        for name in response.removed.iter().chain(empties) {
+            self.absent.remove(&(kind, Arc::clone(name)));
         }
         books.flights.push_back(Flight { nonce, at, resources, members, removed: left_out });
         self.owe(&clusters);
@@ -393,15 +439,15 @@ impl Books {
         for (name, version, due) in &members {
             self.refused.insert((Arc::clone(name), *version));
             let current = self.told.get_mut(name).filter(|told| told.version == Some(*version));
-            if let Some(told) = current {
-                told.sure = false;
-            }
+            let Some(told) = current else { continue }; // replaced or gone meanwhile: it means nothing
+            told.sure = false;
             let new = Rounds { count: 1, members: members.len(), until: last };
             let rounds = self.rounds.entry((Arc::clone(name), *version));
             rounds
                 .and_modify(|rounds| {
                     if *due || anew {
-                        (rounds.count, rounds.members) = (1, members.len());
+                        // One search may be about both responses.
+                        (rounds.count, rounds.members) = (1, rounds.members.max(members.len()));
                     } else if flight.nonce > rounds.until {
                         rounds.count += 1;
                     }

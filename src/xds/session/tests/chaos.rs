@@ -83,6 +83,7 @@ impl Chaos {
         self.outbox.push_back(Request {
             type_url: kind.type_url().to_owned(),
             names,
+            resumed: !presented.is_empty(),
             presented,
             nonce,
             error: None,

@@ -31,9 +31,9 @@ struct Watch {
 /// Envoy.
 pub(super) struct Envoy {
     protocol: Protocol,
-    /// Whether it asks for load assignments before it knows any cluster, as some versions do.
-    eager: bool,
     watches: [Watch; ResourceType::ALL.len()],
+    /// The types in the order in which they were first asked for, which is that of every stream.
+    order: Vec<ResourceType>,
     warming: BTreeSet<Name>,
     /// Requests for clusters, until nothing warms.
     paused: Vec<Request>,
@@ -45,10 +45,12 @@ pub(super) struct Envoy {
 }
 
 impl Envoy {
+    /// `eager` says whether it asks for load assignments before it knows any cluster, as some versions do.
     pub(super) fn new(protocol: Protocol, eager: bool) -> Self {
         let (watches, warming, started) = (Default::default(), BTreeSet::new(), false);
         let (paused, outbox) = (Vec::new(), VecDeque::new());
-        Self { protocol, eager, watches, warming, paused, started, outbox, alive: Ok(()) }
+        let order = if eager { vec![Cluster, Endpoint] } else { vec![Cluster] };
+        Self { protocol, watches, order, warming, paused, started, outbox, alive: Ok(()) }
     }
 
     fn of(&mut self, kind: ResourceType) -> &mut Watch {
@@ -71,6 +73,9 @@ impl Envoy {
     /// A request for this type, with these changes to its names.
     fn request(&mut self, kind: ResourceType, add: &BTreeSet<Name>, drop: &BTreeSet<Name>) -> Request {
         let delta = self.protocol == Protocol::Delta;
+        if !self.order.contains(&kind) {
+            self.order.push(kind);
+        }
         let watch = self.of(kind);
         let first = !watch.requested;
         (watch.wanted, watch.requested) = (true, true);
@@ -83,7 +88,8 @@ impl Envoy {
         let known = watch.known.iter().filter(|_| first && delta);
         let presented = known.map(|(name, version)| (name.to_string(), version.to_string())).collect();
         let nonce = if delta { String::new() } else { watch.nonce.clone() };
-        Request { type_url: kind.type_url().to_owned(), names, presented, nonce, error: None }
+        let resumed = first && !watch.known.is_empty();
+        Request { type_url: kind.type_url().to_owned(), names, presented, resumed, nonce, error: None }
     }
 
     fn ask_first(&mut self, kind: ResourceType) {
@@ -194,17 +200,14 @@ impl Client for Envoy {
     fn connect(&mut self) {
         self.outbox.clear();
         self.paused.clear();
-        let mut order = vec![Cluster, Endpoint, Listener, Route];
+        let mut order = self.order.clone();
         if !self.warming.is_empty() {
-            order.rotate_left(1); // and clusters wait until nothing warms
+            order.sort_by_key(|kind| *kind == Cluster); // clusters wait until nothing warms
         }
         for kind in order {
-            let eager = kind == Cluster || (kind == Endpoint && self.eager);
             self.of(kind).requested = false;
             self.of(kind).nonce.clear();
-            if self.of(kind).wanted || eager {
-                self.ask_first(kind);
-            }
+            self.ask_first(kind);
         }
     }
 
@@ -217,6 +220,10 @@ impl Client for Envoy {
         let malformed = response.resources.iter().any(|resource| is_malformed(resource));
         if !malformed {
             self.apply(response, bad.is_none());
+        } else if response.kind == Endpoint {
+            // Every cluster goes on without, and is answered for before this is refused.
+            self.warming.clear();
+            self.unpause();
         }
         match response.kind {
             Cluster => {

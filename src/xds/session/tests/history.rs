@@ -150,6 +150,7 @@ struct Play<'a, S> {
     wire: VecDeque<Response>,
     audit: Audit,
     replica: Replica,
+    began: Instant,
     now: Instant,
     /// What was said, for those who look for a mistake.
     trace: Option<String>,
@@ -171,7 +172,7 @@ impl<'a, S: Server> Play<'a, S> {
         let (now, replica, wire) = (Instant::now(), Replica::new(), VecDeque::new());
         let (server, audit) = open(who, &replica, now, serve);
         let client = who.client(history.dice);
-        Self { who, serve, server, client, wire, audit, replica, now, trace: None }
+        Self { who, serve, server, client, wire, audit, replica, began: now, now, trace: None }
     }
 
     /// All its steps, then to rest, then twice cut and to rest again.
@@ -195,7 +196,8 @@ impl<'a, S: Server> Play<'a, S> {
 
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
-            *trace += &(line() + "\n");
+            let millis = self.now.duration_since(self.began).as_millis();
+            *trace += &format!("{millis:>6} {}\n", line());
         }
     }
 
@@ -248,7 +250,8 @@ impl<'a, S: Server> Play<'a, S> {
         }
         if !self.replica.lags() {
             self.server.session().on_confirmed(self.now);
-            self.audit.confirmed = true;
+            self.audit.now = self.now;
+            self.audit.confirm();
         }
     }
 
@@ -284,6 +287,7 @@ impl<'a, S: Server> Play<'a, S> {
         self.note(|| format!("< {}", written(&response)));
         invariants::each_response(&self.audit, &response, self.server.session().slice())?;
         self.audit.response(&response);
+        self.audit.note_absent(self.server.session().slice());
         self.wire.push_back(response);
         Ok(true)
     }
@@ -353,7 +357,7 @@ fn always(who: Who, cases: u32) {
             let mut again = Play::new(who, &history, &Honest);
             again.trace = Some(String::new());
             let _ = again.run(&history);
-            panic!("{who:?}: {reason}\n{:#?}\n{}", history.steps, again.trace.unwrap_or_default());
+            panic!("{who:?}: {reason}\n{history:#?}\n{}", again.trace.unwrap_or_default());
         }
         Err(TestError::Abort(reason)) => panic!("{who:?}: {reason}"),
     }

@@ -13,6 +13,12 @@ use super::audit::{Audit, Cause, Told};
 use super::world::is_bad;
 use super::*;
 
+/// How long what must not come first waits, and how long where there is a doubt.
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(1);
+/// How long it waits for who may have been cut off.
+const BEGINNING: Duration = Duration::from_millis(250);
+
 /// Which invariant does not hold, and how.
 #[derive(Debug)]
 pub(super) struct Broken {
@@ -68,7 +74,11 @@ fn i1_told_is_served(audit: &Audit, session: &Session, kind: ResourceType) -> Ve
         let told = books.told.get(name);
         let right = told.is_some_and(|told| told.sure && told.version == version);
         let quarantined = version.is_some_and(|version| is_quarantined(session, kind, name, version));
-        ensure("I1", right || quarantined, || format!("{kind:?} {name} is served, but {told:?}"))?;
+        // Who accepted it and refuses it together with others is believed the first time.
+        let accepted = version.map(|version| (Arc::clone(name), version));
+        let accepted = audit.is_full(kind) && accepted.is_some_and(|it| books.ever_accepted.contains(&it));
+        let right = right || quarantined || accepted;
+        ensure("I1", right, || format!("{kind:?} {name} is served, but {told:?}"))?;
     }
     let keeps = matches!(kind, Route | Secret); // told with their parents
     for (name, told) in books.told.iter().filter(|(name, _)| !keeps && slice.get(kind, name).is_none()) {
@@ -161,18 +171,8 @@ fn i3_and_i6_nothing_is_due(audit: &Audit, session: &Session, kind: ResourceType
 /// it; and nothing that it presented goes before it is sure to be gone.
 fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdict {
     let clusters = audit.of(Cluster);
-    if response.kind >= Listener {
-        // Envoy answers when they have warmed, or after 15 s; these are enough for all of them together.
-        let perhaps_since = audit.of(response.kind).perhaps_since;
-        let within = |since: Instant, seconds| audit.now < since + Duration::from_secs(seconds);
-        let warm = clusters.flights.back().is_none_or(|flight| !within(flight.at, 15));
-        let early = !warm && perhaps_since.is_some_and(|since| within(since, 15));
-        ensure("I5", !early, || format!("{:?} overtakes clusters that may warm", response.kind))?;
-        // Cut off while they warmed, it asks for them as soon as they have (item 44).
-        let cut_off =
-            audit.class == ProxyClass::Sidecar && audit.of(Endpoint).requested && !clusters.requested;
-        let early = cut_off && perhaps_since.is_some_and(|since| within(since, 1));
-        ensure("I5", !early, || format!("{:?} goes before clusters are asked for", response.kind))?;
+    if response.kind >= Listener && audit.class == ProxyClass::Sidecar {
+        i5_nothing_leads_to_what_warms(audit, response)?;
     }
     for resource in response.resources.iter().filter(|it| it.kind == Route && clusters.requested) {
         for (_, name) in resource.depends_on.iter().filter(|(_, name)| clusters.wants(name)) {
@@ -203,6 +203,25 @@ fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdic
     ensure("I5", early.is_none(), || format!("{early:?} may be served by other replicas"))
 }
 
+/// Envoy answers for clusters when they have warmed, which takes no longer than [`LONG`].
+fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response) -> Verdict {
+    let (clusters, endpoints) = (audit.of(Cluster), audit.of(Endpoint));
+    let perhaps_since = audit.of(response.kind).perhaps_since;
+    let within = |since: Instant, time: Duration| audit.now < since + time;
+    // Who refused load assignments may warm in vain.
+    let time = if endpoints.ever_refused { SHORT } else { LONG };
+    let mut warming = clusters.flights.iter().rev().filter(|flight| !flight.resources.is_empty());
+    let warm = warming.next().is_none_or(|flight| !within(flight.at, LONG));
+    let early = !warm && perhaps_since.is_some_and(|since| within(since, time));
+    ensure("I5", !early, || format!("{:?} overtakes clusters that may warm", response.kind))?;
+    // Cut off while they warmed, it asks for them as soon as they have (item 44).
+    let cut_off = (endpoints.requested || audit.resumed) && !clusters.requested;
+    let cut_off = cut_off && within(audit.opened, LONG);
+    let time = if endpoints.flights.is_empty() { BEGINNING } else { LONG };
+    let early = cut_off && perhaps_since.is_some_and(|since| within(since, time));
+    ensure("I5", !early, || format!("{:?} goes before clusters are asked for", response.kind))
+}
+
 fn i5_nothing_refers_to(audit: &Audit, slice: &Slice, name: &Arc<str>) -> Verdict {
     let (listeners, routes) = (audit.of(Listener), audit.of(Route));
     // A listener that stands in for a refused one refers to what may be gone.
@@ -221,8 +240,9 @@ fn i5_nothing_refers_to(audit: &Audit, slice: &Slice, name: &Arc<str>) -> Verdic
             format!("{name} is removed, and {route} refers to it")
         })?;
     }
+    let waits = audit.absent.values().min().is_none_or(|since| audit.now < *since + LONG);
     for books in [listeners, routes] {
-        let early = books.flights.back().filter(|flight| audit.now < flight.at + Duration::from_secs(15));
+        let early = books.flights.back().filter(|flight| waits && audit.now < flight.at + LONG);
         let early = early.map(|flight| flight.nonce);
         ensure("I5", early.is_none(), || format!("{name} is removed before {early:?} is answered"))?;
     }
@@ -293,7 +313,9 @@ fn i10_full_where_it_must_be(audit: &Audit, response: &Response, slice: &Slice) 
     let there: BTreeSet<_> = response.resources.iter().map(|it| &it.name).collect();
     for name in slice.names(kind).filter(|name| books.wants(name) && !there.contains(name)) {
         // What was refused is left out until it is found innocent, unless an older one was accepted.
-        let pardoned = books.ever_refused && !books.accepted.contains_key(name);
+        // Nor is anything taken from who dropped it and asks for it again.
+        let anew = !books.accepted.contains_key(name) || books.due.contains_key(name);
+        let pardoned = books.ever_refused && anew;
         ensure("I10", pardoned, || format!("{kind:?} {name} is served and left out"))?;
     }
     let foreign = there.iter().find(|name| !books.wants(name));

@@ -419,3 +419,37 @@ fn item_58_a_load_assignment_follows_its_cluster_though_it_did_not_change() {
     world.expect(Endpoint, &["a=1"]);
     world.expect_silence();
 }
+
+#[test]
+fn item_58_a_load_assignment_follows_a_cluster_that_may_come_into_force_only_now() {
+    let of = |name: &str| [resource(Cluster, name, "1"), resource(Endpoint, name, "1")];
+    let mut world = envoy(of("a"));
+    world.ask(Cluster, &[]);
+    assert_eq!(world.next().resources.len(), 1); // not answered yet: it may be refused
+    world.ask(Endpoint, &["a"]);
+    world.expect(Endpoint, &["a=1"]);
+    world.stream.now += Duration::from_secs(1);
+    world.publish(of("a").into_iter().chain(of("b")));
+    assert_eq!(world.next().resources.len(), 2);
+    world.expect(Endpoint, &["a=1"]);
+}
+
+#[test]
+fn item_53_what_was_passed_over_proves_nothing() {
+    let of = |names: &[&str]| names.iter().map(|name| resource(Cluster, name, "1")).collect::<Vec<_>>();
+    let mut world = envoy(of(&["a", "b"]));
+    world.ask(Cluster, &[]);
+    let first = world.next();
+    world.stream.now += Duration::from_secs(1);
+    world.publish(of(&["a", "b", "c"]));
+    let passed_over = world.next();
+    assert_eq!(passed_over.resources.len(), 3);
+    world.answer(&first, Some("a: no"));
+    world.stream.now += Duration::from_secs(1);
+    world.expect(Cluster, &["b=1", "c=1"]);
+    let alone = world.next();
+    assert_eq!(alone.resources.len(), 3);
+    world.answer(&alone, Some("a: no"));
+    assert!(world.stream.session.asked(Cluster).unwrap().rejected.contains_key("a"));
+    world.expect_silence();
+}

@@ -1,0 +1,123 @@
+//! What waits for what: nothing leads to what is not there, and nothing is taken away that something leads to.
+//!
+//! It is not about a type's own pace, which its subscription knows, nor about what is said.
+//!
+//! Invariant: every wait ends, at the latest when Envoy would go on by itself; what endpoints there are waits for
+//! nobody.
+
+use std::time::{Duration, Instant};
+
+use super::{LEADS, Session};
+use crate::snapshot::{ProxyClass, ResourceType};
+use crate::xds::subscription::PATIENCE;
+
+/// How long what would break without something else waits for the answer to that. A network that is held up delays
+/// answers by seconds and then delivers everything at once. Below the 15 s (`initial_fetch_timeout`) after which
+/// Envoy goes on without what it lacks.
+pub(super) const WARMING: Duration = Duration::from_secs(10);
+
+/// How long a client that may have been cut off gets to ask for what it needs first: it asks for all of it at once.
+pub(super) const BEGINNING: Duration = Duration::from_millis(250);
+
+/// Since when something waits.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// Each of [`LEADS`], for nothing but others.
+    leads: [Option<Instant>; LEADS.len()],
+    /// What is to be removed.
+    removals: Option<Instant>,
+    /// When clusters were sent last.
+    pub(super) clusters_sent: Option<Instant>,
+    /// Whether the client holds something from an earlier stream.
+    pub(super) resumed: bool,
+}
+
+impl Session {
+    /// Takes note of what waits for nothing but others from now on.
+    pub(super) fn note_waiting(&mut self, now: Instant) {
+        for (place, kind) in LEADS.into_iter().enumerate() {
+            let lead = self.of(kind);
+            let waits = lead.has_work() && lead.waits_until().is_none_or(|until| until <= now);
+            self.waits.leads[place] = waits.then(|| self.waits.leads[place].unwrap_or(now));
+        }
+        self.waits.removals = self.has_removals().then(|| self.waits.removals.unwrap_or(now));
+    }
+
+    /// Takes note that a response of this type was made. What did not fit into it has waited as long.
+    pub(super) fn note_lead(&mut self, kind: ResourceType) {
+        let lead = LEADS.iter().position(|lead| *lead == kind && !self.of(kind).is_cut());
+        lead.into_iter().for_each(|place| self.waits.leads[place] = None);
+    }
+
+    /// When a response of this type that has to wait may go all the same.
+    pub(super) fn waits_until(&self, kind: ResourceType) -> Option<Instant> {
+        let own = self.of(kind).waits_until();
+        let lead = LEADS.iter().position(|lead| *lead == kind);
+        let since = lead.and_then(|place| self.waits.leads[place]);
+        own.max(since.and_then(|since| self.clusters_warm_until(since)))
+    }
+
+    /// Until when what leads to clusters, and waits since then, waits for them. Envoy answers for clusters when they
+    /// have warmed: until then it has no such cluster and answers 503 (`xds.md`, item 59). A gRPC library asks for
+    /// clusters only after what leads to them.
+    fn clusters_warm_until(&self, since: Instant) -> Option<Instant> {
+        if self.slice.class() != ProxyClass::Sidecar {
+            return None;
+        }
+        let (clusters, endpoints) = (self.of(ResourceType::Cluster), self.of(ResourceType::Endpoint));
+        if self.was_cut_off() {
+            let waits = if endpoints.newest_unanswered().is_some() { WARMING } else { BEGINNING };
+            return Some((since + waits).min(self.opened + WARMING));
+        }
+        if let Some(sent) = clusters.newest_warming() {
+            // A refused load assignment is not sent again, and its cluster warms in vain.
+            let waits = if endpoints.rejected().is_empty() { WARMING } else { PATIENCE };
+            return Some((sent + WARMING).min(since + waits));
+        }
+        // One refused load assignment ends the warming of every cluster: the others are sent again at once.
+        let unsure = endpoints.newest_unanswered().is_some() || endpoints.has_work();
+        self.waits.clusters_sent.filter(|_| unsure).map(|sent| sent + PATIENCE)
+    }
+
+    /// Whether it is an Envoy that was cut off while a cluster warmed: it asks for clusters last, when it has what it
+    /// waits for (`xds.md`, item 44), and till then knows of no new ones. Whoever has not asked after a while has
+    /// none of ours.
+    fn was_cut_off(&self) -> bool {
+        let asked = |kind| self.of(kind).requested;
+        let resumes = asked(ResourceType::Endpoint) || self.waits.resumed;
+        self.terms.only.is_none() && resumes && !asked(ResourceType::Cluster)
+    }
+
+    fn has_removals(&self) -> bool {
+        let removals = [ResourceType::Cluster, ResourceType::Endpoint];
+        removals.into_iter().any(|kind| self.of(kind).has_removals())
+    }
+
+    /// Whether something that may refer to what is to be removed is not yet taken back and answered for.
+    pub(super) fn referrers_wait(&self, now: Instant) -> bool {
+        self.referrers_have_work() || self.referrers_answer_by().is_some_and(|until| until > now)
+    }
+
+    /// Whether something that may refer to clusters is still to be taken back, however late it is.
+    fn referrers_have_work(&self) -> bool {
+        LEADS.map(|kind| self.of(kind)).iter().any(|it| it.has_work() || it.is_unconfirmed())
+    }
+
+    /// Until when removals wait for the answers of what may refer to them; `None` if all are there.
+    fn referrers_answer_by(&self) -> Option<Instant> {
+        let newest = LEADS.iter().filter_map(|kind| self.of(*kind).newest_unanswered()).max()?;
+        Some(self.waits.removals.map_or(newest, |since| since.min(newest)) + WARMING)
+    }
+
+    /// When to ask for the next response although nothing happened: a late ACK holds nothing up for ever.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let clusters = self.of(ResourceType::Cluster);
+        let free =
+            if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
+        let waiting = ResourceType::ALL.into_iter().take(free).filter(|kind| self.of(*kind).has_work());
+        let upserts = waiting.filter_map(|kind| self.waits_until(kind)).min();
+        let done = !clusters.has_work() && !self.referrers_have_work();
+        let removals = (done && self.has_removals()).then(|| self.referrers_answer_by());
+        [upserts, removals.flatten()].into_iter().flatten().min()
+    }
+}
