@@ -199,7 +199,9 @@ fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdic
     }
     let delta = audit.terms.protocol == Protocol::Delta;
     let early = gone.iter().find(|name| delta && !audit.confirmed && clusters.presented.contains(**name));
-    let early = early.filter(|name| clusters.told.get(**name).is_some_and(|it| it.resource.is_none()));
+    let early = early.filter(|name| {
+        clusters.told.get(**name).is_some_and(|it| it.resource.is_none() && it.version.is_some())
+    });
     ensure("I5", early.is_none(), || format!("{early:?} may be served by other replicas"))
 }
 
