@@ -134,6 +134,11 @@ pub struct Response {
     pub missing: Vec<Arc<str>>,
 }
 
+/// What a client asks for because of one of these, by the same name.
+fn follower(kind: ResourceType) -> ResourceType {
+    if kind == ResourceType::Cluster { ResourceType::Endpoint } else { ResourceType::Route }
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Session {
@@ -249,25 +254,22 @@ impl Session {
         }
     }
 
-    /// A cluster that the client applied from a response that it refused is in force, and yet not among those that
-    /// it presents when it reconnects. It gives itself away by asking for its load assignment, which has the
-    /// same name (`xds.md`, item 54).
+    /// What the client applied from a response that it refused is in force, and yet not among what it presents when
+    /// it reconnects. A cluster gives itself away because its load assignment, of the same name, is asked for, and
+    /// the listener of an alias because its routes are (`xds.md`, item 54).
     fn find_orphans(&mut self) {
-        let asked: Vec<_> = self.of(ResourceType::Endpoint).names.iter().cloned().collect();
-        asked.iter().for_each(|name| self.find_orphan(name));
+        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+            let follower = &self.subscriptions[follower(kind) as usize];
+            let asked: Vec<_> = follower.names.iter().cloned().collect();
+            asked.iter().for_each(|name| self.find_orphan(kind, name));
+        }
     }
 
-    fn find_orphan(&mut self, name: &Arc<str>) {
-        let [clusters, endpoints, ..] = &mut self.subscriptions;
-        let both = clusters.requested && endpoints.requested;
-        let slice = &self.slice;
-        let served = || {
-            [ResourceType::Cluster, ResourceType::Endpoint]
-                .iter()
-                .any(|kind| slice.get(*kind, name).is_some())
-        };
-        if self.terms.protocol == Protocol::Delta && both && endpoints.names.contains(name) && !served() {
-            clusters.find(name);
+    fn find_orphan(&mut self, kind: ResourceType, name: &Arc<str>) {
+        let asked = self.of(follower(kind)).names.contains(name) && self.of(kind).requested;
+        let served = |kind| self.slice.get(kind, name).is_some();
+        if self.terms.protocol == Protocol::Delta && asked && !served(kind) && !served(follower(kind)) {
+            self.look(kind).0.find(name);
         }
     }
 
@@ -323,16 +325,16 @@ impl Session {
         for kind in ResourceType::ALL {
             let names = snapshot.changed_since(since, kind);
             let subscription = &mut self.subscriptions[kind as usize];
+            let parents = [ResourceType::Cluster, ResourceType::Listener];
+            let may_be_orphans = self.waits.resumed && parents.contains(&kind);
             match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
                 Some(names) => {
                     subscription.look_again(names.clone());
-                    if kind == ResourceType::Cluster && self.waits.resumed {
-                        names.for_each(|name| self.find_orphan(name));
-                    }
+                    names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));
                 }
                 None => {
                     subscription.look_at_everything(kind, &self.slice);
-                    if kind == ResourceType::Cluster && self.waits.resumed {
+                    if may_be_orphans {
                         self.find_orphans();
                     }
                 }

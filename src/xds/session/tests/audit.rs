@@ -226,15 +226,18 @@ impl Audit {
         self.note_absent(slice);
     }
 
-    /// Who asks for a load assignment that nobody serves may have a cluster of that name (item 54).
+    /// Who asks for a load assignment or routes that nobody serves may have what they belong to (item 54).
     fn look_for_orphans(&mut self, slice: &Slice) {
-        let [clusters, endpoints, ..] = &mut self.books;
-        if clusters.wildcard && endpoints.requested && self.terms.protocol == Protocol::Delta {
-            let served =
-                |name: &Name| [Cluster, Endpoint].iter().any(|kind| slice.get(*kind, name).is_some());
-            for name in endpoints.names.iter().filter(|name| !served(name)) {
+        if self.terms.protocol != Protocol::Delta {
+            return;
+        }
+        for (kind, follower) in [(Cluster, Endpoint), (Listener, Route)] {
+            let asked = self.of(follower).names.clone();
+            let served = |name: &Name| [kind, follower].iter().any(|kind| slice.get(*kind, name).is_some());
+            let books = &mut self.books[kind as usize];
+            for name in asked.iter().filter(|name| books.wildcard && !served(name)) {
                 let unsure = Told { version: None, sure: false, resource: None };
-                let told = clusters.told.entry(Arc::clone(name));
+                let told = books.told.entry(Arc::clone(name));
                 told.and_modify(|told| told.sure &= told.version.is_some()).or_insert(unsure);
             }
         }

@@ -331,3 +331,14 @@ fn item_54_a_cluster_gives_itself_away_also_if_it_goes_before_anything_is_said()
     stream.expect(Endpoint, &["a"], &["b"]);
     stream.expect(Cluster, &[], &["b"]);
 }
+
+#[test]
+fn item_54_a_listener_gives_itself_away_by_its_routes() {
+    let mut stream = Stream::open(service("a", "1"));
+    stream.ask(Cluster, &[], &[]);
+    stream.expect(Cluster, &["a"], &[]);
+    stream.ask_holding(Listener, &[], &[], &[("a", version(Listener, "a", "1"))]);
+    stream.ask(Route, &["a", "orphan"], &[]);
+    stream.expect(Listener, &[], &["orphan"]);
+    stream.expect(Route, &["a", "orphan"], &[]);
+}
