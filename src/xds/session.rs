@@ -269,7 +269,8 @@ impl Session {
         let asked = self.of(follower(kind)).names.contains(name) && self.of(kind).requested;
         let served = |kind| self.slice.get(kind, name).is_some();
         if self.terms.protocol == Protocol::Delta && asked && !served(kind) && !served(follower(kind)) {
-            self.look(kind).0.find(name);
+            let confirmed = self.confirmed;
+            self.look(kind).0.find(name, confirmed);
         }
     }
 

@@ -266,10 +266,12 @@ impl Subscription {
 
     /// Notes that the client holds something of that name that it was not sent on this stream and does not
     /// present. It is compared like what it presents.
-    pub(super) fn find(&mut self, name: &Name) {
+    pub(super) fn find(&mut self, name: &Name, confirmed: bool) {
         if self.wildcard && !self.held.contains_key(name) {
             self.held.insert(Arc::clone(name), None);
-            self.rare_mut().presented.insert(Arc::clone(name));
+            if !confirmed {
+                self.rare_mut().presented.insert(Arc::clone(name));
+            }
             self.changed.insert(Arc::clone(name));
         }
     }
@@ -365,10 +367,7 @@ impl Subscription {
                     batch.resources.push(Arc::clone(resource));
                 }
                 Some(_) => {}
-                None => {
-                    let must = must || self.rare().withheld.contains(&name);
-                    self.tell_absent(sight, name, must, &mut batch);
-                }
+                None => self.tell_absent(sight, name, must, &mut batch),
             }
             if size + batch.absent_len >= limit {
                 self.cut = self.has_work();
@@ -422,6 +421,7 @@ impl Subscription {
 
     /// A name that isn't served: what that means, and whether it is said now.
     fn tell_absent(&mut self, sight: Sight<'_>, name: Name, must: bool, batch: &mut Batch) {
+        let must = must || self.rare().withheld.contains(&name);
         let held = self.held.contains_key(&name);
         if held && !sight.confirmed && self.rare().presented.contains(&name) {
             *self.rare_mut().unconfirmed.entry(name).or_default() |= must;

@@ -40,7 +40,9 @@ impl Session {
             let waits = lead.has_work() && lead.waits_until().is_none_or(|until| until <= now);
             self.waits.leads[place] = waits.then(|| self.waits.leads[place].unwrap_or(now));
         }
-        self.waits.removals = self.has_removals().then(|| self.waits.removals.unwrap_or(now));
+        // From when whatever led there has been told, so that its answer has its time too.
+        let since = self.waits.removals.or_else(|| (!self.referrers_have_work()).then_some(now));
+        self.waits.removals = since.filter(|_| self.has_removals());
     }
 
     /// Takes note that a response of this type was made. What did not fit into it has waited as long.

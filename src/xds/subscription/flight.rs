@@ -69,8 +69,10 @@ impl Subscription {
         if full {
             // What was dropped and asked for again is the client's own once it is sent again.
             let anew = |name: &Name| self.must_send.contains(name) && !self.held.contains_key(name);
-            let good = sent.resources.iter();
-            let good = good.filter(|it| self.wants(&it.name) && !anew(&it.name) && !self.refuses(it));
+            let wanted = sent.resources.iter().filter(|it| self.wants(&it.name) && !anew(&it.name));
+            // What was refused meanwhile leaves what stands in for it.
+            let good =
+                wanted.filter_map(|it| if self.refuses(it) { self.good.get(&it.name) } else { Some(it) });
             self.good = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
         }
     }

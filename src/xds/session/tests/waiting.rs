@@ -204,3 +204,22 @@ fn item_60_a_removal_does_not_wait_for_ever_however_often_routes_change() {
     }
     panic!("the cluster never goes");
 }
+
+#[test]
+fn item_60_a_removal_waits_for_the_answer_of_what_waited_itself() {
+    let led = |to: &str| resource(Route, "r", to).depending_on([(Cluster, to.into())]);
+    let of = |name: &str| [resource(Cluster, name, "1"), resource(Endpoint, name, "1"), led(name)];
+    let mut stream = Stream::open(of("x"));
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Route, &["r"], &[]);
+    while stream.next_acked().is_some() {}
+    stream.publish(of("y"));
+    assert_eq!(stream.next().unwrap().kind, Cluster); // not answered
+    stream.expect_silence();
+    stream.now += WARMING;
+    let route = stream.next().unwrap();
+    assert_eq!(route.kind, Route);
+    stream.expect_silence();
+    stream.answer(&route, None);
+    stream.expect(Cluster, &[], &["x"]);
+}
