@@ -3,6 +3,7 @@
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
+go := $(firstword $(wildcard $(addsuffix /go,$(subst :, ,$(PATH)) /usr/local/go/bin)))
 cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
@@ -21,7 +22,7 @@ test: setup check build fuzz ## everything: check, fuzz a little, then the tests
 check: ## format, clippy, unit, golden and property tests, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) test -p legation
+	$(CARGO) test -p legation -p bench
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p legation --no-deps
 
 line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 takes another version
@@ -42,8 +43,13 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 			-verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
-bench: ## how long the pure part takes
-	$(CARGO) bench -p legation --bench translate
+bench: $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
+	$(CARGO) build --release -p bench
+	'$(target)/release/bench' --results bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+		$(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
+
+$(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod
+	cd 'bench/peers/$*' && '$(go)' build -o '$(abspath $@)' .
 
 streams: ## what 10,000 streams cost, and whether stalled clients delay the others
 	$(CARGO) build --release -p legation -p integration --bins

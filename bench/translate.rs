@@ -1,6 +1,6 @@
 //! How long the pure part takes: 1,000 services of 20 tasks, one of which stops.
 //!
-//! `cargo bench --bench translate` prints the time of a join, of a translation from nothing, and of the
+//! `cargo bench -p bench` prints the time of a join, of a translation from nothing, and of the
 //! re-translation after one stop. The last must stay under 5 ms.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]

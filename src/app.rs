@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
 use crate::source::ecs::{self, EcsSource, NamespaceRule};
-use crate::source::{self, Cell, Pace, SdkConfig, aws, file};
+use crate::source::{self, Cell, CellWriter, Pace, SdkConfig, aws, file};
 use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
@@ -36,9 +37,17 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// The parts that run until the process ends, each by name.
 type Parts = JoinSet<(String, anyhow::Result<()>)>;
 
+/// A source that the configuration does not know: it keeps the cell that it is given until the process ends.
+pub type Feed = Box<dyn FnOnce(CellWriter) -> BoxFuture<'static, anyhow::Result<()>> + Send>;
+
 /// Runs the control plane until a signal. The file sources of `config` have been looked at; an error means
 /// that it could not start or that a part failed.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
+    serve_with(config, Vec::new()).await
+}
+
+/// As [`serve`], with further sources by their names, the least trusted of all.
+pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::Result<()> {
     // Each sidecar is an open file, and the usual soft limit is 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => debug!(files, "open files allowed"),
@@ -47,7 +56,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stopping = shutdown::on_signal().context("can't listen for signals")?;
     let listeners = Listeners::bind(&config).await?;
     let mut parts = Parts::new();
-    let cells = start_sources(&config, &mut parts, &stopping).await?;
+    let mut cells = start_sources(&config, &mut parts, &stopping).await?;
+    for (name, feed) in feeds {
+        let (writer, cell) = source::cell(name.clone());
+        cells.push(cell);
+        let token = stopping.clone();
+        spawn(&mut parts, name, async move {
+            tokio::select! {
+                () = token.cancelled() => Ok(()),
+                ended = feed(writer) => ended,
+            }
+        });
+    }
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);

@@ -1,0 +1,144 @@
+//! Thousands of delta streams on one thread, and one book of what they hold.
+//!
+//! It is no model of Envoy: it asks for load assignments by name and accepts everything. Invariant: nothing is
+//! measured of a fleet in which any stream has ended or held anything wrong.
+
+mod bad;
+mod book;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub(crate) use bad::Bad;
+pub(crate) use book::Book;
+use book::Held;
+use stream::{Asked, Stream};
+
+/// How many streams are opened at the same time.
+const AT_ONCE: usize = 200;
+
+/// What clients hold when they connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrives {
+    /// Nothing: they are new.
+    Empty,
+    /// The latest of everything, and they say so: they were connected before.
+    Holding,
+}
+
+/// Streams that are open.
+pub(crate) struct Fleet {
+    book: Rc<RefCell<Book>>,
+    streams: Vec<JoinHandle<()>>,
+    /// Who may connect now.
+    turns: Arc<Semaphore>,
+    /// How many are open.
+    open: Rc<Cell<usize>>,
+}
+
+impl Fleet {
+    /// A stream for each list of services; none is opened yet.
+    pub(crate) fn new(
+        server: SocketAddr,
+        book: &Rc<RefCell<Book>>,
+        subscriptions: &[Vec<usize>],
+        arrives: Arrives,
+    ) -> Self {
+        let (turns, open) = (Arc::new(Semaphore::new(0)), Rc::new(Cell::new(0)));
+        let streams = subscriptions.iter().enumerate().map(|(number, services)| {
+            let (book, turns, open) = (Rc::clone(book), Arc::clone(&turns), Rc::clone(&open));
+            let presented = match arrives {
+                Arrives::Empty => HashMap::new(),
+                Arrives::Holding => book.borrow().presented(services),
+            };
+            let mut member = Member::new(Rc::clone(&book), services, arrives == Arrives::Holding);
+            let asked = Asked { number, services: services.clone(), presented };
+            tokio::task::spawn_local(async move {
+                if let Err(error) = live(server, &asked, &turns, &open, &mut member).await {
+                    book.borrow_mut().fail(format!("stream {number}: {error:#}"));
+                }
+            })
+        });
+        let streams = streams.collect();
+        Self { book: Rc::clone(book), streams, turns, open }
+    }
+
+    /// Opens the streams. They hold everything when this returns.
+    pub(crate) async fn open(&self, limit: Duration) -> anyhow::Result<()> {
+        self.turns.add_permits(AT_ONCE);
+        self.current(limit).await.context("opening the streams")
+    }
+
+    /// Waits until every stream is open and holds the latest of all that it asked for.
+    pub(crate) async fn current(&self, limit: Duration) -> anyhow::Result<()> {
+        let changed = self.book.borrow().changed();
+        let until = tokio::time::Instant::now() + limit;
+        loop {
+            let current = self.book.borrow().is_current()?;
+            if current && self.open.get() == self.streams.len() {
+                return Ok(());
+            }
+            tokio::time::timeout_at(until, changed.notified())
+                .await
+                .context("not every stream holds the latest in time")?;
+        }
+    }
+
+    /// How many streams there are.
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Closes every stream.
+    pub(crate) async fn close(self) {
+        for stream in &self.streams {
+            stream.abort();
+        }
+        for stream in self.streams {
+            let _ = stream.await; // ended as it was told to
+        }
+    }
+}
+
+/// What one stream holds, entered in the book for as long as the stream lives.
+struct Member {
+    book: Rc<RefCell<Book>>,
+    held: Held,
+}
+
+impl Member {
+    fn new(book: Rc<RefCell<Book>>, services: &[usize], holding: bool) -> Self {
+        let held = book.borrow_mut().subscribe(services, holding);
+        Self { book, held }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.book.borrow_mut().leave(&self.held);
+    }
+}
+
+async fn live(
+    server: SocketAddr,
+    asked: &Asked,
+    turns: &Semaphore,
+    open: &Cell<usize>,
+    member: &mut Member,
+) -> anyhow::Result<()> {
+    let turn = turns.acquire().await.context("the turns are closed")?;
+    let mut stream = Stream::open(server, asked).await?;
+    drop(turn);
+    open.set(open.get() + 1);
+    member.book.borrow().changed().notify_one();
+    stream.follow(&member.book, &mut member.held).await
+}

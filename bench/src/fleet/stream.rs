@@ -1,0 +1,169 @@
+//! One delta stream on a connection of its own: asks, takes what comes and accepts it.
+//!
+//! It speaks HTTP/2 and the envelope of gRPC itself, to leave the processor to the server under measure.
+//! Invariant: every response is handed to the book before it is accepted.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::Context;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::{self, SendRequest};
+use h2::{RecvStream, SendStream};
+use legation::xds::proto::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status, Struct, Value, value,
+};
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+use super::book::{Book, Held};
+use crate::world;
+
+const ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Room for what a client has not read yet: more than any response.
+const WINDOW: u32 = 4 << 20;
+/// The flag of compression and the length, before each message.
+const PREFIX: usize = 5;
+
+/// `INVALID_ARGUMENT` of `google.rpc.Code`.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// What a stream asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) number: usize,
+    pub(super) services: Vec<usize>,
+    /// What it says that it holds, from an earlier stream.
+    pub(super) presented: HashMap<String, String>,
+}
+
+/// An open stream. Dropping it closes the connection.
+pub(super) struct Stream {
+    requests: SendStream<Bytes>,
+    responses: RecvStream,
+    buffer: BytesMut,
+    connection: AbortHandle,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Stream {
+    /// Connects and asks.
+    pub(super) async fn open(server: SocketAddr, asked: &Asked) -> anyhow::Result<Self> {
+        let tcp = TcpStream::connect(server).await.context("connecting")?;
+        tcp.set_nodelay(true)?;
+        let mut builder = client::Builder::new();
+        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let (client, connection) = builder.handshake(tcp).await.context("speaking HTTP/2")?;
+        let connection = tokio::task::spawn_local(async move {
+            let _ = connection.await; // whoever reads a stream of it learns of its end
+        });
+        let connection = connection.abort_handle();
+        let (requests, responses) = request(client, server, asked).await?;
+        Ok(Self { requests, responses, buffer: BytesMut::new(), connection })
+    }
+
+    /// The next response.
+    pub(super) async fn next(&mut self) -> anyhow::Result<DeltaDiscoveryResponse> {
+        loop {
+            if let Some(message) = self.message() {
+                return DeltaDiscoveryResponse::decode(message).context("reading a response");
+            }
+            let data = self.responses.data().await.context("the server ended the stream")?;
+            let data = data.context("reading from the stream")?;
+            self.responses.flow_control().release_capacity(data.len())?;
+            self.buffer.put(data);
+        }
+    }
+
+    fn message(&mut self) -> Option<Bytes> {
+        let prefix = self.buffer.get(..PREFIX)?;
+        let length = u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize;
+        if self.buffer.len() < PREFIX + length {
+            return None;
+        }
+        self.buffer.advance(PREFIX);
+        Some(self.buffer.split_to(length).freeze())
+    }
+
+    /// Accepts a response, or refuses it for a reason.
+    pub(super) fn answer(&mut self, nonce: String, refused: Option<&str>) -> anyhow::Result<()> {
+        let error = |message: &str| Status { code: INVALID_ARGUMENT, message: message.to_owned() };
+        let request = DeltaDiscoveryRequest {
+            type_url: ASSIGNMENT.to_owned(),
+            response_nonce: nonce,
+            error_detail: refused.map(error),
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.requests.send_data(framed(&request), false).context("answering a response")
+    }
+
+    /// Takes in what comes, until the stream ends, which is an error.
+    pub(super) async fn follow(&mut self, book: &Rc<RefCell<Book>>, held: &mut Held) -> anyhow::Result<()> {
+        loop {
+            let response = self.next().await?;
+            let now = Instant::now();
+            {
+                let mut book = book.borrow_mut();
+                anyhow::ensure!(
+                    response.removed_resources.is_empty(),
+                    "{:?} went",
+                    response.removed_resources
+                );
+                for encoded in &response.resources {
+                    book.take(held, encoded, now)?;
+                }
+            }
+            self.answer(response.nonce, None)?;
+        }
+    }
+}
+
+async fn request(
+    client: SendRequest<Bytes>,
+    server: SocketAddr,
+    asked: &Asked,
+) -> anyhow::Result<(SendStream<Bytes>, RecvStream)> {
+    let request = http::Request::post(format!("http://{server}{PATH}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())?;
+    let mut client = client.ready().await.context("waiting for a free stream")?;
+    let (response, mut requests) = client.send_request(request, false).context("asking")?;
+    requests.send_data(framed(&first(asked)), false).context("asking")?;
+    let response = response.await.context("waiting for the answer")?;
+    anyhow::ensure!(response.status() == 200, "answered by {}", response.status());
+    let refused = response.headers().get("grpc-status");
+    anyhow::ensure!(refused.is_none(), "refused: {:?}", response.headers());
+    Ok((requests, response.into_body()))
+}
+
+fn first(asked: &Asked) -> DeltaDiscoveryRequest {
+    let namespace = Value { kind: Some(value::Kind::StringValue("prod".to_owned())) };
+    let metadata = Some(Struct { fields: [("namespace".to_owned(), namespace)].into() });
+    let node = Node { id: format!("task/{}", asked.number), metadata, ..Node::default() };
+    DeltaDiscoveryRequest {
+        node: Some(node),
+        type_url: ASSIGNMENT.to_owned(),
+        resource_names_subscribe: asked.services.iter().map(|service| world::name(*service)).collect(),
+        initial_resource_versions: asked.presented.clone().into_iter().collect(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn framed(request: &DeltaDiscoveryRequest) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX + request.encoded_len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
+    frame.put(request.encode_to_vec().as_slice());
+    frame.freeze()
+}

@@ -1,0 +1,88 @@
+//! Legation beside go-control-plane and the kernel, on this machine, in one run.
+//!
+//! It is no test of what is right, but a server that is wrong scores nothing. Invariant: whatever is written down was
+//! measured by this run.
+
+mod fleet;
+mod floor;
+mod machine;
+mod report;
+mod scenario;
+mod server;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::task::LocalSet;
+
+use report::Line;
+use scenario::Bench;
+use server::Programs;
+
+/// A quick run fails where a figure is so many times worse than its target.
+const FAR_OFF: f64 = 3.0;
+
+/// Measures Legation beside go-control-plane.
+#[derive(Debug, Parser)]
+struct Plan {
+    /// Less of everything, for CI: fails only where a target is missed by far.
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios, such as `S1,S3`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measure although others are at work on this machine.
+    #[arg(long)]
+    busy: bool,
+    /// The peer, built from `bench/peers/go-control-plane`; without it Legation is measured alone.
+    #[arg(long)]
+    peer: Option<PathBuf>,
+    /// Where `RESULTS.md` and `results.json` go.
+    #[arg(long)]
+    results: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let plan = Plan::parse();
+    rlimit::increase_nofile_limit(u64::MAX).context("raising the limit of open files")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let fed = std::env::current_exe()?.with_file_name("fed");
+    let bench = Bench {
+        programs: Programs { floor: fed.with_file_name("floor"), fed, peer: plan.peer.clone() },
+        quick: plan.quick,
+        busy: plan.busy,
+        only: plan.only.clone(),
+    };
+    let preface = preface(&plan)?; // before this thread has a core of its own
+    let lines = runtime.block_on(LocalSet::new().run_until(bench.run()))?;
+    let table = report::table(&preface, &lines);
+    println!("{table}");
+    if let Some(folder) = &plan.results {
+        std::fs::write(folder.join("RESULTS.md"), &table).context("writing the table")?;
+        std::fs::write(folder.join("results.json"), report::json(&lines)? + "\n")
+            .context("writing the JSON")?;
+    }
+    Ok(verdict(&plan, &lines))
+}
+
+fn preface(plan: &Plan) -> anyhow::Result<String> {
+    let machine = machine::describe()?;
+    let alone = if plan.peer.is_none() {
+        "\nThere is no Go on this machine: Legation was measured alone.\n"
+    } else {
+        ""
+    };
+    Ok(format!("{machine}\n{alone}"))
+}
+
+fn verdict(plan: &Plan, lines: &[Line]) -> ExitCode {
+    let limit = if plan.quick { FAR_OFF } else { f64::INFINITY };
+    let far_off: Vec<_> = lines.iter().filter(|line| line.excess().is_some_and(|it| it > limit)).collect();
+    for line in &far_off {
+        eprintln!("{}: {} is more than {FAR_OFF} times its target", line.scenario, line.metric);
+    }
+    if far_off.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

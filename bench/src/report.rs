@@ -1,0 +1,177 @@
+//! What was measured, as a table and as JSON.
+//!
+//! It measures nothing. Invariant: a ratio is one of medians taken in one run; a target is met or it is not, and what
+//! has none is only told.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::server::Kind;
+
+/// One metric of one scenario: a value for each repetition and server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    pub(crate) values: BTreeMap<Kind, Vec<f64>>,
+    pub(crate) floor: Vec<f64>,
+}
+
+/// What Legation must reach.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// At most this share of what the peer needs.
+    Ratio(f64),
+    /// At most this, whatever the peer needs.
+    AtMost(f64),
+    /// Told only.
+    None,
+}
+
+/// One metric of one scenario, and what it should be.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) scenario: String,
+    pub(crate) metric: &'static str,
+    pub(crate) target: Target,
+    pub(crate) figures: Figures,
+}
+
+/// As it is written to `results.json`.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    scenario: &'a str,
+    metric: &'a str,
+    legation: Option<f64>,
+    peer: Option<f64>,
+    floor: Option<f64>,
+    ratio: Option<f64>,
+    target: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Line {
+    fn of(&self, kind: Kind) -> Option<f64> {
+        self.figures.values.get(&kind).and_then(|values| median(values))
+    }
+
+    /// Legation's share of what the peer needs.
+    fn ratio(&self) -> Option<f64> {
+        Some(self.of(Kind::Legation)? / self.of(Kind::Linear)?).filter(|ratio| ratio.is_finite())
+    }
+
+    /// How many times more than the target it is; below 1 it is met.
+    pub(crate) fn excess(&self) -> Option<f64> {
+        match self.target {
+            Target::Ratio(target) => Some(self.ratio()? / target),
+            Target::AtMost(target) => Some(self.of(Kind::Legation)? / target),
+            Target::None => None,
+        }
+    }
+
+    fn record(&self) -> Record<'_> {
+        Record {
+            scenario: &self.scenario,
+            metric: self.metric,
+            legation: self.of(Kind::Legation),
+            peer: self.of(Kind::Linear),
+            floor: median(&self.figures.floor),
+            ratio: self.ratio(),
+            target: match self.target {
+                Target::Ratio(target) | Target::AtMost(target) => Some(target),
+                Target::None => None,
+            },
+            met: self.excess().map(|excess| excess <= 1.0),
+        }
+    }
+
+    fn row(&self) -> String {
+        let figures = |values: &[f64]| match (median(values), spread(values)) {
+            (Some(median), Some((least, most))) => {
+                format!("{} ({}..{})", short(median), short(least), short(most))
+            }
+            _ => "-".to_owned(),
+        };
+        let of = |kind| self.figures.values.get(&kind).map_or("-".to_owned(), |values| figures(values));
+        let (target, unit) = match self.target {
+            Target::Ratio(target) => (format!("1/{}", short(1.0 / target)), "ratio"),
+            Target::AtMost(target) => (short(target), "value"),
+            Target::None => ("-".to_owned(), ""),
+        };
+        let met = match self.excess() {
+            Some(excess) if excess <= 1.0 => "yes",
+            Some(_) => "**no**",
+            None => "-",
+        };
+        let ratio = self.ratio().map_or("-".to_owned(), |ratio| match ratio {
+            ratio if ratio < 1.0 => format!("1/{}", short(1.0 / ratio)),
+            ratio => short(ratio),
+        });
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {ratio} | {target} {unit} | {met} |",
+            self.scenario,
+            self.metric,
+            of(Kind::Legation),
+            of(Kind::Linear),
+            of(Kind::Snapshot),
+            figures(&self.figures.floor),
+        )
+    }
+}
+
+/// The table, under what is to be said first.
+pub(crate) fn table(preface: &str, lines: &[Line]) -> String {
+    let mut text = format!(
+        "{preface}\n| scenario | metric | Legation | LinearCache | SnapshotCache | floor | ratio | target | met |\n\
+         |---|---|---|---|---|---|---|---|---|\n"
+    );
+    for line in lines {
+        let _ = writeln!(text, "{}", line.row()); // writing to a string does not fail
+    }
+    text
+}
+
+/// The same for programs.
+pub(crate) fn json(lines: &[Line]) -> serde_json::Result<String> {
+    let records: Vec<_> = lines.iter().map(Line::record).collect();
+    serde_json::to_string_pretty(&records)
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { f64::midpoint(upper, sorted[sorted.len() / 2 - 1]) })
+}
+
+fn spread(values: &[f64]) -> Option<(f64, f64)> {
+    let least = values.iter().copied().min_by(f64::total_cmp)?;
+    Some((least, values.iter().copied().max_by(f64::total_cmp)?))
+}
+
+fn short(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_one_of_medians_and_is_held_against_its_target() {
+        let mut figures = Figures::default();
+        figures.values.insert(Kind::Legation, vec![10.0, 30.0, 20.0]);
+        figures.values.insert(Kind::Linear, vec![90.0, 110.0]);
+        let line = Line { scenario: "S1".into(), metric: "us", target: Target::Ratio(0.25), figures };
+        assert_eq!((line.ratio(), line.excess()), (Some(0.2), Some(0.8)));
+        let row = line.row();
+        assert!(row.contains("20.0 (10.0..30.0) | 100 (90.0..110)"), "{row}");
+        assert!(row.ends_with("1/5.00 | 1/4.00 ratio | yes |"), "{row}");
+        let record = line.record();
+        assert_eq!((record.legation, record.peer, record.met), (Some(20.0), Some(100.0), Some(true)));
+    }
+}

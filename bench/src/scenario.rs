@@ -1,0 +1,111 @@
+//! What is measured, in which order, and what must come out.
+//!
+//! It drives servers and fleets and knows neither's insides. Invariant: servers take turns (A-B-C-A-B-C), each in a
+//! process of its own that begins with nothing.
+
+mod memory;
+mod rig;
+mod rollout;
+mod storm;
+mod withdrawal;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::machine::{self, Mode};
+use crate::report::{Figures, Line, Target};
+use crate::server::{Kind, Programs};
+
+/// What all measurements share.
+#[derive(Debug, Clone)]
+pub(crate) struct Bench {
+    pub(crate) programs: Programs,
+    pub(crate) quick: bool,
+    /// Measure although others are at work.
+    pub(crate) busy: bool,
+    pub(crate) only: Vec<String>,
+}
+
+/// The figures of one run of one server, by metric.
+type Sample = BTreeMap<&'static str, f64>;
+
+/// A metric and what it must be.
+type Wanted = (&'static str, Target);
+
+impl Bench {
+    /// Everything that was asked for.
+    pub(crate) async fn run(&self) -> anyhow::Result<Vec<Line>> {
+        let mut lines = withdrawal::measure(self).await?;
+        lines.extend(rollout::measure(self).await?);
+        lines.extend(storm::measure(self).await?);
+        lines.extend(memory::measure(self).await?);
+        Ok(lines)
+    }
+
+    fn wants(&self, scenario: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only.eq_ignore_ascii_case(scenario))
+    }
+
+    /// How often each server has its turn.
+    fn turns(&self) -> usize {
+        if self.quick { 2 } else { 3 }
+    }
+
+    /// The servers that there are, those of the peer that are not compared with only in full runs.
+    fn kinds(&self) -> Vec<Kind> {
+        let peers = [Kind::Linear, Kind::Snapshot];
+        let peers = peers.into_iter().filter(|kind| !(self.quick && *kind == Kind::Snapshot));
+        let peers = peers.filter(|_| self.programs.peer.is_some());
+        [Kind::Legation].into_iter().chain(peers).collect()
+    }
+
+    /// Lets each server have its turns, and sums up.
+    async fn in_turns(
+        &self,
+        scenario: &str,
+        mode: Mode,
+        wanted: &[Wanted],
+        once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<Vec<Line>> {
+        mode.enter()?;
+        let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
+        for turn in 1..=self.turns() {
+            for kind in self.kinds() {
+                self.quiet().await?;
+                let sample = once(kind).await;
+                let sample = sample.with_context(|| format!("{scenario}, {}, turn {turn}", kind.word()))?;
+                eprintln!("{scenario} {} {} {turn}: {sample:.2?}", mode.word(), kind.word());
+                for (metric, value) in sample {
+                    figures.entry(metric).or_default().values.entry(kind).or_default().push(value);
+                }
+            }
+        }
+        let line = |(metric, target): &Wanted| {
+            let figures = figures.get(metric).cloned().unwrap_or_default();
+            Line { scenario: format!("{scenario}, {}", mode.word()), metric, target: *target, figures }
+        };
+        Ok(wanted.iter().map(line).collect())
+    }
+
+    /// Refuses a busy machine, unless told not to mind.
+    async fn quiet(&self) -> anyhow::Result<()> {
+        for _ in 0..20 {
+            match machine::complaint().await? {
+                None => return Ok(()),
+                Some(complaint) if self.busy => {
+                    eprintln!("{complaint}; measured all the same");
+                    return Ok(());
+                }
+                Some(_) => {} // the server before may still be ending
+            }
+        }
+        anyhow::bail!("others are at work on this machine; wait, or add --busy")
+    }
+}
+
+fn middle(values: &mut [Duration]) -> Duration {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,132 @@
+//! S4, S5 and S8: many changes one after the other, and how stale what clients hold becomes.
+//!
+//! Invariant: a change counts from the moment when it was due, also where the server takes it in later.
+
+use std::time::{Duration, Instant};
+
+use super::rig::{Rig, Size};
+use super::{Bench, Sample, Wanted};
+use crate::fleet::{Arrives, Bad, Fleet};
+use crate::machine::Mode;
+use crate::report::{Line, Target};
+use crate::server::Kind;
+
+const SIZE: Size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
+/// How many services a deployment replaces.
+const REPLACED: usize = 50;
+/// Between two changes of a deployment: each task comes, and another goes.
+const PACE: Duration = Duration::from_millis(10);
+/// S5: how long one rate is held, the first one, and how much it grows.
+const STEP: Duration = Duration::from_secs(3);
+const FIRST: f64 = 100.0;
+const GROWTH: f64 = std::f64::consts::SQRT_2;
+/// S5: as stale as that is too stale.
+const STALE: Duration = Duration::from_secs(1);
+/// S5: where the clients are no measure any more.
+const MOST: f64 = 30_000.0;
+
+const P99: &str = "p99 of a withdrawal's staleness, ms";
+const P50: &str = "p50 of a withdrawal's staleness, ms";
+const BESIDE: &str = "p99 beside bad clients, ms";
+const SHARE: &str = "p99 beside bad clients, to that without";
+const KNEE: &str = "us between changes at the knee";
+
+/// Measures all that is wanted.
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    if bench.wants("S4") || bench.wants("S8") {
+        let name = format!("S4 and S8: {}", SIZE.words());
+        let wanted: [Wanted; 5] = [
+            (P99, Target::Ratio(1.0 / 4.0)),
+            (P99, Target::AtMost(20.0)),
+            (P50, Target::None),
+            (BESIDE, Target::None),
+            (SHARE, Target::AtMost(1.2)),
+        ];
+        let once = async |kind| rollout(bench, kind).await;
+        lines.extend(bench.in_turns(&name, Mode::Pinned, &wanted, once).await?);
+    }
+    if bench.wants("S5") {
+        let name = format!("S5: {}", SIZE.words());
+        let wanted: [Wanted; 1] = [(KNEE, Target::Ratio(1.0 / 10.0))];
+        lines.extend(
+            bench.in_turns(&name, Mode::Pinned, &wanted, async |kind| knee(bench, kind).await).await?,
+        );
+    }
+    Ok(lines)
+}
+
+async fn rollout(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
+    let mut rig = Rig::new(bench, Mode::Pinned, SIZE, kind).await?;
+    let fleet = rig.connect(Arrives::Empty).await?;
+    let changes = REPLACED * SIZE.tasks * 2 / if bench.quick { 4 } else { 1 };
+    let services: Vec<_> = (1..=REPLACED).collect();
+    let alone = replace(&mut rig, &fleet, &services, PACE, changes).await?;
+    let bad = Bad::connect(rig.server.xds(), rig.asked(), SIZE.streams / 100);
+    let beside = replace(&mut rig, &fleet, &services, PACE, changes).await?;
+    drop(bad);
+    fleet.close().await;
+    let (p99, beside) = (percentile(&alone, 99), percentile(&beside, 99));
+    Ok([
+        (P99, p99.as_secs_f64() * 1e3),
+        (P50, percentile(&alone, 50).as_secs_f64() * 1e3),
+        (BESIDE, beside.as_secs_f64() * 1e3),
+        (SHARE, beside.as_secs_f64() / p99.as_secs_f64()),
+    ]
+    .into())
+}
+
+async fn knee(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
+    let mut rig = Rig::new(bench, Mode::Pinned, SIZE, kind).await?;
+    let fleet = rig.connect(Arrives::Empty).await?;
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut rate, mut reached) = (FIRST, FIRST / GROWTH);
+    while rate < MOST {
+        let changes = (rate * STEP.as_secs_f64()) as usize;
+        let services: Vec<_> =
+            std::iter::repeat_with(|| random.usize(1..SIZE.services)).take(changes.div_ceil(2)).collect();
+        let stale =
+            replace(&mut rig, &fleet, &services, Duration::from_secs_f64(1.0 / rate), changes).await?;
+        if percentile(&stale, 99) > STALE {
+            break;
+        }
+        (reached, rate) = (rate, rate * GROWTH);
+    }
+    fleet.close().await;
+    Ok([(KNEE, 1e6 / reached)].into())
+}
+
+/// One after the other a task of each of these services comes and another goes, again and again. Returns how stale
+/// each withdrawal was at each client.
+async fn replace(
+    rig: &mut Rig,
+    fleet: &Fleet,
+    services: &[usize],
+    pace: Duration,
+    changes: usize,
+) -> anyhow::Result<Vec<Duration>> {
+    let started = Instant::now();
+    rig.book.borrow_mut().withdrawals();
+    for number in 0..changes {
+        let service = services[number / 2 % services.len()];
+        let due = started + pace.mul_f64(number as f64);
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        } else if number % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+        let change = if number % 2 == 0 { rig.world.start(service) } else { rig.world.stop(service) };
+        rig.book.borrow_mut().announce(&change, due);
+        rig.server.order(&[change]).await?;
+    }
+    rig.server.taken_in().await?;
+    rig.current(fleet).await?;
+    Ok(rig.book.borrow_mut().withdrawals())
+}
+
+fn percentile(values: &[Duration], percent: usize) -> Duration {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(place).copied().unwrap_or_default()
+}

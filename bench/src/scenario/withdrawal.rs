@@ -1,0 +1,138 @@
+//! S1 to S3: one task of one service goes, and everyone must know.
+//!
+//! Invariant: a round is over when every client holds the new state.
+
+use std::time::Duration;
+
+use super::rig::{Rig, Size};
+use super::{Bench, Sample, Wanted, middle};
+use crate::fleet::Arrives;
+use crate::floor::Floor;
+use crate::machine::Mode;
+use crate::report::{Line, Target};
+use crate::server::Kind;
+
+/// Rounds that don't count.
+const WARMING: usize = 4;
+/// Bytes of a response with one load assignment: for each endpoint, and besides.
+const EACH: usize = 26;
+const BESIDES: usize = 240;
+
+const CPU: &str = "server CPU per stream and push, us";
+const LAST: &str = "to the last client, ms";
+const HALF: &str = "to half of the clients, ms";
+
+/// What is measured.
+#[derive(Debug, Clone)]
+struct Plan {
+    scenario: &'static str,
+    size: Size,
+    rounds: usize,
+    mode: Mode,
+    cpu: Target,
+    last: Target,
+}
+
+fn plans(quick: bool) -> Vec<Plan> {
+    let rounds = if quick { 20 } else { 50 };
+    let size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
+    let cpu = Target::Ratio(1.0 / 5.0);
+    let base = Plan { scenario: "S1", size, rounds, mode: Mode::Pinned, cpu, last: Target::None };
+    let many = |streams, rounds, last| Plan { size: Size { streams, ..size }, rounds, last, ..base.clone() };
+    let mut plans = vec![base.clone(), many(5_000, rounds / 2, Target::Ratio(1.0 / 1.5))];
+    if !quick {
+        plans.push(many(10_000, rounds / 4, Target::None));
+        plans.push(Plan { mode: Mode::Free, cpu: Target::None, ..base.clone() });
+    }
+    plans.push(Plan {
+        scenario: "S2",
+        size: Size { subscriptions: 1_000, ..size },
+        rounds: rounds / 5,
+        cpu: Target::Ratio(1.0 / 60.0),
+        last: Target::Ratio(1.0 / 40.0),
+        ..base.clone()
+    });
+    let large = |tasks, rounds| Plan {
+        scenario: "S3",
+        size: Size { services: 1, tasks, subscriptions: 1, ..size },
+        rounds,
+        cpu: Target::Ratio(1.0 / 2.5),
+        last: Target::Ratio(1.0),
+        ..base.clone()
+    };
+    plans.extend([large(1_000, rounds), large(5_000, rounds / 5)]);
+    plans
+}
+
+/// Measures all that is wanted.
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for plan in plans(bench.quick).iter().filter(|plan| bench.wants(plan.scenario)) {
+        let name = format!("{}: {}", plan.scenario, plan.size.words());
+        let wanted: [Wanted; 3] = [(CPU, plan.cpu), (LAST, plan.last), (HALF, Target::None)];
+        let once = async |kind| once(bench, plan, kind).await;
+        let mut measured = bench.in_turns(&name, plan.mode, &wanted, once).await?;
+        let floor = floor(bench, plan).await?;
+        for line in &mut measured {
+            line.figures.floor.extend(floor.get(line.metric));
+        }
+        lines.extend(measured);
+    }
+    Ok(lines)
+}
+
+/// The same with raw connections: as many bytes as such a response has.
+async fn floor(bench: &Bench, plan: &Plan) -> anyhow::Result<Sample> {
+    let folder = tempfile::tempdir()?;
+    let (streams, bytes) = (plan.size.streams, BESIDES + EACH * plan.size.tasks);
+    let program = &bench.programs.floor;
+    let mut floor = Floor::open(program, plan.mode, folder.path(), streams, bytes).await?;
+    let (mut last, mut half, mut before) = (Vec::new(), Vec::new(), Duration::ZERO);
+    for round in 0..WARMING + plan.rounds {
+        if round == WARMING {
+            before = floor.processor()?;
+        }
+        let mut after = floor.push().await?;
+        if round >= WARMING {
+            last.extend(after.iter().max().copied());
+            half.push(middle(&mut after));
+        }
+    }
+    let processor = floor.processor()?.saturating_sub(before);
+    Ok(sample(processor, plan.rounds * streams, &mut last, &mut half))
+}
+
+fn sample(processor: Duration, pushes: usize, last: &mut [Duration], half: &mut [Duration]) -> Sample {
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    [
+        (CPU, processor.as_secs_f64() * 1e6 / pushes as f64),
+        (LAST, millis(middle(last))),
+        (HALF, millis(middle(half))),
+    ]
+    .into()
+}
+
+async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> {
+    let mut rig = Rig::new(bench, plan.mode, plan.size, kind).await?;
+    let fleet = rig.connect(Arrives::Empty).await?;
+    let (mut last, mut half, mut before) = (Vec::new(), Vec::new(), Duration::ZERO);
+    for round in 0..WARMING + plan.rounds {
+        if round == WARMING {
+            before = rig.server.processor()?;
+            rig.book.borrow_mut().withdrawals();
+        }
+        // Alternately, so that it stays as large as it is; a stop is what is timed.
+        let change = if round % 2 == 0 { rig.world.stop(0) } else { rig.world.start(0) };
+        rig.change(&fleet, change).await?;
+        let mut after = rig.book.borrow_mut().withdrawals();
+        if round >= WARMING && !after.is_empty() {
+            after.sort_unstable();
+            last.extend(after.last().copied());
+            half.push(middle(&mut after));
+        }
+    }
+    let processor = rig.server.processor()?.saturating_sub(before);
+    let pushes = plan.rounds * fleet.len();
+    fleet.close().await;
+    Ok(sample(processor, pushes, &mut last, &mut half))
+}
