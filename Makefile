@@ -45,10 +45,10 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 
 bench: $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
 	$(CARGO) build --release -p bench
-	'$(target)/release/bench' --results bench $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+	'$(target)/release/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)',--results bench) \
 		$(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
 
-$(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod
+$(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod bench/peers/%/go.sum
 	cd 'bench/peers/$*' && '$(go)' build -o '$(abspath $@)' .
 
 streams: ## what 10,000 streams cost, and whether stalled clients delay the others

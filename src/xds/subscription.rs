@@ -26,6 +26,7 @@ type Name = Arc<str>;
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A response on its way: answered by an ACK or a NACK with its nonce.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -264,8 +265,7 @@ impl Subscription {
         }
     }
 
-    /// Notes that the client holds something of that name that it was not sent on this stream and does not
-    /// present. It is compared like what it presents.
+    /// Notes that the client holds something of that name that it does not present: compared as if it did.
     pub(super) fn find(&mut self, name: &Name, confirmed: bool) {
         if self.wildcard && !self.held.contains_key(name) {
             self.held.insert(Arc::clone(name), None);

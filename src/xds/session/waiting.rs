@@ -2,8 +2,8 @@
 //!
 //! It is not about a type's own pace, which its subscription knows, nor about what is said.
 //!
-//! Invariant: every wait ends, at the latest when Envoy would go on by itself; what endpoints there are waits for
-//! nobody.
+//! Invariant: every wait ends by its time, but that of removals for a listener which is not sure to be gone; and what
+//! endpoints there are waits for nobody.
 
 use std::time::{Duration, Instant};
 
