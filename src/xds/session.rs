@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::subscription::{Batch, Sent, Sight, Subscription};
+use super::subscription::{Batch, Cold, Sent, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice, Version};
 
 mod holding;
@@ -366,7 +366,9 @@ impl Session {
                 return None;
             }
             if self.of(kind).has_work() && self.waits_until(kind).is_none_or(|until| until <= now) {
+                let cold = if LEADS.contains(&kind) { self.cold() } else { Cold::default() };
                 let (subscription, sight) = self.look(kind);
+                subscription.put_aside(sight, &cold, now);
                 if let Some(batch) = subscription.next_upserts(sight, RESPONSE_BYTES) {
                     self.note_lead(kind);
                     return Some(self.respond(kind, batch, now));
@@ -398,9 +400,15 @@ impl Session {
         }
         self.last_nonce += 1;
         let (nonce, generation) = (self.last_nonce, self.slice.snapshot().generation);
-        let (removed, missing) = (batch.removed, batch.missing);
-        let sent =
-            Sent { nonce, generation, resources: resources.clone(), removed: removed.clone(), at: now };
+        let (removed, missing, fresh) = (batch.removed, batch.missing, batch.fresh);
+        let sent = Sent {
+            nonce,
+            generation,
+            resources: resources.clone(),
+            removed: removed.clone(),
+            fresh,
+            at: now,
+        };
         self.look(kind).0.sent(sent, full);
         Response { kind, nonce, generation, version, resources, removed, missing }
     }

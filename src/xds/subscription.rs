@@ -11,12 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use absence::{Absence, absence};
+pub(super) use aside::Cold;
+pub(super) use batch::Batch;
 use rare::Rare;
 
 use super::session::Protocol;
 use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
 
 mod absence;
+mod aside;
+mod batch;
 mod flight;
 mod rare;
 mod refusal;
@@ -34,6 +38,8 @@ pub(super) struct Sent {
     pub(super) generation: u64,
     pub(super) resources: Vec<Arc<Resource>>,
     pub(super) removed: Vec<Name>,
+    /// The clusters among them that the client did not have.
+    pub(super) fresh: HashSet<Name>,
     pub(super) at: Instant,
 }
 
@@ -93,34 +99,6 @@ pub(super) struct Subscription {
     reply_due: bool,
     /// The last response was full and more of the same follows, which waits for no answer.
     cut: bool,
-}
-
-/// The content of one response.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) resources: Vec<Arc<Resource>>,
-    pub(super) removed: Vec<Name>,
-    /// Asked for by name and not there, where the protocol has no other way to say so.
-    pub(super) missing: Vec<Name>,
-    /// How much is said of what is not there: a hundred thousand names are megabytes.
-    absent_len: usize,
-}
-
-impl Batch {
-    fn remove(&mut self, name: Name) {
-        self.absent_len += name.len();
-        self.removed.push(name);
-    }
-
-    /// An empty resource in the place of what is not there.
-    fn replace(&mut self, empty: Resource) {
-        self.absent_len += empty.bytes.len();
-        self.resources.push(Arc::new(empty));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty() && self.missing.is_empty()
-    }
 }
 
 impl Subscription {
@@ -229,6 +207,7 @@ impl Subscription {
         self.changed.retain(|name| names.contains(name));
         if let Some(rare) = &mut self.rare {
             rare.rejected.retain(|name, _| names.contains(name));
+            rare.aside.retain(|name, _| names.contains(name));
         }
     }
 
@@ -305,7 +284,7 @@ impl Subscription {
     /// Whether anything is left to say, removals aside.
     pub(super) fn has_work(&self) -> bool {
         let listed = !self.must_send.is_empty() || !self.changed.is_empty();
-        self.reply_due || listed || !self.rare().suspects.is_empty()
+        self.reply_due || listed || !self.rare().suspects.is_empty() || !self.rare().aside.is_empty()
     }
 
     /// Whether anything waits to be removed.
@@ -326,7 +305,8 @@ impl Subscription {
 
     /// When a response that waits for an answer may go all the same; `None` if it need not wait.
     pub(super) fn waits_until(&self) -> Option<Instant> {
-        let urgent = !self.must_send.is_empty() || self.reply_due || self.cut;
+        let must = !self.must_send.is_empty() || self.rare().aside.values().any(|(_, must)| *must);
+        let urgent = must || self.reply_due || self.cut;
         let oldest = self.outstanding.front().filter(|_| !urgent || self.is_far_ahead())?;
         Some(oldest.at + PATIENCE)
     }
@@ -334,12 +314,6 @@ impl Subscription {
     /// When the newest response that is not answered was sent; `None` if all are answered.
     pub(super) fn newest_unanswered(&self) -> Option<Instant> {
         Some(self.outstanding.back()?.at)
-    }
-
-    /// The same of responses that brought something, which may have to warm.
-    pub(super) fn newest_warming(&self) -> Option<Instant> {
-        let brought = |sent: &&Sent| !sent.resources.is_empty();
-        Some(self.outstanding.iter().rev().find(brought)?.at)
     }
 
     /// The next additions and changes, at most about `limit` bytes of them, with what is known to be absent.
@@ -363,8 +337,8 @@ impl Subscription {
             match sight.get(&name) {
                 Some(resource) if self.should_send(resource, must) => {
                     size += resource.bytes.len();
-                    self.held.insert(name, Some(resource.version));
-                    batch.resources.push(Arc::clone(resource));
+                    let before = self.held.insert(name, Some(resource.version)).flatten();
+                    batch.push(resource, before.is_none());
                 }
                 Some(_) => {}
                 None => self.tell_absent(sight, name, must, &mut batch),
@@ -374,8 +348,10 @@ impl Subscription {
                 break;
             }
         }
-        let due = std::mem::take(&mut self.reply_due);
-        (due || !batch.is_empty()).then_some(batch)
+        // "Nothing" is no answer where something only waits.
+        let answered = !batch.is_empty() || (self.reply_due && self.rare().aside.is_empty());
+        self.reply_due &= !answered;
+        answered.then_some(batch)
     }
 
     fn next_name(&mut self) -> Option<(Name, bool)> {

@@ -5,9 +5,10 @@
 //! Invariant: every wait ends by its time, but that of removals for a listener which is not sure to be gone; and what
 //! endpoints there are waits for nobody.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{LEADS, Session};
+use super::{Cold, LEADS, Session};
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::xds::subscription::PATIENCE;
 
@@ -37,7 +38,7 @@ impl Session {
     pub(super) fn note_waiting(&mut self, now: Instant) {
         for (place, kind) in LEADS.into_iter().enumerate() {
             let lead = self.of(kind);
-            let waits = lead.has_work() && lead.waits_until().is_none_or(|until| until <= now);
+            let waits = lead.has_free_work() && lead.waits_until().is_none_or(|until| until <= now);
             self.waits.leads[place] = waits.then(|| self.waits.leads[place].unwrap_or(now));
         }
         // From when whatever led there has been told, so that its answer has its time too.
@@ -59,26 +60,36 @@ impl Session {
         own.max(since.and_then(|since| self.clusters_warm_until(since)))
     }
 
-    /// Until when what leads to clusters, and waits since then, waits for them. Envoy answers for clusters when they
-    /// have warmed: until then it has no such cluster and answers 503 (`xds.md`, item 59). A gRPC library asks for
-    /// clusters only after what leads to them.
+    /// Until when all that leads to clusters, and waits since then, waits for an Envoy whose clusters are not known.
     fn clusters_warm_until(&self, since: Instant) -> Option<Instant> {
         if self.slice.class() != ProxyClass::Sidecar {
             return None;
         }
-        let (clusters, endpoints) = (self.of(ResourceType::Cluster), self.of(ResourceType::Endpoint));
+        let endpoints = self.of(ResourceType::Endpoint);
         if self.was_cut_off() {
             let waits = if endpoints.newest_unanswered().is_some() { WARMING } else { BEGINNING };
             return Some((since + waits).min(self.opened + WARMING));
         }
-        if let Some(sent) = clusters.newest_warming() {
-            // A refused load assignment is not sent again, and its cluster warms in vain.
-            let waits = if endpoints.rejected().is_empty() { WARMING } else { PATIENCE };
-            return Some((sent + WARMING).min(since + waits));
-        }
         // One refused load assignment ends the warming of every cluster: the others are sent again at once.
         let unsure = endpoints.newest_unanswered().is_some() || endpoints.has_work();
-        self.waits.clusters_sent.filter(|_| unsure).map(|sent| sent + PATIENCE)
+        self.waits.clusters_sent.filter(|_| unsure).map(|sent| (sent + PATIENCE).min(since + PATIENCE))
+    }
+
+    /// The clusters that are on their way and may not be there yet. Envoy answers for them when they have warmed: until
+    /// then it has none of that name and answers 503 (`xds.md`, item 59). One that only changes is served meanwhile as
+    /// it was. A gRPC library asks for clusters only after what leads to them.
+    pub(super) fn cold(&self) -> Cold {
+        if self.slice.class() != ProxyClass::Sidecar {
+            return Cold::default();
+        }
+        let clusters = self.of(ResourceType::Cluster).cold().map(Arc::clone).collect();
+        Cold { clusters, wait: self.warming() }
+    }
+
+    /// How long what leads to a cluster waits for it.
+    fn warming(&self) -> Duration {
+        // A refused load assignment is not sent again, and its cluster warms in vain.
+        if self.of(ResourceType::Endpoint).rejected().is_empty() { WARMING } else { PATIENCE }
     }
 
     /// Whether it is an Envoy that was cut off while a cluster warmed: it asks for clusters last, when it has what it
@@ -111,13 +122,20 @@ impl Session {
         Some(self.waits.removals.map_or(newest, |since| since.min(newest)) + WARMING)
     }
 
+    /// When something of this type may go although nothing happened.
+    fn due_at(&self, kind: ResourceType) -> Option<Instant> {
+        let aside = self.of(kind).aside_since().map(|since| since + self.warming());
+        let aside = aside.filter(|_| !self.of(kind).has_free_work());
+        self.waits_until(kind).max(aside)
+    }
+
     /// When to ask for the next response although nothing happened: a late ACK holds nothing up for ever.
     pub fn next_deadline(&self) -> Option<Instant> {
         let clusters = self.of(ResourceType::Cluster);
         let free =
             if clusters.has_work() { ResourceType::Listener as usize } else { self.subscriptions.len() };
         let waiting = ResourceType::ALL.into_iter().take(free).filter(|kind| self.of(*kind).has_work());
-        let upserts = waiting.filter_map(|kind| self.waits_until(kind)).min();
+        let upserts = waiting.filter_map(|kind| self.due_at(kind)).min();
         let done = !clusters.has_work() && !self.referrers_have_work();
         let removals = (done && self.has_removals()).then(|| self.referrers_answer_by());
         [upserts, removals.flatten()].into_iter().flatten().min()

@@ -5,6 +5,7 @@
 //! Invariant: what is not there is empty.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use super::{Name, Subscription};
 use crate::snapshot::Version;
@@ -18,6 +19,7 @@ static NONE: Rare = Rare {
     suspects: VecDeque::new(),
     rejected: BTreeMap::new(),
     withheld: BTreeSet::new(),
+    aside: BTreeMap::new(),
 };
 
 #[derive(Debug, Default)]
@@ -37,11 +39,15 @@ pub(super) struct Rare {
     pub(super) rejected: BTreeMap<Name, Rejection>,
     /// Due, and not sent because they are refused.
     pub(super) withheld: BTreeSet<Name>,
+    /// Due, and put aside until the clusters are there that it leads to: since when, and whether to be sent whatever
+    /// the client holds.
+    pub(super) aside: BTreeMap<Name, (Instant, bool)>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected, withheld } = self;
+        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected, withheld, aside } =
+            self;
         removals.is_empty()
             && presented.is_empty()
             && unconfirmed.is_empty()
@@ -49,6 +55,7 @@ impl Rare {
             && suspects.is_empty()
             && rejected.is_empty()
             && withheld.is_empty()
+            && aside.is_empty()
     }
 
     /// Everything but the suspects, who are looked up when their turn comes.
@@ -59,6 +66,7 @@ impl Rare {
         self.told_missing.remove(name);
         self.rejected.remove(name);
         self.withheld.remove(name);
+        self.aside.remove(name);
     }
 }
 

@@ -71,7 +71,7 @@ impl Subscription {
                     && self.wants(name)
                     && !self.refuses(resource)
                 {
-                    batch.resources.push(Arc::clone(resource));
+                    batch.push(resource, true);
                 }
             }
             if !batch.is_empty() {
@@ -82,6 +82,9 @@ impl Subscription {
             self.held.insert(Arc::clone(&resource.name), Some(resource.version));
             self.must_send.remove(&resource.name);
             self.changed.remove(&resource.name);
+            if let Some(rare) = &mut self.rare {
+                rare.aside.remove(&resource.name);
+            }
         }
         batch
     }

@@ -41,6 +41,8 @@ pub(super) struct Flight {
     pub(super) nonce: u64,
     pub(super) at: Instant,
     pub(super) resources: Vec<Arc<Resource>>,
+    /// Those that the client did not have.
+    pub(super) fresh: BTreeSet<Name>,
     /// Those in short, and whether they were due.
     pub(super) members: Vec<(Name, Version, bool)>,
     pub(super) removed: Vec<Name>,
@@ -71,6 +73,8 @@ pub(super) struct Books {
     /// Since when there may be something to say: the first word about it, or first other snapshot, since the last
     /// response.
     pub(super) perhaps_since: Option<Instant>,
+    /// The same by name, of those that differ from what the client was told.
+    pub(super) differs_since: BTreeMap<Name, Instant>,
     /// The content of the newest accepted response, where it is everything.
     pub(super) accepted: BTreeMap<Name, Version>,
     pub(super) ever_refused: bool,
@@ -153,11 +157,23 @@ impl Audit {
             self.forget_others(kind, slice);
             self.forget_refusals(kind, slice);
             self.books[kind as usize].perhaps_since.get_or_insert(self.now);
+            self.note_differences(kind, slice);
         }
         if self.resumed {
             self.look_for_orphans(slice);
         }
         self.note_absent(slice);
+    }
+
+    /// Takes note of what is not as the client was told.
+    fn note_differences(&mut self, kind: ResourceType, slice: &Slice) {
+        let books = &mut self.books[kind as usize];
+        for name in slice.names(kind).chain(books.told.keys()) {
+            let told = books.told.get(name).filter(|told| told.sure).and_then(|told| told.version);
+            if told != slice.get(kind, name).map(|it| it.version) || books.due.contains_key(name) {
+                books.differs_since.entry(Arc::clone(name)).or_insert(self.now);
+            }
+        }
     }
 
     /// Takes note that what is not served is really gone.
@@ -224,6 +240,7 @@ impl Audit {
             self.forget_refusals(kind, slice);
         }
         self.note_absent(slice);
+        self.note_differences(kind, slice);
     }
 
     /// Who asks for a load assignment or routes that nobody serves may have what they belong to (item 54).
@@ -370,16 +387,22 @@ impl Audit {
         // In a search there may be more suspects.
         books.perhaps_since = books.ever_refused.then_some(at);
         books.reply_due = false;
-        let mut members = Vec::new();
+        let (mut members, mut fresh) = (Vec::new(), BTreeSet::new());
         for resource in &response.resources {
             let due = books.due.remove(&resource.name).is_some();
             let new =
                 Told { version: Some(resource.version), sure: true, resource: Some(Arc::clone(resource)) };
             let old = books.told.insert(Arc::clone(&resource.name), new);
+            // What it presented, or accepted before, it goes on serving meanwhile.
+            let has = books.presented.contains(&resource.name) || books.accepted.contains_key(&resource.name);
+            if !has && old.as_ref().is_none_or(|old| !old.sure || old.version.is_none()) {
+                fresh.insert(Arc::clone(&resource.name));
+            }
             let same = old.is_some_and(|old| old.sure && old.version == Some(resource.version));
             let accepted = books.accepted.get(&resource.name) == Some(&resource.version);
             members.push((Arc::clone(&resource.name), resource.version, due));
             books.said_missing.remove(&resource.name);
+            books.differs_since.remove(&resource.name);
             books.may_repeat.remove(&resource.name);
             // Another version clears the mark of a refused one.
             books.rounds.retain(|(name, version), _| *name != resource.name || *version == resource.version);
@@ -412,7 +435,7 @@ impl Audit {
         for name in response.removed.iter().chain(empties) {
             self.absent.remove(&(kind, Arc::clone(name)));
         }
-        books.flights.push_back(Flight { nonce, at, resources, members, removed: left_out });
+        books.flights.push_back(Flight { nonce, at, resources, fresh, members, removed: left_out });
         self.owe(&clusters);
     }
 

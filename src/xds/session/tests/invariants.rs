@@ -172,7 +172,7 @@ fn i3_and_i6_nothing_is_due(audit: &Audit, session: &Session, kind: ResourceType
 fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdict {
     let clusters = audit.of(Cluster);
     if response.kind >= Listener && audit.class == ProxyClass::Sidecar {
-        i5_nothing_leads_to_what_warms(audit, response)?;
+        i5_nothing_leads_to_what_warms(audit, response, slice)?;
     }
     for resource in response.resources.iter().filter(|it| it.kind == Route && clusters.requested) {
         for (_, name) in resource.depends_on.iter().filter(|(_, name)| clusters.wants(name)) {
@@ -205,23 +205,44 @@ fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdic
     ensure("I5", early.is_none(), || format!("{early:?} may be served by other replicas"))
 }
 
-/// Envoy answers for clusters when they have warmed, which takes no longer than [`LONG`].
-fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response) -> Verdict {
+/// Envoy answers for clusters when they have warmed, which takes no longer than [`LONG`]; of one that changes it keeps
+/// the old one meanwhile.
+fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response, slice: &Slice) -> Verdict {
     let (clusters, endpoints) = (audit.of(Cluster), audit.of(Endpoint));
     let perhaps_since = audit.of(response.kind).perhaps_since;
     let within = |since: Instant, time: Duration| audit.now < since + time;
     // Who refused load assignments may warm in vain.
     let time = if endpoints.ever_refused { SHORT } else { LONG };
-    let mut warming = clusters.flights.iter().rev().filter(|flight| !flight.resources.is_empty());
-    let warm = warming.next().is_none_or(|flight| !within(flight.at, LONG));
-    let early = !warm && perhaps_since.is_some_and(|since| within(since, time));
-    ensure("I5", !early, || format!("{:?} overtakes clusters that may warm", response.kind))?;
+    let cold = |name: &Arc<str>| {
+        let mut flights = clusters.flights.iter().filter(|flight| within(flight.at, time));
+        flights.any(|flight| flight.fresh.contains(name))
+    };
+    let books = audit.of(response.kind);
+    let first = books.differs_since.values().min().filter(|_| response.kind == Listener);
+    let since = |resource: &Resource| first.or(books.differs_since.get(&resource.name));
+    let may_wait = |resource: &Resource| since(resource).is_none_or(|since| within(*since, time));
+    for resource in response.resources.iter().filter(|resource| may_wait(resource)) {
+        let known = books.told.get(&resource.name);
+        let again = known.is_some_and(|told| told.version == Some(resource.version)); // where all is sent
+        let again = again || books.refused.contains(&(Arc::clone(&resource.name), resource.version));
+        let early = led_to(slice, resource).into_iter().find(|name| !again && cold(name));
+        ensure("I5", early.is_none(), || format!("{} leads to {early:?}, which may warm", resource.name))?;
+    }
     // Cut off while they warmed, it asks for them as soon as they have (item 44).
     let cut_off = (endpoints.requested || audit.resumed) && !clusters.requested;
     let cut_off = cut_off && within(audit.opened, LONG);
     let time = if endpoints.flights.is_empty() { BEGINNING } else { LONG };
     let early = cut_off && perhaps_since.is_some_and(|since| within(since, time));
     ensure("I5", !early, || format!("{:?} goes before clusters are asked for", response.kind))
+}
+
+/// The clusters that a resource leads to, perhaps by way of others.
+fn led_to(slice: &Slice, resource: &Resource) -> BTreeSet<Arc<str>> {
+    let each = resource.depends_on.iter().flat_map(|(kind, name)| match kind {
+        Cluster => BTreeSet::from([Arc::clone(name)]),
+        _ => slice.get(*kind, name).map(|next| led_to(slice, next)).unwrap_or_default(),
+    });
+    each.collect()
 }
 
 fn i5_nothing_refers_to(audit: &Audit, slice: &Slice, name: &Arc<str>) -> Verdict {

@@ -19,29 +19,69 @@ fn item_59_a_route_waits_until_its_clusters_are_answered_for() {
     stream.answer(&unanswered, None);
     let unanswered = stream.next().unwrap();
     assert_eq!((unanswered.kind, &*unanswered.resources[0].name), (Cluster, "b"));
+    stream.expect(Route, &["a"], &[]);
     stream.expect_silence();
     stream.answer(&unanswered, None);
-    stream.expect(Route, &["a", "b"], &[]);
+    stream.expect(Route, &["b"], &[]);
 }
 
 #[test]
-fn item_57_a_route_does_not_wait_for_ever_however_often_clusters_change() {
-    let mut stream = Stream::open(service("a", "1"));
+fn item_59_a_route_waits_for_its_own_clusters_and_for_no_others() {
+    let a = |version| resource(Route, "a", version).depending_on([(Cluster, "a".into())]);
+    let b = resource(Route, "b", "1").depending_on([(Cluster, "b".into())]);
+    let listener = |name: &str| resource(Listener, name, "1").depending_on([(Route, name.into())]);
+    let clusters = |names: &[&str]| names.iter().map(|name| resource(Cluster, name, "1")).collect::<Vec<_>>();
+    let mut stream = Stream::open(clusters(&["a"]).into_iter().chain([a("1"), listener("a")]));
     stream.ask(Cluster, &[], &[]);
-    stream.ask(Listener, &[], &[]); // which change too, and are none of the routes' business
-    stream.ask(Route, &["a"], &[]);
-    stream.next().unwrap();
-    for version in 0..12 {
+    stream.ask(Listener, &[], &[]);
+    stream.ask(Route, &["a", "b"], &[]);
+    while stream.next_acked().is_some() {}
+    stream.publish(clusters(&["a", "b"]).into_iter().chain([a("2"), b, listener("a"), listener("b")]));
+    let unanswered = stream.next().unwrap();
+    assert_eq!((unanswered.kind, &*unanswered.resources[0].name), (Cluster, "b"));
+    stream.expect(Route, &["a"], &[]);
+    stream.expect_silence();
+    stream.answer(&unanswered, None);
+    stream.expect(Listener, &["b"], &[]);
+    stream.expect(Route, &["b"], &[]);
+}
+
+#[test]
+fn item_59_a_listener_does_not_make_room_for_one_that_waits() {
+    let led = |name: &str, to: &str| resource(Listener, name, "1").depending_on([(Cluster, to.into())]);
+    let mut stream = Stream::open([resource(Cluster, "a", "1"), led("old", "a")]);
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Listener, &[], &[]);
+    while stream.next_acked().is_some() {}
+    let clusters = ["a", "b"].map(|name| resource(Cluster, name, "1"));
+    stream.publish(clusters.into_iter().chain([led("new", "b"), led("other", "a")]));
+    let unanswered = stream.next().unwrap();
+    stream.expect_silence();
+    stream.answer(&unanswered, None);
+    stream.expect(Listener, &["new", "other"], &["old"]);
+}
+
+#[test]
+fn item_57_a_route_does_not_wait_for_ever_however_many_clusters_come() {
+    let all = |count: usize| {
+        let names = || (0..count).map(|number| Arc::<str>::from(format!("c{number}")));
+        let routes = resource(Route, "r", &count.to_string());
+        let routes = routes.depending_on(names().map(|name| (Cluster, name)));
+        names().map(|name| resource(Cluster, &name, "1")).chain([routes]).collect::<Vec<_>>()
+    };
+    let mut stream = Stream::open(all(1));
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Route, &["r"], &[]);
+    let mut unanswered = stream.next().unwrap();
+    for count in 2..14 {
         stream.now += WARMING / 10;
-        stream.publish(service("a", &format!("changed {version}")));
-        while let Some(response) = stream.next() {
-            if response.kind == Route {
-                assert!(version >= 9, "it goes before clusters had their time");
-                return;
-            }
-            stream.answer(&response, None);
-            stream.ask(Cluster, &["*"], &[]); // everything again, so that something is always unanswered
-            stream.next().unwrap();
+        stream.publish(all(count));
+        stream.answer(&unanswered, None); // and another cluster is always on its way
+        unanswered = stream.next().unwrap();
+        assert_eq!(unanswered.kind, Cluster);
+        if let Some(response) = stream.next() {
+            assert_eq!((response.kind, count), (Route, 12), "it goes when the clusters had their time");
+            return;
         }
     }
     panic!("the route never goes");
@@ -148,9 +188,10 @@ fn item_57_a_cluster_that_warms_in_vain_holds_nothing_up_for_long() {
     let bad = stream.next().unwrap();
     stream.answer(&bad, Some("no"));
     stream.expect(Route, &["a", "b"], &[]);
-    let [_, assignment, listener, _] = service("b", "1");
-    let changed = [resource(Cluster, "b", "2"), assignment, listener, resource(Route, "b", "2")];
-    stream.publish(service("a", "1").into_iter().chain(changed));
+    let changed = resource(Route, "b", "2").depending_on([(Cluster, "c".into())]);
+    let [cluster, assignment, listener, _] = service("b", "1");
+    let new = resource(Cluster, "c", "1");
+    stream.publish(service("a", "1").into_iter().chain([cluster, assignment, listener, changed, new]));
     assert_eq!(stream.next().unwrap().kind, Cluster); // and is not answered: its load assignment is refused
     stream.expect_silence();
     stream.now += PATIENCE;
