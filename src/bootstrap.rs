@@ -37,6 +37,8 @@ pub struct Inputs {
     pub zone: Option<String>,
     /// The control plane.
     pub server: Server,
+    /// The CA of its certificate, as a file that Envoy finds; `None` where it speaks no TLS.
+    pub ca_file: Option<String>,
     /// The port of Envoy's own admin pages, on loopback.
     pub admin_port: u16,
     /// Ports that containers of the same task listen on: the server sends no listener for them.
@@ -122,6 +124,7 @@ pub fn render(inputs: &Inputs) -> Result<String, BootstrapError> {
         ("cluster", &inputs.cluster),
         ("namespace", &inputs.namespace),
         ("service", &inputs.service),
+        ("CA file", inputs.ca_file.as_ref().unwrap_or(&inputs.service)),
     ] {
         if text.trim().is_empty() {
             return Err(BootstrapError::Empty(what));
@@ -158,7 +161,7 @@ fn bootstrap(inputs: &Inputs) -> Value {
             "cds_config": { "resource_api_version": "V3", "ads": {} },
             "lds_config": { "resource_api_version": "V3", "ads": {} },
         },
-        "static_resources": { "clusters": [control_plane(&inputs.server)] },
+        "static_resources": { "clusters": [control_plane(&inputs.server, inputs.ca_file.as_deref())] },
         "overload_manager": { "resource_monitors": [{
             "name": "envoy.resource_monitors.global_downstream_max_connections",
             "typed_config": {
@@ -189,7 +192,7 @@ fn node(inputs: &Inputs) -> Value {
 }
 
 /// HTTP/2 with keepalive: balancers forget silent connections.
-fn control_plane(server: &Server) -> Value {
+fn control_plane(server: &Server, ca_file: Option<&str>) -> Value {
     let address = socket_address(&server.host, server.port);
     let mut cluster = json!({
         "name": "legation",
@@ -211,7 +214,29 @@ fn control_plane(server: &Server) -> Value {
     if !server.is_address() {
         cluster["dns_lookup_family"] = json!("V4_PREFERRED");
     }
+    if let Some(ca_file) = ca_file {
+        cluster["transport_socket"] = tls(server, ca_file);
+    }
     cluster
+}
+
+/// The certificate must be the server's own: any CA signs for many.
+fn tls(server: &Server, ca_file: &str) -> Value {
+    let san_type = if server.is_address() { "IP_ADDRESS" } else { "DNS" };
+    let mut context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "validation_context": {
+                "trusted_ca": { "filename": ca_file },
+                "match_typed_subject_alt_names": [{ "san_type": san_type, "matcher": { "exact": server.host } }],
+            },
+        },
+    });
+    if !server.is_address() {
+        context["sni"] = json!(server.host);
+    }
+    json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
 }
 
 fn socket_address(address: &str, port: u16) -> Value {
@@ -231,6 +256,7 @@ mod tests {
             service: "checkout".to_owned(),
             zone: Some("eu-west-1a".to_owned()),
             server: "legation.prod.internal:18000".parse().unwrap(),
+            ca_file: None,
             admin_port: 9901,
             container_ports: vec![8080, 443, 8080],
         }
@@ -250,6 +276,15 @@ mod tests {
             ..inputs()
         };
         expect_file!["../tests/golden/bootstrap/address.json"].assert_eq(&render(&inputs).unwrap());
+    }
+
+    #[test]
+    fn a_server_with_a_certificate() {
+        let inputs = Inputs { ca_file: Some("/etc/legation/ca.crt".to_owned()), ..inputs() };
+        expect_file!["../tests/golden/bootstrap/tls.json"].assert_eq(&render(&inputs).unwrap());
+        let address = Inputs { server: "10.0.1.7:18000".parse().unwrap(), ..inputs };
+        let text = render(&address).unwrap();
+        assert!(text.contains("IP_ADDRESS") && !text.contains("\"sni\""), "{text}");
     }
 
     #[test]

@@ -163,6 +163,9 @@ struct Bootstrap {
     /// Where sidecars reach the control plane.
     #[arg(long, value_name = "HOST:PORT")]
     server: crate::bootstrap::Server,
+    /// The CA of the control plane's certificate, where the sidecar finds it as PEM; without it no TLS is spoken.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<String>,
     /// The mesh namespace; else the `legation.namespace` label of the task's containers.
     #[arg(long)]
     namespace: Option<String>,

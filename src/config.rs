@@ -36,6 +36,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// What sidecars get and are allowed.
     pub xds: Xds,
+    /// Set where sidecars must speak TLS.
+    pub tls: Option<Tls>,
     /// The namespaces to serve; at least one.
     pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
 }
@@ -100,6 +102,15 @@ impl Default for Xds {
             write_timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// The certificate of the xDS port, both files joined to the folder of the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The chain as PEM, the server's own certificate first.
+    pub certificate_file: PathBuf,
+    /// Its private key as PEM.
+    pub private_key_file: PathBuf,
 }
 
 /// How to reach AWS; what is `None` is found as in every AWS tool.

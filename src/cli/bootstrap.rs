@@ -58,6 +58,7 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
         service,
         zone: asked.zone.clone().or_else(|| task.and_then(|task| task.zone.clone())),
         server: asked.server.clone(),
+        ca_file: asked.ca_file.clone(),
         admin_port: asked.admin_port,
         container_ports,
     };

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::written::{self, File};
-use super::{Aws, Config, Discover, Listen, NamespaceConfig, Xds};
+use super::{Aws, Config, Discover, Listen, NamespaceConfig, Tls, Xds};
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, Written};
 use crate::model::Namespace;
@@ -36,7 +36,9 @@ pub(super) fn check(
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
-    let xds = xds(&mut checker, file.xds.unwrap_or_default());
+    let mut xds_section = file.xds.unwrap_or_default();
+    let tls = xds_section.tls.take().map(|tls| self::tls(&mut checker, tls));
+    let xds = xds(&mut checker, xds_section);
     let namespaces = namespaces(&mut checker, file.namespaces.unwrap_or_default());
     checker.finish(Config {
         listen,
@@ -46,6 +48,7 @@ pub(super) fn check(
         max_backoff,
         shutdown_grace,
         xds,
+        tls,
         namespaces,
     })
 }
@@ -76,6 +79,17 @@ fn xds(checker: &mut Checker<'_>, written: written::Xds) -> Xds {
         keepalive_timeout: time(written.keepalive_timeout, soon, usual.keepalive_timeout),
         write_timeout: time(written.write_timeout, soon, usual.write_timeout),
     }
+}
+
+fn tls(checker: &mut Checker<'_>, written: written::Tls) -> Tls {
+    let base = checker.document().folder();
+    let mut file = |written: Written| {
+        if written.text.trim().is_empty() {
+            checker.bad(&written, "the file has no name", "write where it is, like `tls.crt`");
+        }
+        base.join(written.text)
+    };
+    Tls { certificate_file: file(written.certificate_file), private_key_file: file(written.private_key_file) }
 }
 
 fn listen(checker: &mut Checker<'_>, written: written::Listen) -> Listen {

@@ -32,6 +32,18 @@ fn check(text: &str, environment: &[(&str, &str)], expected: Expect) {
 }
 
 #[test]
+fn a_certificate_has_two_files_beside_the_configuration() {
+    let with = |tls: &str| {
+        parse(&format!("xds: {{ tls: {tls} }}\nnamespaces: {{ prod: {{ clusters: [a] }} }}\n"), &[])
+    };
+    let tls = with("{ certificateFile: tls.crt, privateKeyFile: /run/tls.key }").unwrap().tls.unwrap();
+    assert_eq!(tls.certificate_file, Path::new("conf/tls.crt"));
+    assert_eq!(tls.private_key_file, Path::new("/run/tls.key"));
+    assert!(with("{ certificateFile: tls.crt }").is_err());
+    assert!(with("{ certificateFile: tls.crt, privateKeyFile: '' }").is_err());
+}
+
+#[test]
 fn every_key_is_read() {
     let config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
     expect![[r#"
@@ -64,6 +76,7 @@ fn every_key_is_read() {
                 keepalive_timeout: 10s,
                 write_timeout: 60s,
             },
+            tls: None,
             namespaces: {
                 "prod": NamespaceConfig {
                     clusters: [
@@ -372,7 +385,7 @@ fn what_sidecars_are_allowed() {
              --> conf/legation.yaml:1:8
               |
             1 | xds: { maxStream: 50, maxNames: 0, writeTimeout: 1ms }
-              |        ^^^^^^^^^ did you mean `maxStreams`? expected one of maxStreamAge, maxStreams, maxStreamsPerNamespace, newStreamsPerSecond, maxNames, clusterGrace, keepaliveInterval, keepaliveTimeout, writeTimeout"#]],
+              |        ^^^^^^^^^ did you mean `maxStreams`? expected one of maxStreamAge, maxStreams, maxStreamsPerNamespace, newStreamsPerSecond, maxNames, clusterGrace, keepaliveInterval, keepaliveTimeout, writeTimeout, tls"#]],
     );
     check(
         "xds: { maxNames: 0, writeTimeout: 1ms }\nnamespaces: { prod: { clusters: [a] } }\n",

@@ -60,6 +60,15 @@ pub(super) struct Xds {
     pub(super) keepalive_interval: Option<Written>,
     pub(super) keepalive_timeout: Option<Written>,
     pub(super) write_timeout: Option<Written>,
+    pub(super) tls: Option<Tls>,
+}
+
+/// `xds.tls`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Tls {
+    pub(super) certificate_file: Written,
+    pub(super) private_key_file: Written,
 }
 
 /// One entry of `namespaces`.
