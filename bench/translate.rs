@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use legation::mesh;
+use legation::mesh::Joiner;
 use legation::model::{
-    Alias, Health, Knobs, Member, Mesh, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
+    Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
     ServiceSpec, ServiceView, StopCause, TaskState, View,
 };
 use legation::translate::Translator;
@@ -54,8 +54,8 @@ fn view(stopped: Option<usize>) -> Arc<View> {
         let registrations = (0..TASKS).map(|task| registration(service, task, phase(task))).collect();
         (spec.key.clone(), Arc::new(ServiceView { spec: Arc::new(spec), active: true, registrations }))
     });
-    let services: std::collections::BTreeMap<ServiceKey, Arc<ServiceView>> = services.collect();
-    let tasks = services.values().flat_map(|service| &service.registrations).map(|registration| {
+    let services: Vec<(ServiceKey, Arc<ServiceView>)> = services.collect();
+    let tasks = services.iter().flat_map(|(_, service)| &service.registrations).map(|registration| {
         let state = TaskState {
             instance: registration.instance.clone(),
             service: None,
@@ -64,18 +64,20 @@ fn view(stopped: Option<usize>) -> Arc<View> {
         };
         (registration.address.unwrap(), state)
     });
-    let tasks = Arc::new(tasks.collect());
+    let tasks = tasks.collect();
+    let services = services.iter().cloned().collect();
     Arc::new(View { services, clusters: ["prod-a".into()].into(), tasks, ..View::default() })
 }
 
 fn bench(criterion: &mut Criterion) {
     let namespaces: BTreeSet<Namespace> = ["prod".into()].into();
-    let before = mesh::join(&namespaces, &[view(None)], &Mesh::default());
-    let stopped = [view(Some(500))];
-    let after = mesh::join(&namespaces, &stopped, &before);
+    let views = [[view(None)], [view(Some(500))]];
+    let mut joiner = Joiner::new(&namespaces);
+    let [before, after] = [joiner.join(&views[0]), joiner.join(&views[1])];
 
     criterion.bench_function("join 20,000 tasks after one stop", |bench| {
-        bench.iter(|| mesh::join(&namespaces, black_box(&stopped), &before));
+        let mut turn = views.iter().cycle();
+        bench.iter(|| joiner.join(black_box(turn.next().unwrap())));
     });
     criterion.bench_function("translate 1,000 services from nothing", |bench| {
         bench.iter(|| Translator::default().translate(black_box(&before.namespaces["prod"])));

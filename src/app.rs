@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
-use crate::config::{Config, Discover, Xds, cluster_name};
+use crate::config::{Config, Discover, Tls, Xds, cluster_name};
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
@@ -55,6 +55,7 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
     }
     let stopping = shutdown::on_signal().context("can't listen for signals")?;
     let listeners = Listeners::bind(&config).await?;
+    let tls = config.tls.as_ref().map(load_tls).transpose().context("no TLS for xDS")?;
     let mut parts = Parts::new();
     let mut cells = start_sources(&config, &mut parts, &stopping).await?;
     for (name, feed) in feeds {
@@ -101,8 +102,15 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
     });
     let grace = config.shutdown_grace;
     let (identifier, limits) = (identifier(), limits(&config.xds));
-    let server = xds::Server { store, clients, ledger, metrics, identifier, stopping, grace, limits };
+    let server = xds::Server { store, clients, ledger, metrics, identifier, stopping, grace, limits, tls };
     listeners.serve(server, state, parts).await
+}
+
+fn load_tls(files: &Tls) -> Result<xds::Tls, xds::BadTls> {
+    xds::Tls::load(xds::TlsFiles {
+        certificate: files.certificate_file.clone(),
+        private_key: files.private_key_file.clone(),
+    })
 }
 
 /// Starts every source and returns their cells, the most trusted first.

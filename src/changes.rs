@@ -92,6 +92,16 @@ struct Entry {
     acked_by: HashSet<u64>,
 }
 
+/// What a look at an entry for one stream gave.
+#[derive(Clone, Copy, Debug)]
+enum Visit {
+    /// So long after the source's sight, for the first time.
+    First(Duration),
+    Again,
+    /// It was never sent to this stream.
+    NotSent,
+}
+
 /// The ledger. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -138,14 +148,14 @@ impl Ledger {
     /// withdrawal that the sidecar now learns.
     pub fn sent(&self, assignment: &str, generation: u64, stream: u64, now: SystemTime) -> Vec<Duration> {
         self.each_open(assignment, generation, stream, now, |entry| {
-            let since = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
+            if !entry.sent_to.insert(stream) {
+                return Visit::Again;
+            }
             let progress = &mut entry.change.progress;
-            entry.sent_to.insert(stream).then(|| {
-                progress.sent += 1;
-                progress.first_sent_at.get_or_insert(now);
-                progress.last_sent_at = Some(now);
-                since
-            })
+            progress.sent += 1;
+            progress.first_sent_at.get_or_insert(now);
+            progress.last_sent_at = Some(now);
+            Visit::First(now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default())
         })
     }
 
@@ -161,16 +171,22 @@ impl Ledger {
     ) -> Vec<Duration> {
         self.each_open(assignment, generation, stream, now, |entry| {
             let after = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
+            if !entry.sent_to.contains(&stream) {
+                return Visit::NotSent;
+            }
+            if !entry.acked_by.insert(stream) {
+                return Visit::Again;
+            }
             let progress = &mut entry.change.progress;
-            (entry.sent_to.contains(&stream) && entry.acked_by.insert(stream)).then(|| {
-                progress.acked += 1;
-                progress.first_ack_at.get_or_insert(now);
-                progress.last_ack_at = Some(now);
-                let place = progress.slowest.partition_point(|answer| answer.after >= after);
+            progress.acked += 1;
+            progress.first_ack_at.get_or_insert(now);
+            progress.last_ack_at = Some(now);
+            let place = progress.slowest.partition_point(|answer| answer.after >= after);
+            if place < SLOWEST {
                 progress.slowest.insert(place, Answer { node: Arc::clone(node), after });
                 progress.slowest.truncate(SLOWEST);
-                after
-            })
+            }
+            Visit::First(after)
         })
     }
 
@@ -180,19 +196,27 @@ impl Ledger {
         generation: u64,
         stream: u64,
         now: SystemTime,
-        mut visit: impl FnMut(&mut Entry) -> Option<Duration>,
+        mut visit: impl FnMut(&mut Entry) -> Visit,
     ) -> Vec<Duration> {
-        let Some(ids) = self.open.get(assignment).map(|ids| ids.clone()) else { return Vec::new() };
-        ids.iter()
-            .filter_map(|id| {
-                let mut entry = self.entries.get_mut(id)?;
-                let age = now.duration_since(entry.change.withdrawal.published_at).unwrap_or_default();
-                let concerns = stream < entry.change.streams_before
-                    && entry.change.withdrawal.generation <= generation
-                    && age <= OPEN_FOR;
-                concerns.then(|| visit(&mut entry)).flatten()
-            })
-            .collect()
+        let Some(ids) = self.open.get(assignment) else { return Vec::new() };
+        let mut since_seen = Vec::new();
+        // The newest first: whoever knew of one before knew of all that are older.
+        for id in ids.iter().rev() {
+            let Some(mut entry) = self.entries.get_mut(id) else { break };
+            let withdrawal = &entry.change.withdrawal;
+            let age = now.duration_since(withdrawal.published_at).unwrap_or_default();
+            if age > OPEN_FOR {
+                break;
+            }
+            if stream < entry.change.streams_before && withdrawal.generation <= generation {
+                match visit(&mut entry) {
+                    Visit::First(since) => since_seen.push(since),
+                    Visit::Again => break,
+                    Visit::NotSent => {}
+                }
+            }
+        }
+        since_seen
     }
 
     /// The remembered withdrawals, newest first.

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use imbl::ordmap::DiffItem;
+
 use crate::snapshot::{ResourceType, Tables};
 
 /// What is on its way out of one namespace.
@@ -28,8 +30,10 @@ impl Grace {
     /// not been gone for long enough, as they were.
     pub fn stage(&mut self, mut desired: Tables, published: &Tables, now: Instant) -> Tables {
         let clusters = &published[ResourceType::Cluster];
-        for name in clusters.keys().filter(|name| !desired[ResourceType::Cluster].contains_key(*name)) {
-            self.leaving.entry(Arc::clone(name)).or_insert(now + self.period);
+        for change in clusters.diff(&desired[ResourceType::Cluster]) {
+            if let DiffItem::Remove(name, _) = change {
+                self.leaving.entry(Arc::clone(name)).or_insert(now + self.period);
+            }
         }
         let wanted = &desired[ResourceType::Cluster];
         self.leaving.retain(|name, until| *until > now && !wanted.contains_key(name));

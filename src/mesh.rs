@@ -1,61 +1,209 @@
 //! Who is in rotation, and why not if not: every source's view joined into one [`Mesh`].
 //!
-//! It is not I/O and has no clock: the same views give the same mesh in any process.
+//! It is not I/O and has no clock: the same views give the same mesh in any process, whatever was joined before.
+//! What was is only remembered, to judge nothing again that can't have changed.
 //!
 //! Invariant: every registration gets exactly one verdict with one reason; a known service stays, even empty.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use imbl::ordmap::DiffItem;
+
+use self::verdict::Tasks;
 use crate::model::{
-    Alias, Endpoint, Finding, Health, Member, Mesh, MeshNamespace, Namespace, Phase, Readiness, Reason,
-    Registration, Service, ServiceKey, ServiceSpec, ServiceView, State, StopCause, TaskState, Verdict, View,
+    Addresses, Endpoint, Finding, Mesh, MeshNamespace, Namespace, Service, ServiceKey, ServiceName,
+    ServiceSpec, ServiceView, Services, View,
 };
-use crate::vip;
 
-/// Joins what the sources see. `views` come in order of trust: ECS, then Cloud Map, then files. `previous`
-/// only lends its `Arc`s, so that what did not change is recognised by its pointer.
-pub fn join(namespaces: &BTreeSet<Namespace>, views: &[Arc<View>], previous: &Mesh) -> Mesh {
-    let mut findings: Vec<_> = views.iter().flat_map(|view| view.findings.iter().cloned()).collect();
-    let tasks = Tasks::of(views);
-    let mut services: BTreeMap<&Namespace, Vec<Joined>> = BTreeMap::new();
-    for (key, sightings) in sightings(views) {
-        let sightings = one_owner(key, sightings, &mut findings);
-        let Some(spec) = described(&sightings) else { continue };
-        let endpoints = endpoints(&sightings, &spec, &tasks);
-        services.entry(&key.namespace).or_default().push((spec, endpoints));
-    }
-    let joined = namespaces.iter().map(|namespace| {
-        let before = previous.namespaces.get(namespace);
-        let services = services.remove(namespace).unwrap_or_default();
-        (namespace.clone(), join_namespace(namespace, services, before, &mut findings))
-    });
-    let namespaces = joined.collect();
-    let occupied =
-        views.iter().filter(|view| !view.occupied.is_empty()).map(|view| Arc::clone(&view.occupied));
-    let occupied = occupied.collect();
-    findings.sort();
-    findings.dedup();
-    Mesh { namespaces, occupied, findings }
+mod names;
+mod verdict;
+
+/// Joins what the sources see, again and again.
+#[derive(Debug)]
+pub struct Joiner {
+    /// What was joined last.
+    views: Vec<Arc<View>>,
+    namespaces: BTreeMap<Namespace, Known>,
+    /// What is wrong with single services.
+    findings: BTreeMap<ServiceKey, Vec<Finding>>,
 }
 
-/// A service on its way into its namespace.
-type Joined = (Arc<ServiceSpec>, Vec<Endpoint>);
+/// What is remembered of one namespace.
+#[derive(Debug)]
+struct Known {
+    /// The services as they were described, before names were given away.
+    described: BTreeMap<ServiceName, Arc<ServiceSpec>>,
+    /// What is wrong with their names.
+    findings: Vec<Finding>,
+    joined: Arc<MeshNamespace>,
+}
+
+/// A service on its way into its namespace; `None` if nobody describes it any more.
+type Joined = Option<(Arc<ServiceSpec>, Vec<Endpoint>)>;
 
 /// One service as one source sees it, and whether that source is ECS.
 type Sighting<'a> = (&'a ServiceView, bool);
 
-fn sightings(views: &[Arc<View>]) -> BTreeMap<&ServiceKey, Vec<Sighting<'_>>> {
-    let mut sightings: BTreeMap<&ServiceKey, Vec<Sighting<'_>>> = BTreeMap::new();
-    for view in views {
-        let is_ecs = !view.clusters.is_empty();
-        for (key, service) in &view.services {
-            sightings.entry(key).or_default().push((service, is_ecs));
+impl Joiner {
+    /// These namespaces exist, even while they are empty; what belongs to others is passed over.
+    pub fn new(namespaces: &BTreeSet<Namespace>) -> Self {
+        let known = |name: &Namespace| (name.clone(), Known::new(name.clone()));
+        Self {
+            views: Vec::new(),
+            namespaces: namespaces.iter().map(known).collect(),
+            findings: BTreeMap::new(),
         }
     }
-    sightings
+
+    /// Joins what the sources see now. `views` come in order of trust: ECS, then Cloud Map, then files. What is as
+    /// it was keeps its `Arc`.
+    pub fn join(&mut self, views: &[Arc<View>]) -> Mesh {
+        let tasks = Tasks::of(views);
+        let mut touched: BTreeMap<Namespace, Vec<(ServiceName, Joined)>> = BTreeMap::new();
+        for key in self.touched(views) {
+            let mut findings = Vec::new();
+            let sightings = one_owner(&key, sightings(views, &key), &mut findings);
+            let joined = described(&sightings).map(|spec| {
+                let endpoints = verdict::endpoints(&sightings, &spec, &tasks);
+                (spec, endpoints)
+            });
+            touched.entry(key.namespace.clone()).or_default().push((key.name.clone(), joined));
+            self.findings.remove(&key);
+            if !findings.is_empty() {
+                self.findings.insert(key, findings);
+            }
+        }
+        for (namespace, services) in touched {
+            if let Some(known) = self.namespaces.get_mut(&namespace) {
+                known.renew(services);
+            }
+        }
+        self.views = views.to_vec();
+        self.mesh()
+    }
+
+    fn mesh(&self) -> Mesh {
+        let occupied = self.views.iter().map(|view| &view.occupied).filter(|occupied| !occupied.is_empty());
+        let in_views = self.views.iter().flat_map(|view| &view.findings);
+        let of_names = self.namespaces.values().flat_map(|known| &known.findings);
+        let of_services = self.findings.values().flatten();
+        let findings: BTreeSet<_> = in_views.chain(of_names).chain(of_services).collect();
+        Mesh {
+            namespaces: self
+                .namespaces
+                .iter()
+                .map(|(name, known)| (name.clone(), Arc::clone(&known.joined)))
+                .collect(),
+            occupied: occupied.map(Arc::clone).collect(),
+            findings: findings.into_iter().cloned().collect(),
+        }
+    }
+
+    /// The services about which there may be something new since they were joined.
+    fn touched(&self, views: &[Arc<View>]) -> BTreeSet<ServiceKey> {
+        let alike = |(old, new): (&Arc<View>, &Arc<View>)| {
+            old.clusters == new.clusters && old.unplaced == new.unplaced
+        };
+        let both = || self.views.iter().zip(views);
+        if self.views.len() != views.len() || !both().all(alike) {
+            let all = self.views.iter().chain(views);
+            return all.flat_map(|view| view.services.keys().cloned()).collect();
+        }
+        let changed = |(old, new): (&Arc<View>, &Arc<View>)| -> Vec<ServiceKey> {
+            let changes = old.services.diff(&new.services);
+            changes.map(|change| key_of(&change).clone()).collect()
+        };
+        let changed = both().filter(|(old, new)| !Arc::ptr_eq(old, new)).flat_map(changed);
+        let moved = both().filter(|(old, new)| !old.tasks.ptr_eq(&new.tasks));
+        let moved: BTreeSet<_> = moved.flat_map(|(old, new)| addresses_of_changed_tasks(old, new)).collect();
+        changed.chain(services_at(views, &moved)).collect()
+    }
+}
+
+impl Known {
+    fn new(name: Namespace) -> Self {
+        let joined = MeshNamespace { name, services: Services::new(), addresses: Arc::default() };
+        Self { described: BTreeMap::new(), findings: Vec::new(), joined: Arc::new(joined) }
+    }
+
+    /// Takes in what these services are now.
+    fn renew(&mut self, touched: Vec<(ServiceName, Joined)>) {
+        let before = Arc::clone(&self.joined);
+        let mut services = before.services.clone();
+        let mut described_anew = false;
+        for (name, joined) in touched {
+            let known = before.services.get(&name);
+            let Some((spec, endpoints)) = joined else {
+                described_anew |= self.described.remove(&name).is_some();
+                services.remove(&name);
+                continue;
+            };
+            if self.described.get(&name) != Some(&spec) {
+                self.described.insert(name.clone(), Arc::clone(&spec));
+                described_anew = true;
+            }
+            let same = known.map(|known| &known.endpoints).filter(|known| ***known == *endpoints);
+            let endpoints = same.map_or_else(|| endpoints.into(), Arc::clone);
+            let spec = known.map_or(spec, |known| Arc::clone(&known.spec));
+            services.insert(name, Service { spec, endpoints });
+        }
+        let mut addresses = Arc::clone(&before.addresses);
+        if described_anew {
+            addresses = self.give_names(&mut services);
+        }
+        if services != before.services || addresses != before.addresses {
+            self.joined = Arc::new(MeshNamespace { name: before.name.clone(), services, addresses });
+        }
+    }
+
+    /// Gives each service the aliases that it may have, and each alias its address.
+    fn give_names(&mut self, services: &mut Services) -> Arc<Addresses> {
+        self.findings.clear();
+        let namespace = &self.joined.name;
+        let specs = names::given(namespace, self.described.values(), &mut self.findings);
+        let addresses = names::addresses(namespace, &specs, &mut self.findings);
+        for spec in specs {
+            if let Some(service) = services.get_mut(&spec.key.name)
+                && service.spec != spec
+            {
+                service.spec = spec;
+            }
+        }
+        let before = &self.joined.addresses;
+        if **before == addresses { Arc::clone(before) } else { Arc::new(addresses) }
+    }
+}
+
+/// The addresses whose task is not as it was in both views.
+fn addresses_of_changed_tasks(old: &View, new: &View) -> Vec<IpAddr> {
+    let changes = old.tasks.diff(&new.tasks);
+    changes.map(|change| *key_of(&change)).collect()
+}
+
+/// The services with a registration at one of these addresses.
+fn services_at(views: &[Arc<View>], addresses: &BTreeSet<IpAddr>) -> Vec<ServiceKey> {
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let is_there = |service: &ServiceView| {
+        let mut places = service.registrations.iter().filter_map(|registration| registration.address);
+        places.any(|address| addresses.contains(&address))
+    };
+    let services = views.iter().flat_map(|view| &view.services);
+    services.filter(|(_, service)| is_there(service)).map(|(key, _)| key.clone()).collect()
+}
+
+fn key_of<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> &'a K {
+    match change {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+    }
+}
+
+fn sightings<'a>(views: &'a [Arc<View>], key: &ServiceKey) -> Vec<Sighting<'a>> {
+    let sighting = |view: &'a Arc<View>| Some((&**view.services.get(key)?, !view.clusters.is_empty()));
+    views.iter().filter_map(sighting).collect()
 }
 
 /// Of several ECS services with one name, the oldest keeps it (`NAME002`). Other sources only add members.
@@ -99,245 +247,6 @@ fn described(sightings: &[Sighting<'_>]) -> Option<Arc<ServiceSpec>> {
         Some(aliases) => Arc::new(ServiceSpec { aliases: aliases.clone(), ..(*first.spec).clone() }),
         None => Arc::clone(&first.spec),
     })
-}
-
-/// Every ECS task of every watched cluster, by address: the youngest where an address was reused.
-struct Tasks<'a> {
-    clusters: BTreeSet<&'a str>,
-    /// Services with tasks whose address ECS doesn't tell.
-    unplaced: BTreeSet<&'a str>,
-    by_address: HashMap<IpAddr, &'a TaskState>,
-}
-
-impl<'a> Tasks<'a> {
-    fn of(views: &'a [Arc<View>]) -> Self {
-        let clusters = views.iter().flat_map(|view| view.clusters.iter().map(AsRef::as_ref)).collect();
-        let mut by_address: HashMap<IpAddr, &TaskState> = HashMap::new();
-        for (address, task) in views.iter().flat_map(|view| view.tasks.iter()) {
-            let youngest = by_address.entry(*address).or_insert(task);
-            if (task.started_at, &task.instance) > (youngest.started_at, &youngest.instance) {
-                *youngest = task;
-            }
-        }
-        let unplaced = views.iter().flat_map(|view| view.unplaced.iter().map(AsRef::as_ref)).collect();
-        Self { clusters, unplaced, by_address }
-    }
-
-    /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
-    /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
-    fn behind(&self, registration: &Registration, service: Option<&str>) -> Option<Phase> {
-        let task = registration.address.and_then(|address| self.by_address.get(&address));
-        let same = |task: &&&TaskState| {
-            service.is_none() || task.service.is_none() || task.service.as_deref() == service
-        };
-        match task.filter(same) {
-            Some(task) => Some(task.phase),
-            None if service.is_some_and(|service| self.unplaced.contains(service)) => {
-                Some(registration.phase)
-            }
-            None => None,
-        }
-    }
-
-    fn watches(&self, member: &Member) -> bool {
-        matches!(member, Member::CloudMap { cluster: Some(cluster), .. } if self.clusters.contains(cluster.as_ref()))
-    }
-
-    /// Whether an address that `registration` had belongs to a younger task now.
-    fn reused(&self, registration: &Registration) -> bool {
-        let owner = registration.address.and_then(|address| self.by_address.get(&address));
-        owner.is_some_and(|owner| {
-            let younger = registration.started_at.is_some() && owner.started_at > registration.started_at;
-            owner.instance != registration.instance && younger
-        })
-    }
-}
-
-fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) -> Vec<Endpoint> {
-    let mut registrations: Vec<_> =
-        sightings.iter().flat_map(|(service, _)| &service.registrations).collect();
-    registrations.sort_by(|a, b| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
-    let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
-    let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
-    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
-    // One that has stopped is only shown, and its address may be anybody's by now.
-    registrations.retain(|registration| {
-        let Some(address) = registration.address else { return true };
-        if registration.member == Member::Ecs {
-            if registration.phase != Phase::Stopped {
-                in_ecs.insert(address);
-                places.insert((address, registration.port));
-            }
-            return true;
-        }
-        let is_task = tasks.watches(&registration.member) && in_ecs.contains(&address);
-        !is_task && places.insert((address, registration.port))
-    });
-    let endpoint = |registration: &Registration| Endpoint {
-        instance: registration.instance.clone(),
-        address: registration.address,
-        port: registration.port,
-        zone: registration.zone.clone(),
-        verdict: verdict(registration, spec.readiness, tasks),
-    };
-    let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
-    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-    keep_last_hope(&mut endpoints);
-    endpoints
-}
-
-/// The verdict about one registration: the table of `product.md`, section 6.
-fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>) -> Verdict {
-    let phase = match &registration.member {
-        // Cloud Map may be stale: its ECS instances live and die as ECS says.
-        member @ Member::CloudMap { service, .. } if tasks.watches(member) => {
-            match tasks.behind(registration, service.as_deref()) {
-                Some(phase) => phase,
-                None => return absent(Reason::NoTask),
-            }
-        }
-        _ => registration.phase,
-    };
-    match by_phase(phase, &registration.member, readiness) {
-        out if out.state == State::Absent && !is_leaving(out) => out,
-        _ if tasks.reused(registration) => absent(Reason::AddressReused),
-        _ if registration.foreign_tls => absent(Reason::ForeignTls),
-        _ if registration.address.is_none() => absent(Reason::NoAddress),
-        _ if registration.port.is_none() => absent(Reason::NoPort),
-        verdict => verdict,
-    }
-}
-
-fn by_phase(phase: Phase, member: &Member, readiness: Readiness) -> Verdict {
-    match phase {
-        Phase::Starting => absent(Reason::Starting),
-        Phase::Stopped => absent(Reason::Stopped),
-        Phase::Stopping(StopCause::Crashed) => absent(Reason::Crashed),
-        Phase::Stopping(StopCause::Planned) => absent(Reason::Stopping),
-        Phase::Stopping(StopCause::Spot) => absent(Reason::SpotInterruption),
-        Phase::Running(Health::NoCheck) => healthy(Reason::NoCheck),
-        Phase::Running(_) if readiness == Readiness::Running => healthy(Reason::Ready),
-        Phase::Running(Health::Healthy) => healthy(Reason::Ready),
-        Phase::Running(Health::Unknown { gate_over: true }) => healthy(Reason::GateExpired),
-        Phase::Running(Health::Unknown { .. } | Health::Unhealthy { gate_over: false }) => {
-            absent(Reason::AwaitingHealth)
-        }
-        Phase::Running(Health::Unhealthy { gate_over: true }) => {
-            let in_cloud_map = matches!(member, Member::CloudMap { .. });
-            let reason = if in_cloud_map { Reason::CloudMapUnhealthy } else { Reason::ContainerUnhealthy };
-            Verdict { state: State::Unhealthy, reason }
-        }
-    }
-}
-
-/// Told to stop, and still up for a while.
-fn is_leaving(verdict: Verdict) -> bool {
-    matches!(verdict.reason, Reason::Stopping | Reason::SpotInterruption)
-}
-
-fn healthy(reason: Reason) -> Verdict {
-    Verdict { state: State::Healthy, reason }
-}
-
-fn absent(reason: Reason) -> Verdict {
-    Verdict { state: State::Absent, reason }
-}
-
-/// A task that is stopping as planned, and still up, beats no endpoint at all.
-fn keep_last_hope(endpoints: &mut [Endpoint]) {
-    if endpoints.iter().any(|endpoint| endpoint.verdict.state == State::Healthy) {
-        return;
-    }
-    for endpoint in endpoints.iter_mut() {
-        if is_leaving(endpoint.verdict) {
-            endpoint.verdict = Verdict { state: State::Draining, reason: Reason::LastHope };
-        }
-    }
-}
-
-fn join_namespace(
-    namespace: &Namespace,
-    mut services: Vec<Joined>,
-    before: Option<&Arc<MeshNamespace>>,
-    findings: &mut Vec<Finding>,
-) -> Arc<MeshNamespace> {
-    services.sort_by_key(|(spec, _)| seniority(spec));
-    one_owner_per_alias(namespace, &mut services, findings);
-    let names: Vec<Arc<str>> = services
-        .iter()
-        .flat_map(|(spec, _)| &spec.aliases)
-        .map(|alias| vip::base_name(namespace.as_str(), &alias.name).into())
-        .collect();
-    let addresses = addresses(namespace, &names, before, findings);
-    let services = services.into_iter().map(|(spec, endpoints)| {
-        let before = before.and_then(|namespace| namespace.services.get(&spec.key.name));
-        let spec = before.map(|old| &old.spec).filter(|old| **old == spec).map_or(spec, Arc::clone);
-        let same = before.map(|old| &old.endpoints).filter(|old| ***old == *endpoints);
-        let endpoints = same.map_or_else(|| endpoints.into(), Arc::clone);
-        (spec.key.name.clone(), Service { spec, endpoints })
-    });
-    let joined = MeshNamespace { name: namespace.clone(), services: services.collect(), addresses };
-    match before {
-        Some(before) if **before == joined => Arc::clone(before),
-        _ => Arc::new(joined),
-    }
-}
-
-/// The order in which names are placed: ECS services by creation time, then others, ties by name.
-fn seniority(spec: &ServiceSpec) -> (bool, Option<SystemTime>, ServiceKey) {
-    (spec.created_at.is_none(), spec.created_at, spec.key.clone())
-}
-
-/// Of several services that ask for one alias, the oldest keeps it (`NAME002`).
-fn one_owner_per_alias(namespace: &Namespace, services: &mut [Joined], findings: &mut Vec<Finding>) {
-    let mut owners: HashMap<(String, u16), Arc<ServiceSpec>> = HashMap::new();
-    for (spec, _) in services {
-        let mut kept: Vec<Alias> = Vec::with_capacity(spec.aliases.len());
-        for alias in &spec.aliases {
-            let base = vip::base_name(namespace.as_str(), &alias.name).to_owned();
-            match owners.get(&(base.clone(), alias.port)) {
-                None => {
-                    owners.insert((base, alias.port), Arc::clone(spec));
-                    kept.push(alias.clone());
-                }
-                Some(owner) if owner.key == spec.key => {}
-                Some(owner) => findings.push(Finding {
-                    code: "NAME002",
-                    object: spec.origin.to_string(),
-                    message: format!(
-                        "the alias {alias} in {namespace} belongs to {}, which is older; choose another name or port",
-                        owner.origin
-                    ),
-                }),
-            }
-        }
-        if kept.len() != spec.aliases.len() {
-            *spec = Arc::new(ServiceSpec { aliases: kept, ..(**spec).clone() });
-        }
-    }
-}
-
-fn addresses(
-    namespace: &Namespace,
-    names: &[Arc<str>],
-    before: Option<&Arc<MeshNamespace>>,
-    findings: &mut Vec<Finding>,
-) -> Arc<BTreeMap<Arc<str>, std::net::Ipv4Addr>> {
-    let (addresses, collisions) = vip::assign(namespace.as_str(), names);
-    for (younger, older) in collisions {
-        findings.push(Finding {
-            code: "NAME003",
-            object: format!("{namespace}/{younger}"),
-            message: format!(
-                "`{younger}` and `{older}` ask for the same loopback address; `{younger}`, the younger, gets {}",
-                addresses[&younger]
-            ),
-        });
-    }
-    match before {
-        Some(before) if *before.addresses == addresses => Arc::clone(&before.addresses),
-        _ => Arc::new(addresses),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! It is not protobuf, not AWS, not serde, and does no I/O.
 //!
-//! Invariant: every collection is ordered, so equal knowledge is equal memory and gives equal bytes later.
+//! Invariant: every collection is ordered, so equal knowledge is equal memory and gives equal bytes later. The large
+//! ones are persistent maps: a copy is free, and comparing it with what it was made from costs what differs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use imbl::OrdMap;
 
 /// Declares a cheap-to-clone string newtype.
 macro_rules! name {
@@ -327,19 +330,19 @@ pub struct TaskState {
 }
 
 /// Every ECS task of a cluster by address; the youngest where an address was reused.
-pub type TasksByAddress = BTreeMap<IpAddr, TaskState>;
+pub type TasksByAddress = OrdMap<IpAddr, TaskState>;
 
 /// What one source sees, complete as of one reading. An error ages it and never shrinks it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
     /// Services by key. Unchanged services keep their `Arc` from one view to the next.
-    pub services: BTreeMap<ServiceKey, Arc<ServiceView>>,
+    pub services: OrdMap<ServiceKey, Arc<ServiceView>>,
     /// The ECS clusters whose tasks this view holds completely, by name.
     pub clusters: BTreeSet<Arc<str>>,
     /// Container ports by task.
     pub occupied: Arc<OccupiedPorts>,
     /// Every task of those clusters by address: what tells a live Cloud Map instance from a stale one.
-    pub tasks: Arc<TasksByAddress>,
+    pub tasks: TasksByAddress,
     /// ECS services with running tasks whose address ECS does not tell (bridge and host networks): for these
     /// an address that no task has proves nothing.
     pub unplaced: BTreeSet<Arc<str>>,
@@ -464,15 +467,21 @@ pub struct Service {
     pub endpoints: Arc<[Endpoint]>,
 }
 
+/// Services by discovery name.
+pub type Services = OrdMap<ServiceName, Service>;
+
+/// Loopback addresses by alias name.
+pub type Addresses = BTreeMap<Arc<str>, Ipv4Addr>;
+
 /// One namespace as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MeshNamespace {
     /// Its name.
     pub name: Namespace,
     /// Its services by discovery name.
-    pub services: BTreeMap<ServiceName, Service>,
+    pub services: Services,
     /// The loopback address of each alias name.
-    pub addresses: Arc<BTreeMap<Arc<str>, Ipv4Addr>>,
+    pub addresses: Arc<Addresses>,
 }
 
 /// What is true, joined from every source.

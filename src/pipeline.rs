@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
+use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::changes::{Ledger, Withdrawal};
 use crate::grace::Grace;
-use crate::mesh;
+use crate::mesh::Joiner;
 use crate::model::{
     Endpoint, Mesh, MeshNamespace, Namespace, Reason, Service, ServiceKey, ServiceName, State, View,
 };
@@ -74,6 +75,7 @@ impl Pipeline {
     /// Turns until `shutdown`. Ends early only if a source ended, which is fatal.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut memories: BTreeMap<Namespace, Memory> = BTreeMap::new();
+        let mut joiner = Joiner::new(&self.namespaces);
         let mut joined: Vec<Arc<View>> = Vec::new();
         loop {
             let readings: Vec<_> = self.cells.iter().map(Cell::reading).collect();
@@ -81,7 +83,7 @@ impl Pipeline {
                 let now = Instant::now();
                 if !same(&joined, &views) || next_deadline(&memories).is_some_and(|at| at <= now) {
                     let seen_at = seen_at(&readings, &joined);
-                    self.turn(&views, seen_at, now, &mut memories);
+                    self.turn(joiner.join(&views), seen_at, now, &mut memories);
                     joined = views;
                 }
                 let began = readings.iter().map(|reading| reading.began).min().flatten();
@@ -102,13 +104,13 @@ impl Pipeline {
 
     fn turn(
         &self,
-        views: &[Arc<View>],
+        mesh: Mesh,
         seen_at: SystemTime,
         started: Instant,
         memories: &mut BTreeMap<Namespace, Memory>,
     ) {
         let before = Arc::clone(&self.mesh.borrow());
-        let mesh = Arc::new(mesh::join(&self.namespaces, views, &before));
+        let mesh = Arc::new(mesh);
         for (name, namespace) in &mesh.namespaces {
             let latest = self.writer.latest(name);
             let known = before.namespaces.get(name);
@@ -171,13 +173,13 @@ impl Memory {
         tables: &Tables,
         seen_at: SystemTime,
     ) -> Vec<Leaving> {
-        let services = before.into_iter().flat_map(|before| &before.services);
-        let changed = services.filter(|(name, service)| {
-            let now = after.services.get(*name);
-            !now.is_some_and(|now| Arc::ptr_eq(&now.endpoints, &service.endpoints))
+        let changes = before.into_iter().flat_map(|before| before.services.diff(&after.services));
+        let changed = changes.filter_map(|change| match change {
+            DiffItem::Remove(name, old) | DiffItem::Update { old: (name, old), .. } => {
+                Some((name.clone(), Held { service: old.clone(), seen_at }))
+            }
+            DiffItem::Add(..) => None,
         });
-        let changed =
-            changed.map(|(name, service)| (name.clone(), Held { service: service.clone(), seen_at }));
         let held: Vec<_> = std::mem::take(&mut self.left).into_iter().chain(changed).collect();
         let mut leaving = Vec::new();
         for (name, held) in held {

@@ -4,7 +4,7 @@
 //!
 //! Invariant: immutable once published, and closed: what a resource depends on is in the same snapshot.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
@@ -14,6 +14,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::google::protobuf::Any;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -128,7 +130,7 @@ pub enum ProxyClass {
     Grpc,
 }
 
-/// One resource, encoded once and shared by every stream.
+/// One resource, encoded once and shared by every stream. Two are equal if their content is.
 #[derive(Debug)]
 pub struct Resource {
     /// Which type it is.
@@ -199,8 +201,16 @@ impl Resource {
     }
 }
 
-/// Resources of one type by name.
-pub type Table = BTreeMap<Arc<str>, Arc<Resource>>;
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, &self.name, self.version) == (other.kind, &other.name, other.version)
+    }
+}
+
+impl Eq for Resource {}
+
+/// Resources of one type by name: a copy is free, and comparing it with what it was made from costs what differs.
+pub type Table = OrdMap<Arc<str>, Arc<Resource>>;
 
 /// One [`Table`] for each type, indexed by type.
 #[derive(Clone, Debug, Default)]
@@ -220,12 +230,19 @@ impl Tables {
         self.0[resource.kind as usize].insert(Arc::clone(&resource.name), resource);
     }
 
+    /// Takes a resource out.
+    pub fn remove(&mut self, kind: ResourceType, name: &str) {
+        self.0[kind as usize].remove(name);
+    }
+
     /// The first reference that nothing here answers, as (who, to what).
     pub fn dangling(&self) -> Option<(Arc<str>, Arc<str>)> {
-        self.0.iter().flat_map(BTreeMap::values).find_map(|resource| {
-            let missing = resource.depends_on.iter().find(|(kind, name)| !self[*kind].contains_key(name))?;
-            Some((Arc::clone(&resource.name), Arc::clone(&missing.1)))
-        })
+        self.0.iter().flat_map(Table::values).find_map(|resource| self.missed_by(resource))
+    }
+
+    fn missed_by(&self, resource: &Resource) -> Option<(Arc<str>, Arc<str>)> {
+        let missing = resource.depends_on.iter().find(|(kind, name)| !self[*kind].contains_key(name))?;
+        Some((Arc::clone(&resource.name), Arc::clone(&missing.1)))
     }
 }
 
@@ -243,7 +260,7 @@ struct Totals([[u64; 3]; ResourceType::ALL.len()]);
 impl Totals {
     fn of(tables: &Tables) -> Self {
         let mut totals = Self::default();
-        tables.0.iter().flat_map(BTreeMap::values).for_each(|resource| totals.add(resource));
+        tables.0.iter().flat_map(Table::values).for_each(|resource| totals.add(resource));
         totals
     }
 
@@ -323,6 +340,20 @@ impl Snapshot {
         Some(Self { namespace, generation, seen_at, tables, totals, occupied, changes })
     }
 
+    /// The first reference that nothing here answers, as (who, to what), if what it followed was closed. Where
+    /// nothing went it is enough to look at what came.
+    pub fn dangling(&self) -> Option<(Arc<str>, Arc<str>)> {
+        let newest = self.changes.back().filter(|change| change.generation == self.generation);
+        let Some(change) = newest else { return self.tables.dangling() };
+        let each = || ResourceType::ALL.into_iter().zip(&change.names);
+        if each().any(|(kind, names)| names.iter().any(|name| !self.tables[kind].contains_key(name))) {
+            return self.tables.dangling();
+        }
+        let came =
+            each().flat_map(|(kind, names)| names.iter().filter_map(move |name| self.tables[kind].get(name)));
+        came.into_iter().find_map(|resource| self.tables.missed_by(resource))
+    }
+
     /// The resources of one type, whoever may see them.
     pub fn table(&self, kind: ResourceType) -> &Table {
         &self.tables[kind]
@@ -353,12 +384,12 @@ impl Snapshot {
 }
 
 fn differing(old: &Table, new: &Table) -> Vec<Arc<str>> {
-    let changed = new.iter().filter(|(name, resource)| {
-        old.get(*name)
-            .is_none_or(|before| !Arc::ptr_eq(before, resource) && before.version != resource.version)
-    });
-    let gone = old.keys().filter(|name| !new.contains_key(*name));
-    changed.map(|(name, _)| name).chain(gone).map(Arc::clone).collect()
+    let name = |change| match change {
+        DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
+            Arc::clone(name)
+        }
+    };
+    old.diff(new).map(name).collect()
 }
 
 /// The part of a snapshot that one client may see: what is meant for its class, without listeners on ports

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use aws_config::SdkConfig;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -106,9 +108,14 @@ impl CellWriter {
 
     /// Replaces the view by a complete one, of which the reading `began` then and ended just now. An equal view
     /// only renews the reading's age.
-    pub fn publish(&self, view: View, began: Instant) {
+    pub fn publish(&self, mut view: View, began: Instant) {
         let now = SystemTime::now();
-        let changed = self.view().as_deref() != Some(&view); // outside the lock: it compares every endpoint
+        let before = self.view();
+        if let Some(before) = &before {
+            share(&before.services, &mut view.services);
+            share(&before.tasks, &mut view.tasks);
+        }
+        let changed = before.as_deref() != Some(&view); // outside the lock: it compares every endpoint
         self.cell.send_modify(|reading| {
             if let Some(failing) = reading.failing.take() {
                 let seconds = now.duration_since(failing.since).unwrap_or_default().as_secs();
@@ -146,6 +153,22 @@ impl CellWriter {
             });
         });
     }
+}
+
+/// Makes `now` of what was before, so that whoever compares them looks only at what differs.
+fn share<K: Ord + Clone, V: Clone + PartialEq>(before: &OrdMap<K, V>, now: &mut OrdMap<K, V>) {
+    let mut shared = before.clone();
+    for change in before.diff(now) {
+        match change {
+            DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
+                shared.insert(key.clone(), value.clone());
+            }
+            DiffItem::Remove(key, _) => {
+                shared.remove(key);
+            }
+        }
+    }
+    *now = shared;
 }
 
 impl Cell {

@@ -43,7 +43,7 @@ impl Writer {
     /// Makes `snapshot` the latest of its namespace. A snapshot that isn't closed is refused, loudly, and the
     /// last good one stays: Envoy would wait 15 s for what is missing.
     pub fn publish(&self, snapshot: Snapshot) {
-        if let Some((from, to)) = snapshot.tables().dangling() {
+        if let Some((from, to)) = snapshot.dangling() {
             error!(namespace = %snapshot.namespace, %from, %to, "snapshot refused: dangling reference");
             return;
         }

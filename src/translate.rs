@@ -6,7 +6,7 @@
 //! Invariant: pure. An unchanged service keeps its `Arc<Resource>`s; the same model gives the same bytes in
 //! any process, which holds because no message here has a protobuf map with more than one entry.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
+use imbl::ordmap::DiffItem;
 
 use self::host::Names;
 use crate::model::{Endpoint, MeshNamespace, Service, ServiceName, ServiceSpec};
@@ -29,14 +30,16 @@ pub mod route;
 /// Turns one namespace into resources, and remembers them to share what did not change.
 #[derive(Debug, Default)]
 pub struct Translator {
-    services: HashMap<ServiceName, Translated>,
+    /// What was translated last.
+    before: Option<MeshNamespace>,
+    services: BTreeMap<ServiceName, Translated>,
     described: Described,
+    tables: Tables,
 }
 
-/// What follows from all descriptions together, with the descriptions that it was made from.
+/// What follows from all descriptions together.
 #[derive(Debug, Default)]
 struct Described {
-    specs: Vec<Arc<ServiceSpec>>,
     names: BTreeMap<ServiceName, Names>,
     /// The Host-routed listener for `HTTP_PROXY` and its routes.
     proxy: Vec<Arc<Resource>>,
@@ -57,34 +60,70 @@ struct Translated {
 impl Translator {
     /// The resources of `namespace`, closed: whatever a resource refers to is among them.
     pub fn translate(&mut self, namespace: &MeshNamespace) -> Tables {
-        let mut tables = Tables::default();
-        self.described.renew(namespace);
-        let mut before = std::mem::take(&mut self.services);
-        for (name, service) in &namespace.services {
-            let addresses = listener::addresses(namespace, &service.spec);
-            let names = self.described.names.get(name);
-            let translated = Translated::renewed(before.remove(name), service, addresses, names);
-            translated.resources().cloned().for_each(|resource| tables.insert(resource));
-            self.services.insert(name.clone(), translated);
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let touched = self.touched(namespace);
+        if touched.is_described_anew {
+            gone.append(&mut self.described.proxy);
+            self.described = Described::of(namespace);
+            come.extend(self.described.proxy.iter().cloned());
         }
-        self.described.proxy.iter().cloned().for_each(|resource| tables.insert(resource));
-        tables
+        for name in touched.services {
+            let before = self.services.remove(&name);
+            gone.extend(before.iter().flat_map(Translated::resources).cloned());
+            if let Some(service) = namespace.services.get(&name) {
+                let addresses = listener::addresses(namespace, &service.spec);
+                let names = self.described.names.get(&name);
+                let translated = Translated::renewed(before, service, addresses, names);
+                come.extend(translated.resources().cloned());
+                self.services.insert(name, translated);
+            }
+        }
+        // First what goes: a name may pass from one service to another.
+        gone.iter().for_each(|resource| self.tables.remove(resource.kind, &resource.name));
+        come.into_iter().for_each(|resource| self.tables.insert(resource));
+        self.before = Some(namespace.clone());
+        self.tables.clone()
+    }
+
+    /// What may have to be said anew since the last translation.
+    fn touched(&self, namespace: &MeshNamespace) -> Touched {
+        let all = || namespace.services.keys().cloned();
+        let Some(before) = &self.before else {
+            return Touched { is_described_anew: true, services: all().collect() };
+        };
+        let changes = || before.services.diff(&namespace.services);
+        let described_anew = |change: DiffItem<'_, '_, _, Service>| match change {
+            DiffItem::Update { old: (_, old), new: (_, new) } => !Arc::ptr_eq(&old.spec, &new.spec),
+            DiffItem::Add(..) | DiffItem::Remove(..) => true,
+        };
+        let is_described_anew = changes().any(described_anew) || before.addresses != namespace.addresses;
+        let name = |change| match change {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
+                name
+            }
+        };
+        let mut services: BTreeSet<ServiceName> = changes().map(name).cloned().collect();
+        if is_described_anew {
+            services.extend(all()); // another's description may take or give a name
+        }
+        Touched { is_described_anew, services }
     }
 }
 
+/// What may have to be said anew.
+struct Touched {
+    /// Whether any description or address is another.
+    is_described_anew: bool,
+    services: BTreeSet<ServiceName>,
+}
+
 impl Described {
-    fn renew(&mut self, namespace: &MeshNamespace) {
-        let specs = || namespace.services.values().map(|service| &service.spec);
-        let same = self.specs.len() == namespace.services.len()
-            && self.specs.iter().zip(specs()).all(|(old, new)| Arc::ptr_eq(old, new));
-        if same && !self.proxy.is_empty() {
-            return;
-        }
-        let specs: Vec<_> = specs().cloned().collect();
+    fn of(namespace: &MeshNamespace) -> Self {
+        let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
         let names = host::names(&namespace.name, &specs);
         let routes = route::proxy_routes(&namespace.name, &specs, &names);
         let listener = listener::proxy_listener(&namespace.name);
-        *self = Self { specs, names, proxy: vec![Arc::new(routes), Arc::new(listener)] };
+        Self { names, proxy: vec![Arc::new(routes), Arc::new(listener)] }
     }
 }
 

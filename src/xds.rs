@@ -8,6 +8,7 @@
 mod admission;
 pub mod clients;
 mod connection;
+mod counts;
 mod health;
 pub mod identity;
 pub mod reader;
@@ -17,10 +18,12 @@ mod service;
 pub mod session;
 mod stream;
 mod subscription;
+mod tls;
 mod wire;
 
 pub use admission::StreamLimits;
 pub use server::{Limits, Server, listen, serve};
+pub use tls::{BadTls, Tls, TlsFiles};
 
 /// The slim discovery messages, compiled from `proto/xds/discovery.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]

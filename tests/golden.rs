@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use expect_test::expect_file;
 use legation::admin::json;
-use legation::mesh;
-use legation::model::{Mesh, Namespace};
+use legation::mesh::Joiner;
+use legation::model::Namespace;
 use legation::snapshot::{ResourceType, Tables};
 use legation::source::file;
 use legation::translate::Translator;
@@ -22,7 +22,7 @@ const GOLDEN: [ResourceType; 4] =
 fn translated(input: &Path) -> Tables {
     let namespace = Namespace::from("prod");
     let view = file::load(input, &namespace).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    let mesh = mesh::join(&BTreeSet::from([namespace]), &[Arc::new(view)], &Mesh::default());
+    let mesh = Joiner::new(&BTreeSet::from([namespace])).join(&[Arc::new(view)]);
     assert_eq!(mesh.findings, []);
     Translator::default().translate(&mesh.namespaces["prod"])
 }

@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::changes::Withdrawal;
-use crate::mesh;
+use crate::mesh::Joiner;
 use crate::model::{Finding, Namespace, Reason, ServiceKey};
 use crate::snapshot::{ProxyClass, ResourceType, Slice, Snapshot, Tables, Version};
 use crate::source::{CellWriter, SourceError, cell, file};
@@ -88,7 +88,7 @@ impl World {
         let view = file::parse(Path::new("services.yaml"), SERVICES, &namespace).unwrap();
         self.ecs.publish(view.clone(), Instant::now());
         self.cloud_map.publish(crate::model::View::default(), Instant::now());
-        let mut mesh = mesh::join(&BTreeSet::from([namespace.clone()]), &[Arc::new(view)], &Mesh::default());
+        let mut mesh = Joiner::new(&BTreeSet::from([namespace.clone()])).join(&[Arc::new(view)]);
         let message = "no port is named `htp`".to_owned();
         mesh.findings.push(Finding { code: "PORT001", object: "service/payments".to_owned(), message });
         let tables = Translator::default().translate(&mesh.namespaces["prod"]);

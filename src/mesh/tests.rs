@@ -1,9 +1,14 @@
 //! The table of `product.md`, section 6, row by row, and what joining several sources means.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::model::{InstanceId, Knobs, Protocol};
+use crate::model::{
+    Alias, Health, InstanceId, Knobs, Member, Phase, Protocol, Readiness, Registration, StopCause, TaskState,
+    Verdict,
+};
+
+mod again;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
@@ -59,13 +64,17 @@ fn view(cluster: Option<&str>, services: Vec<ServiceView>) -> Arc<View> {
     Arc::new(View {
         services: services.into_iter().map(|service| (service.spec.key.clone(), Arc::new(service))).collect(),
         clusters: cluster.into_iter().map(Into::into).collect(),
-        tasks: Arc::new(tasks),
+        tasks,
         ..View::default()
     })
 }
 
 fn joined(views: &[Arc<View>]) -> Mesh {
-    join(&BTreeSet::from(["prod".into()]), views, &Mesh::default())
+    joiner().join(views)
+}
+
+fn joiner() -> Joiner {
+    Joiner::new(&BTreeSet::from(["prod".into()]))
 }
 
 fn payments(registrations: Vec<Registration>) -> ServiceView {
@@ -157,7 +166,7 @@ fn an_address_belongs_to_the_younger_task() {
         started_at: at(200),
     };
     let view = Arc::make_mut(&mut both);
-    view.tasks = Arc::new([("10.0.0.1".parse().unwrap(), young)].into());
+    view.tasks = [("10.0.0.1".parse::<IpAddr>().unwrap(), young)].into_iter().collect();
     let mesh = joined(&[both]);
     assert_eq!(verdicts(&mesh, "payments"), [("task/old".to_owned(), "absent", "address-reused")]);
     assert_eq!(verdicts(&mesh, "ledger"), [("task/young".to_owned(), "healthy", "ready")]);
@@ -241,14 +250,14 @@ fn the_older_service_keeps_a_contested_name_and_alias() {
 fn what_did_not_change_keeps_its_arc() {
     let tasks = |phase| vec![task("task/a", "10.0.0.1", phase)];
     let ledger = || service(spec("ledger", "ecs prod-a/ledger", 2, &[("ledger", 50051)]), vec![]);
-    let namespaces = BTreeSet::from(["prod".into()]);
+    let mut joiner = joiner();
     let running = payments(tasks(Phase::Running(Health::Healthy)));
-    let first = joined(&[view(Some("prod-a"), vec![running.clone(), ledger()])]);
-    let again = join(&namespaces, &[view(Some("prod-a"), vec![running, ledger()])], &first);
+    let first = joiner.join(&[view(Some("prod-a"), vec![running.clone(), ledger()])]);
+    let again = joiner.join(&[view(Some("prod-a"), vec![running, ledger()])]);
     assert!(Arc::ptr_eq(&first.namespaces["prod"], &again.namespaces["prod"]));
 
     let crashed = payments(tasks(Phase::Stopping(StopCause::Crashed)));
-    let changed = join(&namespaces, &[view(Some("prod-a"), vec![crashed, ledger()])], &first);
+    let changed = joiner.join(&[view(Some("prod-a"), vec![crashed, ledger()])]);
     let (old, new) = (&first.namespaces["prod"].services, &changed.namespaces["prod"].services);
     assert!(Arc::ptr_eq(&old["ledger"].endpoints, &new["ledger"].endpoints));
     assert!(Arc::ptr_eq(&old["payments"].spec, &new["payments"].spec));

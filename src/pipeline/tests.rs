@@ -71,7 +71,7 @@ fn view(phases: &[Phase]) -> View {
     });
     let service = ServiceView { spec: Arc::new(spec), active: true, registrations: registrations.collect() };
     View {
-        services: [(key, Arc::new(service))].into(),
+        services: [(key, Arc::new(service))].into_iter().collect(),
         clusters: ["prod-a".into()].into(),
         ..View::default()
     }
@@ -197,7 +197,8 @@ async fn a_service_that_left_keeps_its_cluster_for_the_grace_and_counts_as_withd
 async fn what_nothing_leads_to_is_withdrawn_after_the_grace_too() {
     let mut running = start();
     let mut unnamed = view(&[UP]);
-    let service = Arc::make_mut(unnamed.services.values_mut().next().unwrap());
+    let key = ServiceKey::new("prod", "payments");
+    let service = Arc::make_mut(unnamed.services.get_mut(&key).unwrap());
     let spec = ServiceSpec { protocol: Protocol::Tcp, aliases: Vec::new(), ..(*service.spec).clone() };
     service.spec = Arc::new(spec);
     running.ecs.publish(unnamed, Instant::now());

@@ -62,7 +62,7 @@ fn what_changed_is_known_for_a_while() {
         changed.map(|names| names.map(ToString::to_string).collect::<Vec<_>>())
     };
     assert_eq!(names(101), Some(vec![]));
-    assert_eq!(names(100), Some(vec!["l99".to_owned(), "l98".to_owned()]));
+    assert_eq!(names(100), Some(vec!["l98".to_owned(), "l99".to_owned()]));
     assert_eq!(names(36), None);
     assert_eq!(names(37).map(|names| names.len()), Some(128));
     assert_eq!(names(102), None, "another process");

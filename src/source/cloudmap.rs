@@ -4,7 +4,6 @@
 //!
 //! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_sdk_servicediscovery::Client;
@@ -13,6 +12,7 @@ use aws_sdk_servicediscovery::types::{
     ServiceFilter, ServiceFilterName, ServiceSummary,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
+use imbl::OrdMap;
 
 use self::members::ServiceFacts;
 use super::aws::{Pages, bad_response, failed};
@@ -48,7 +48,7 @@ pub struct CloudMapSource {
     settings: Settings,
     /// Kept from one reading to the next, because namespaces may be listed but once a second.
     found: Option<Found>,
-    services: BTreeMap<ServiceKey, Arc<ServiceView>>,
+    services: OrdMap<ServiceKey, Arc<ServiceView>>,
 }
 
 /// The namespace as calls name it.
@@ -62,7 +62,7 @@ struct Found {
 impl CloudMapSource {
     /// A source that has read nothing yet.
     pub fn new(client: Client, settings: Settings) -> Self {
-        Self { client, settings, found: None, services: BTreeMap::new() }
+        Self { client, settings, found: None, services: OrdMap::new() }
     }
 
     async fn find(&self) -> Result<Found, SourceError> {

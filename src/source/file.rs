@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::{CellWriter, SourceError, Sweep};
 use crate::diagnostic::{Document, Problem, REJECTED, read_yaml, render_all};
-use crate::model::{Namespace, ServiceView, View};
+use crate::model::{Namespace, ServiceKey, ServiceView, View};
 
 mod checks;
 mod read;
@@ -184,17 +184,14 @@ impl FileSource {
     }
 }
 
-/// Keeps the allocations of what has not changed: later stages compare pointers.
+/// Keeps the descriptions that have not changed, though their services have: later stages compare pointers.
 fn share(before: &View, view: &mut View) {
-    for (key, service) in &mut view.services {
-        let Some(old) = before.services.get(key) else { continue };
-        if old == service {
-            *service = Arc::clone(old);
-        } else if old.spec == service.spec {
-            let registrations = service.registrations.clone();
-            *service = Arc::new(ServiceView { spec: Arc::clone(&old.spec), active: true, registrations });
-        }
-    }
+    let shared = |(key, service): (&ServiceKey, &Arc<ServiceView>)| {
+        let old = before.services.get(key).filter(|old| old.spec == service.spec);
+        let shared = old.map(|old| ServiceView { spec: Arc::clone(&old.spec), ..(**service).clone() });
+        (key.clone(), shared.map_or_else(|| Arc::clone(service), Arc::new))
+    };
+    view.services = view.services.iter().map(shared).collect();
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {

@@ -1,6 +1,6 @@
 //! Canonical bytes, shared resources and closed views; the golden pairs are in `tests/golden.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
@@ -43,7 +43,7 @@ fn endpoint(n: u8) -> Endpoint {
 }
 
 fn namespace(services: impl IntoIterator<Item = Service>) -> MeshNamespace {
-    let services: BTreeMap<_, _> =
+    let services: crate::model::Services =
         services.into_iter().map(|service| (service.spec.key.name.clone(), service)).collect();
     let names: Vec<Arc<str>> = services.keys().map(ServiceName::shared).collect();
     let (addresses, _) = vip::assign("prod", &names);

@@ -18,6 +18,7 @@ use http::HeaderMap;
 use http_body::Frame;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tonic::Status;
@@ -133,10 +134,25 @@ impl<S> Drop for Body<S> {
 
 /// Serves one connection until it ends; `cut` ends it at once.
 pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken) {
+    let Some(tls) = &server.tls else { return serve_on(tcp, peer, Arc::clone(&server), cut).await };
+    tokio::select! {
+        () = cut.cancelled() => {}
+        accepted = tls.accept(tcp) => match accepted {
+            // In a box: without TLS a connection shall not pay for the room that it takes.
+            Ok(stream) => Box::pin(serve_on(stream, peer, Arc::clone(&server), cut.clone())).await,
+            Err(error) => debug!(%peer, %error, "no TLS with this client"),
+        },
+    }
+}
+
+async fn serve_on<I>(io: I, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let link = Link::new(peer);
     let limits = server.limits;
     let service = service::Service::new(Arc::clone(&server), Arc::clone(&link));
-    let mut connection = pin!(http2(&limits).serve_connection(TokioIo::new(tcp), service));
+    let mut connection = pin!(http2(&limits).serve_connection(TokioIo::new(io), service));
     let mut retiring = pin!(retiring(Arc::clone(&server)));
     let mut ends_by = None;
     loop {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,9 +18,12 @@ use tracing::warn;
 use super::admission::{Admission, StreamLimits};
 use super::clients::Clients;
 use super::connection;
+use super::counts::Counts;
 use super::health::Health;
 use super::session::Violation;
+use super::tls::Tls;
 use crate::changes::Ledger;
+use crate::model::Namespace;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -66,6 +70,8 @@ pub struct Server {
     pub grace: Duration,
     /// What clients are allowed.
     pub limits: Limits,
+    /// Set where clients must speak TLS.
+    pub tls: Option<Tls>,
 }
 
 /// A server at work, shared by its connections.
@@ -74,6 +80,7 @@ pub(super) struct Running {
     server: Server,
     pub(super) admission: Arc<Admission>,
     pub(super) health: Health,
+    counts: DashMap<Namespace, Arc<Counts>>,
 }
 
 impl std::ops::Deref for Running {
@@ -85,6 +92,15 @@ impl std::ops::Deref for Running {
 }
 
 impl Running {
+    /// What the streams of a namespace count.
+    pub(super) fn counts(&self, namespace: &Namespace) -> Arc<Counts> {
+        let known = self.counts.get(namespace).map(|counts| Arc::clone(&counts));
+        known.unwrap_or_else(|| {
+            let counts = || Arc::new(Counts::of(&self.metrics, namespace));
+            Arc::clone(&self.counts.entry(namespace.clone()).or_insert_with(counts))
+        })
+    }
+
     /// How long after shutdown began one connection closes: each at its own moment.
     pub(super) fn moment_to_close(&self) -> Duration {
         let others = u32::try_from(self.clients.len()).unwrap_or(u32::MAX).saturating_sub(1);
@@ -106,7 +122,7 @@ pub async fn serve(listener: TcpListener, server: Server) {
     let (stopping, grace) = (server.stopping.clone(), server.grace);
     let (admission, health) = (Admission::new(server.limits.streams), Health::new());
     let watching = health.clone().watch(server.store.confirmed());
-    let server = Arc::new(Running { server, admission, health });
+    let server = Arc::new(Running { server, admission, health, counts: DashMap::new() });
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
     let accepting = async {
         let mut failing = false;

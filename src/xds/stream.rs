@@ -18,15 +18,15 @@ use tracing::{debug, info, warn};
 use super::admission::{Permit, Refused};
 use super::clients::{Connected, Nack, Registered, Watched};
 use super::connection::Link;
+use super::counts::Counts;
 use super::identity::{identify, unknown_namespace};
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node as ProtoNode};
 use super::reader::Reader;
 use super::server::Running;
 use super::session::{Heard, Protocol, Refusal, Request, Response, Session, Terms};
 use super::wire::Pieces;
-use crate::model::Namespace;
 use crate::snapshot::{ResourceType, Slice, Snapshot};
-use crate::telemetry::{Metrics, RefusedLabels, StageLabels, StreamLabels, TypeLabels};
+use crate::telemetry::{Metrics, RefusedLabels, StreamLabels};
 
 /// How long a stream that is to end waits for the answers to what it has sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -122,6 +122,7 @@ struct OpenStream {
     server: Arc<Running>,
     link: Arc<Link>,
     registered: Registered,
+    counts: Arc<Counts>,
     protocol: Protocol,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     confirmed: watch::Receiver<Option<Instant>>,
@@ -145,7 +146,7 @@ impl OpenStream {
         let confirmed = server.store.confirmed();
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: terms.protocol.word() };
         server.metrics.streams.get_or_create(&labels).inc();
-        begin_series(&server.metrics, &namespace);
+        let counts = server.counts(&namespace);
         info!(
             node = %node.id, %namespace, service = node.service, client = node.user_agent,
             protocol = terms.protocol.word(), "sidecar connected"
@@ -159,7 +160,17 @@ impl OpenStream {
         };
         let registered = server.clients.register(connected, Watched::new(Session::new(terms, slice, opened)));
         let protocol = terms.protocol;
-        Ok(Self { server, link, registered, protocol, snapshots, confirmed, ends_by: None, _permit: permit })
+        Ok(Self {
+            server,
+            link,
+            registered,
+            counts,
+            protocol,
+            snapshots,
+            confirmed,
+            ends_by: None,
+            _permit: permit,
+        })
     }
 
     /// Waits for the next thing to happen and takes it in; `false` when the stream is to end.
@@ -229,13 +240,13 @@ impl OpenStream {
 
     fn on_ack(&self, kind: ResourceType, generation: u64, names: &[Arc<str>]) {
         let now = SystemTime::now();
-        self.server.metrics.acks.get_or_create(&self.labels(kind)).inc();
+        self.counts.acks[kind as usize].inc();
         self.registered.shared.lock().types[kind as usize].acked = Some((generation, now));
         if kind == ResourceType::Endpoint {
             let Connected { stream, node, .. } = &*self.registered.connected;
             for name in names {
                 let after = self.server.ledger.acked(name, generation, *stream, &node.id, now);
-                self.observe("acked", &after);
+                self.counts.acked(&after);
             }
         }
     }
@@ -250,7 +261,7 @@ impl OpenStream {
         if refusal.guilty.is_empty() {
             debug!(%node, r#type = kind.short(), members = refusal.members, message, "sidecar refused a response");
         }
-        self.server.metrics.nacks.get_or_create(&self.labels(kind)).inc();
+        self.counts.nacks[kind as usize].inc();
         let status = &mut self.registered.shared.lock().types[kind as usize];
         let nack = Nack { generation, message: message.to_owned(), at: SystemTime::now() };
         status.nack = Some(Box::new(nack));
@@ -299,13 +310,13 @@ impl OpenStream {
 
     fn note_sent(&self, response: &Response, now: SystemTime) {
         let Connected { stream, node, .. } = &*self.registered.connected;
-        self.server.metrics.responses.get_or_create(&self.labels(response.kind)).inc();
+        self.counts.responses[response.kind as usize].inc();
         match response.kind {
             ResourceType::Endpoint => {
                 let resources = response.resources.iter().map(|resource| &resource.name);
                 for name in resources.chain(&response.removed) {
                     let after = self.server.ledger.sent(name, response.generation, *stream, now);
-                    self.observe("pushed", &after);
+                    self.counts.pushed(&after);
                 }
             }
             ResourceType::Secret => {
@@ -316,30 +327,6 @@ impl OpenStream {
             _ => {}
         }
     }
-
-    fn observe(&self, stage: &'static str, after: &[Duration]) {
-        let labels = StageLabels { op: "withdraw", stage };
-        for after in after {
-            self.server.metrics.propagation.get_or_create(&labels).observe(after.as_secs_f64());
-        }
-    }
-
-    fn labels(&self, kind: ResourceType) -> TypeLabels {
-        type_labels(&self.registered.connected.namespace, kind)
-    }
-}
-
-fn type_labels(namespace: &Namespace, kind: ResourceType) -> TypeLabels {
-    TypeLabels { namespace: namespace.to_string(), r#type: kind.short() }
-}
-
-/// Begins every count at zero: to Prometheus a series that begins at one has not increased.
-fn begin_series(metrics: &Metrics, namespace: &Namespace) {
-    for kind in ResourceType::ALL {
-        for family in [&metrics.responses, &metrics.acks, &metrics.nacks] {
-            drop(family.get_or_create(&type_labels(namespace, kind)));
-        }
-    }
 }
 
 impl Drop for OpenStream {
@@ -348,25 +335,5 @@ impl Drop for OpenStream {
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: self.protocol.word() };
         self.server.metrics.streams.get_or_create(&labels).dec();
         info!(node = %node.id, %namespace, "sidecar disconnected");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_count_is_there_before_anything_is_counted() {
-        let mut registry = prometheus_client::registry::Registry::default();
-        let metrics = Metrics::register(&mut registry);
-        begin_series(&metrics, &"prod".into());
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for name in ["responses", "acks", "nacks"] {
-            for kind in ["CDS", "EDS", "SDS", "LDS", "RDS"] {
-                let line = format!("legation_xds_{name}_total{{namespace=\"prod\",type=\"{kind}\"}} 0\n");
-                assert!(text.contains(&line), "{line} is not in\n{text}");
-            }
-        }
     }
 }

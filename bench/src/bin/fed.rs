@@ -4,13 +4,13 @@
 //! when the source has handed its view over. Invariant: from there on everything is the product's own: the joining,
 //! the translation, the store, the streams.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use imbl::OrdMap;
 use legation::app;
 use legation::config::Config;
 use legation::model::{
@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Keeps the cell at what the orders say.
 async fn feed(orders: TcpListener, cell: CellWriter) -> anyhow::Result<()> {
-    let mut services = BTreeMap::new();
+    let mut services = OrdMap::new();
     loop {
         let (connection, _) = orders.accept().await.context("accepting who gives orders")?;
         obey(connection, &cell, &mut services).await?;
@@ -51,7 +51,7 @@ async fn feed(orders: TcpListener, cell: CellWriter) -> anyhow::Result<()> {
 async fn obey(
     connection: TcpStream,
     cell: &CellWriter,
-    services: &mut BTreeMap<ServiceKey, Arc<ServiceView>>,
+    services: &mut OrdMap<ServiceKey, Arc<ServiceView>>,
 ) -> anyhow::Result<()> {
     connection.set_nodelay(true)?;
     let mut connection = BufReader::new(connection);
@@ -74,7 +74,7 @@ async fn obey(
 }
 
 fn set(
-    services: &mut BTreeMap<ServiceKey, Arc<ServiceView>>,
+    services: &mut OrdMap<ServiceKey, Arc<ServiceView>>,
     name: &str,
     endpoints: &str,
 ) -> anyhow::Result<()> {

@@ -4,11 +4,12 @@
 //!
 //! Invariant: pure, and answers in any order give the same result.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary};
+use imbl::OrdMap;
 
 use crate::model::{
     Alias, Finding, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
@@ -78,9 +79,9 @@ pub(super) fn view(
     namespace: &Namespace,
     cloud_map_namespace: &str,
     services: Vec<ServiceFacts>,
-    before: &BTreeMap<ServiceKey, Arc<ServiceView>>,
-) -> (BTreeMap<ServiceKey, Arc<ServiceView>>, Vec<Finding>) {
-    let mut seen = BTreeMap::new();
+    before: &OrdMap<ServiceKey, Arc<ServiceView>>,
+) -> (OrdMap<ServiceKey, Arc<ServiceView>>, Vec<Finding>) {
+    let mut seen = OrdMap::new();
     let mut findings = Vec::new();
     for service in services {
         let object = format!("cloudmap {cloud_map_namespace}/{}", service.name);

@@ -29,7 +29,7 @@ fn registered(instance: HttpInstanceSummary) -> Registration {
     facts("ledger", &[instance]).instances.remove(0).registration
 }
 
-type Seen = BTreeMap<ServiceKey, Arc<ServiceView>>;
+type Seen = imbl::OrdMap<ServiceKey, Arc<ServiceView>>;
 
 fn view(services: Vec<ServiceFacts>, before: &Seen) -> (Seen, Vec<Finding>) {
     members::view(&"prod".into(), "prod.local", services, before)

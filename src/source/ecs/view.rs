@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use imbl::OrdMap;
+
 use super::describe::{self, Cluster, Offer};
 use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::read::Unread;
@@ -69,7 +71,7 @@ impl Knowledge<'_> {
         let by_name: HashMap<&str, &ServiceFacts> =
             self.services.values().map(|service| (&*service.name, service)).collect();
         let (offers, mut findings) = self.offers();
-        let mut services = BTreeMap::new();
+        let mut services = OrdMap::new();
         for (key, offer) in one_owner(offers, &mut findings) {
             let facts = by_name.get(&*offer.service).copied();
             let tasks = by_service.get(&*offer.service).map(Vec::as_slice).unwrap_or_default();
@@ -84,7 +86,7 @@ impl Knowledge<'_> {
             services,
             clusters: [self.cluster.name.into()].into(),
             occupied: share(&before.occupied, occupied(&judged)),
-            tasks: share(&before.tasks, by_address(&judged)),
+            tasks: by_address(&judged),
             unplaced: unplaced(&judged),
             findings,
         }

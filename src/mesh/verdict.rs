@@ -1,0 +1,169 @@
+//! The one verdict about each registration of a service.
+//!
+//! It is not about names, nor about what was before.
+//!
+//! Invariant: the table of `product.md`, section 6; an instance that several sources know is one endpoint.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Sighting;
+use crate::model::{
+    Endpoint, Health, Member, Phase, Readiness, Reason, Registration, ServiceSpec, State, StopCause,
+    TaskState, Verdict, View,
+};
+
+/// Every ECS task of every watched cluster.
+pub(super) struct Tasks<'a> {
+    views: &'a [Arc<View>],
+    clusters: BTreeSet<&'a str>,
+    /// Services with tasks whose address ECS doesn't tell.
+    unplaced: BTreeSet<&'a str>,
+}
+
+impl<'a> Tasks<'a> {
+    pub(super) fn of(views: &'a [Arc<View>]) -> Self {
+        let clusters = views.iter().flat_map(|view| view.clusters.iter().map(AsRef::as_ref)).collect();
+        let unplaced = views.iter().flat_map(|view| view.unplaced.iter().map(AsRef::as_ref)).collect();
+        Self { views, clusters, unplaced }
+    }
+
+    /// The task at an address: the youngest where it was reused.
+    fn at(&self, address: Option<IpAddr>) -> Option<&'a TaskState> {
+        let address = address?;
+        let there = self.views.iter().filter_map(|view| view.tasks.get(&address));
+        there.max_by_key(|task| (task.started_at, &task.instance))
+    }
+
+    /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
+    /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
+    fn behind(&self, registration: &Registration, service: Option<&str>) -> Option<Phase> {
+        let task = self.at(registration.address);
+        let same = |task: &&TaskState| {
+            service.is_none() || task.service.is_none() || task.service.as_deref() == service
+        };
+        match task.filter(same) {
+            Some(task) => Some(task.phase),
+            None if service.is_some_and(|service| self.unplaced.contains(service)) => {
+                Some(registration.phase)
+            }
+            None => None,
+        }
+    }
+
+    fn watches(&self, member: &Member) -> bool {
+        matches!(member, Member::CloudMap { cluster: Some(cluster), .. } if self.clusters.contains(cluster.as_ref()))
+    }
+
+    /// Whether an address that `registration` had belongs to a younger task now.
+    fn reused(&self, registration: &Registration) -> bool {
+        self.at(registration.address).is_some_and(|owner| {
+            let younger = registration.started_at.is_some() && owner.started_at > registration.started_at;
+            owner.instance != registration.instance && younger
+        })
+    }
+}
+
+/// Every endpoint of a service, ordered by instance and port.
+pub(super) fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) -> Vec<Endpoint> {
+    let mut registrations: Vec<_> =
+        sightings.iter().flat_map(|(service, _)| &service.registrations).collect();
+    registrations.sort_by(|a, b| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
+    let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
+    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
+    // One that has stopped is only shown, and its address may be anybody's by now.
+    registrations.retain(|registration| {
+        let Some(address) = registration.address else { return true };
+        if registration.member == Member::Ecs {
+            if registration.phase != Phase::Stopped {
+                in_ecs.insert(address);
+                places.insert((address, registration.port));
+            }
+            return true;
+        }
+        let is_task = tasks.watches(&registration.member) && in_ecs.contains(&address);
+        !is_task && places.insert((address, registration.port))
+    });
+    let endpoint = |registration: &Registration| Endpoint {
+        instance: registration.instance.clone(),
+        address: registration.address,
+        port: registration.port,
+        zone: registration.zone.clone(),
+        verdict: verdict(registration, spec.readiness, tasks),
+    };
+    let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
+    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    keep_last_hope(&mut endpoints);
+    endpoints
+}
+
+/// The verdict about one registration: the table of `product.md`, section 6.
+fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>) -> Verdict {
+    let phase = match &registration.member {
+        // Cloud Map may be stale: its ECS instances live and die as ECS says.
+        member @ Member::CloudMap { service, .. } if tasks.watches(member) => {
+            match tasks.behind(registration, service.as_deref()) {
+                Some(phase) => phase,
+                None => return absent(Reason::NoTask),
+            }
+        }
+        _ => registration.phase,
+    };
+    match by_phase(phase, &registration.member, readiness) {
+        out if out.state == State::Absent && !is_leaving(out) => out,
+        _ if tasks.reused(registration) => absent(Reason::AddressReused),
+        _ if registration.foreign_tls => absent(Reason::ForeignTls),
+        _ if registration.address.is_none() => absent(Reason::NoAddress),
+        _ if registration.port.is_none() => absent(Reason::NoPort),
+        verdict => verdict,
+    }
+}
+
+fn by_phase(phase: Phase, member: &Member, readiness: Readiness) -> Verdict {
+    match phase {
+        Phase::Starting => absent(Reason::Starting),
+        Phase::Stopped => absent(Reason::Stopped),
+        Phase::Stopping(StopCause::Crashed) => absent(Reason::Crashed),
+        Phase::Stopping(StopCause::Planned) => absent(Reason::Stopping),
+        Phase::Stopping(StopCause::Spot) => absent(Reason::SpotInterruption),
+        Phase::Running(Health::NoCheck) => healthy(Reason::NoCheck),
+        Phase::Running(_) if readiness == Readiness::Running => healthy(Reason::Ready),
+        Phase::Running(Health::Healthy) => healthy(Reason::Ready),
+        Phase::Running(Health::Unknown { gate_over: true }) => healthy(Reason::GateExpired),
+        Phase::Running(Health::Unknown { .. } | Health::Unhealthy { gate_over: false }) => {
+            absent(Reason::AwaitingHealth)
+        }
+        Phase::Running(Health::Unhealthy { gate_over: true }) => {
+            let in_cloud_map = matches!(member, Member::CloudMap { .. });
+            let reason = if in_cloud_map { Reason::CloudMapUnhealthy } else { Reason::ContainerUnhealthy };
+            Verdict { state: State::Unhealthy, reason }
+        }
+    }
+}
+
+/// Told to stop, and still up for a while.
+fn is_leaving(verdict: Verdict) -> bool {
+    matches!(verdict.reason, Reason::Stopping | Reason::SpotInterruption)
+}
+
+fn healthy(reason: Reason) -> Verdict {
+    Verdict { state: State::Healthy, reason }
+}
+
+fn absent(reason: Reason) -> Verdict {
+    Verdict { state: State::Absent, reason }
+}
+
+/// A task that is stopping as planned, and still up, beats no endpoint at all.
+fn keep_last_hope(endpoints: &mut [Endpoint]) {
+    if endpoints.iter().any(|endpoint| endpoint.verdict.state == State::Healthy) {
+        return;
+    }
+    for endpoint in endpoints.iter_mut() {
+        if is_leaving(endpoint.verdict) {
+            endpoint.verdict = Verdict { state: State::Draining, reason: Reason::LastHope };
+        }
+    }
+}
