@@ -377,6 +377,12 @@ impl Snapshot {
         known.then(|| newer.flat_map(move |change| change.names[kind as usize].iter()))
     }
 
+    /// Names of `kind` that went lately, some perhaps more than once.
+    pub fn departed(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
+        let names = self.changes.iter().flat_map(move |change| change.names[kind as usize].iter());
+        names.filter(move |name| !self.tables[kind].contains_key(*name))
+    }
+
     /// The container ports of a task, as far as any source knows it.
     pub fn occupied_ports(&self, task: &str) -> &[u16] {
         self.occupied.iter().find_map(|ports| ports.get(task)).map_or(&[], |ports| ports)

@@ -6,12 +6,9 @@
 
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::histogram::Histogram;
-
 use crate::model::Namespace;
 use crate::snapshot::ResourceType;
-use crate::telemetry::{Metrics, StageLabels, TypeLabels};
+use crate::telemetry::{Counter, Histogram, Metrics, StageLabels, TypeLabels};
 
 /// One counter for each type.
 pub(super) type ByType = [Counter; ResourceType::ALL.len()];

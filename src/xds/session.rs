@@ -25,6 +25,9 @@ use waiting::Waits;
 /// What leads to clusters.
 const LEADS: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
+/// What others belong to by the same name.
+const PARENTS: [ResourceType; 2] = [ResourceType::Cluster, ResourceType::Listener];
+
 /// Roughly the most that one delta response carries: a stalled client holds one or two of them.
 const RESPONSE_BYTES: usize = 32 * 1024;
 
@@ -251,6 +254,7 @@ impl Session {
         }
         if first {
             self.find_orphans();
+            self.find_departed(kind);
         }
     }
 
@@ -258,7 +262,7 @@ impl Session {
     /// it reconnects. A cluster gives itself away because its load assignment, of the same name, is asked for, and
     /// the listener of an alias because its routes are (`xds.md`, item 54).
     fn find_orphans(&mut self) {
-        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+        for kind in PARENTS {
             let follower = &self.subscriptions[follower(kind) as usize];
             let asked: Vec<_> = follower.names.iter().cloned().collect();
             asked.iter().for_each(|name| self.find_orphan(kind, name));
@@ -266,9 +270,24 @@ impl Session {
     }
 
     fn find_orphan(&mut self, kind: ResourceType, name: &Arc<str>) {
-        let asked = self.of(follower(kind)).names.contains(name) && self.of(kind).requested;
-        let served = |kind| self.slice.get(kind, name).is_some();
-        if self.terms.protocol == Protocol::Delta && asked && !served(kind) && !served(follower(kind)) {
+        let follower = follower(kind);
+        if self.of(follower).names.contains(name) && self.slice.get(follower, name).is_none() {
+            self.find_gone(kind, name);
+        }
+    }
+
+    /// The listener of a TCP alias does not give itself away; but what is in force unknown to its client, and is not
+    /// served, went while the client was away, which is not long ago.
+    fn find_departed(&mut self, kind: ResourceType) {
+        if self.waits.resumed && PARENTS.contains(&kind) {
+            let snapshot = Arc::clone(self.slice.snapshot());
+            snapshot.departed(kind).for_each(|name| self.find_gone(kind, name));
+        }
+    }
+
+    fn find_gone(&mut self, kind: ResourceType, name: &Arc<str>) {
+        let gone = self.of(kind).requested && self.slice.get(kind, name).is_none();
+        if self.terms.protocol == Protocol::Delta && gone {
             let confirmed = self.confirmed;
             self.look(kind).0.find(name, confirmed);
         }
@@ -326,17 +345,17 @@ impl Session {
         for kind in ResourceType::ALL {
             let names = snapshot.changed_since(since, kind);
             let subscription = &mut self.subscriptions[kind as usize];
-            let parents = [ResourceType::Cluster, ResourceType::Listener];
-            let may_be_orphans = self.waits.resumed && parents.contains(&kind);
+            let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
             match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
                 Some(names) => {
                     subscription.look_again(names.clone());
-                    names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));
+                    names.filter(|_| may_be_orphans).for_each(|name| self.find_gone(kind, name));
                 }
                 None => {
                     subscription.look_at_everything(kind, &self.slice);
                     if may_be_orphans {
                         self.find_orphans();
+                        self.find_departed(kind);
                     }
                 }
             }

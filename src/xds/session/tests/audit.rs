@@ -252,10 +252,17 @@ impl Audit {
             let asked = self.of(follower).names.clone();
             let served = |name: &Name| [kind, follower].iter().any(|kind| slice.get(*kind, name).is_some());
             let books = &mut self.books[kind as usize];
+            books.perhaps_since.get_or_insert(self.now);
             for name in asked.iter().filter(|name| books.wildcard && !served(name)) {
                 let unsure = Told { version: None, sure: false, resource: None };
                 let told = books.told.entry(Arc::clone(name));
                 told.and_modify(|told| told.sure &= told.version.is_some()).or_insert(unsure);
+            }
+            // And others may be what went while it was away.
+            let departed = slice.snapshot().departed(kind).filter(|_| self.resumed && books.wildcard);
+            for name in departed {
+                let unsure = Told { version: None, sure: false, resource: None };
+                books.told.entry(Arc::clone(name)).or_insert(unsure);
             }
         }
     }

@@ -342,3 +342,17 @@ fn item_54_a_listener_gives_itself_away_by_its_routes() {
     stream.expect(Listener, &[], &["orphan"]);
     stream.expect(Route, &["a", "orphan"], &[]);
 }
+
+#[test]
+fn item_54_what_went_while_the_client_was_away_is_removed_though_it_does_not_present_it() {
+    let mut stream = Stream::open(service("a", "1").into_iter().chain([resource(Listener, "tcp", "1")]));
+    stream.publish(service("a", "1")); // in force since a response that was refused, and gone before the search was over
+    let mut stream = Stream::on(stream.snapshot);
+    stream.ask(Cluster, &[], &[]);
+    stream.expect(Cluster, &["a"], &[]);
+    stream.ask_holding(Listener, &[], &[], &[("a", version(Listener, "a", "1"))]);
+    stream.expect(Listener, &[], &["tcp"]);
+    stream.publish(service("a", "1").into_iter().chain([resource(Listener, "also", "1")]));
+    stream.publish(service("a", "1")); // before it was said to be there
+    stream.expect(Listener, &[], &["also"]);
+}
