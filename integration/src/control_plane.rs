@@ -326,11 +326,21 @@ impl ControlPlane {
 
     /// The bootstrap of a sidecar, as `legation bootstrap` prints it.
     pub fn bootstrap(&self, sidecar: &Sidecar) -> anyhow::Result<String> {
-        self.bootstrap_via(sidecar, self.xds())
+        self.bootstrap_with(sidecar, self.xds(), &[])
     }
 
     /// As [`ControlPlane::bootstrap`], of a sidecar that reaches the server at another address.
     pub fn bootstrap_via(&self, sidecar: &Sidecar, server: SocketAddr) -> anyhow::Result<String> {
+        self.bootstrap_with(sidecar, server, &[])
+    }
+
+    /// The same, with further arguments.
+    pub fn bootstrap_with(
+        &self,
+        sidecar: &Sidecar,
+        server: SocketAddr,
+        more: &[&str],
+    ) -> anyhow::Result<String> {
         let (server, [admin]) = (server.to_string(), free_ports()?);
         let admin = admin.to_string();
         let mut arguments = vec![
@@ -352,6 +362,7 @@ impl ControlPlane {
         for port in &ports {
             arguments.extend(["--container-port", port]);
         }
+        arguments.extend(more);
         self.command(&arguments)
     }
 }

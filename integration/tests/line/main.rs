@@ -13,6 +13,7 @@ mod harness;
 mod names;
 mod outage;
 mod restart;
+mod tls;
 mod tools;
 mod wire;
 mod withdrawals;
