@@ -9,7 +9,6 @@ mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,8 @@ pub(crate) use bad::Bad;
 pub(crate) use book::Book;
 use book::Held;
 use stream::{Asked, Stream};
+
+use crate::door::Door;
 
 /// How many streams are opened at the same time.
 const AT_ONCE: usize = 200;
@@ -48,7 +49,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A stream for each list of services; none is opened yet.
     pub(crate) fn new(
-        server: SocketAddr,
+        door: &Door,
         book: &Rc<RefCell<Book>>,
         subscriptions: &[Vec<usize>],
         arrives: Arrives,
@@ -56,6 +57,7 @@ impl Fleet {
         let (turns, open) = (Arc::new(Semaphore::new(0)), Rc::new(Cell::new(0)));
         let streams = subscriptions.iter().enumerate().map(|(number, services)| {
             let (book, turns, open) = (Rc::clone(book), Arc::clone(&turns), Rc::clone(&open));
+            let door = door.clone();
             let presented = match arrives {
                 Arrives::Empty => HashMap::new(),
                 Arrives::Holding => book.borrow().presented(services),
@@ -63,7 +65,7 @@ impl Fleet {
             let mut member = Member::new(Rc::clone(&book), services, arrives == Arrives::Holding);
             let asked = Asked { number, services: services.clone(), presented };
             tokio::task::spawn_local(async move {
-                if let Err(error) = live(server, &asked, &turns, &open, &mut member).await {
+                if let Err(error) = live(&door, &asked, &turns, &open, &mut member).await {
                     book.borrow_mut().fail(format!("stream {number}: {error:#}"));
                 }
             })
@@ -129,14 +131,14 @@ impl Drop for Member {
 }
 
 async fn live(
-    server: SocketAddr,
+    door: &Door,
     asked: &Asked,
     turns: &Semaphore,
     open: &Cell<usize>,
     member: &mut Member,
 ) -> anyhow::Result<()> {
     let turn = turns.acquire().await.context("the turns are closed")?;
-    let mut stream = Stream::open(server, asked).await?;
+    let mut stream = Stream::open(door, asked).await?;
     drop(turn);
     open.set(open.get() + 1);
     member.book.borrow().changed().notify_one();

@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) enum Mode {
     /// The server on one core, the clients on another.
     Pinned,
+    /// The same, and they speak TLS.
+    Tls,
     /// Wherever the kernel likes.
     Free,
 }
@@ -25,6 +27,7 @@ impl Mode {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
+            Self::Tls => "pinned, TLS",
             Self::Free => "free",
         }
     }
@@ -32,7 +35,7 @@ impl Mode {
     /// As `taskset -c` has it.
     pub(crate) fn server_cores(self) -> &'static str {
         match self {
-            Self::Pinned => "0",
+            Self::Pinned | Self::Tls => "0",
             Self::Free => "0,1",
         }
     }

@@ -3,6 +3,8 @@
 //! It is no test of what is right, but a server that is wrong scores nothing. Invariant: whatever is written down was
 //! measured by this run.
 
+mod backends;
+mod door;
 mod fleet;
 mod floor;
 mod machine;

@@ -24,6 +24,8 @@ pub(crate) enum Target {
     Ratio(f64),
     /// At most this, whatever the peer needs.
     AtMost(f64),
+    /// None at all.
+    Nothing,
     /// Told only.
     None,
 }
@@ -65,6 +67,9 @@ impl Line {
         match self.target {
             Target::Ratio(target) => Some(self.ratio()? / target),
             Target::AtMost(target) => Some(self.of(Kind::Legation)? / target),
+            Target::Nothing => {
+                self.of(Kind::Legation).map(|value| if value > 0.0 { f64::INFINITY } else { 0.0 })
+            }
             Target::None => None,
         }
     }
@@ -79,6 +84,7 @@ impl Line {
             ratio: self.ratio(),
             target: match self.target {
                 Target::Ratio(target) | Target::AtMost(target) => Some(target),
+                Target::Nothing => Some(0.0),
                 Target::None => None,
             },
             met: self.excess().map(|excess| excess <= 1.0),
@@ -96,6 +102,7 @@ impl Line {
         let (target, unit) = match self.target {
             Target::Ratio(target) => (format!("1/{}", short(1.0 / target)), "ratio"),
             Target::AtMost(target) => (short(target), "value"),
+            Target::Nothing => ("0".to_owned(), "value"),
             Target::None => ("-".to_owned(), ""),
         };
         let met = match self.excess() {

@@ -3,6 +3,7 @@
 //! It drives servers and fleets and knows neither's insides. Invariant: servers take turns (A-B-C-A-B-C), each in a
 //! process of its own that begins with nothing.
 
+mod envoys;
 mod memory;
 mod rig;
 mod rollout;
@@ -41,6 +42,7 @@ impl Bench {
         lines.extend(rollout::measure(self).await?);
         lines.extend(storm::measure(self).await?);
         lines.extend(memory::measure(self).await?);
+        lines.extend(envoys::measure(self).await?);
         Ok(lines)
     }
 
@@ -69,10 +71,32 @@ impl Bench {
         wanted: &[Wanted],
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
+        self.turns_of(&self.kinds(), scenario, mode, wanted, once).await
+    }
+
+    /// The same where only Legation can take part.
+    async fn alone(
+        &self,
+        scenario: &str,
+        mode: Mode,
+        wanted: &[Wanted],
+        once: impl AsyncFn() -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<Vec<Line>> {
+        self.turns_of(&[Kind::Legation], scenario, mode, wanted, async |_| once().await).await
+    }
+
+    async fn turns_of(
+        &self,
+        kinds: &[Kind],
+        scenario: &str,
+        mode: Mode,
+        wanted: &[Wanted],
+        once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<Vec<Line>> {
         mode.enter()?;
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
         for turn in 1..=self.turns() {
-            for kind in self.kinds() {
+            for &kind in kinds {
                 self.quiet().await?;
                 let sample = once(kind).await;
                 let sample = sample.with_context(|| format!("{scenario}, {}, turn {turn}", kind.word()))?;

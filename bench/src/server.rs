@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
 
+use crate::door::{Certificate, Door};
 use crate::machine::Mode;
 use crate::world::Change;
 
@@ -54,14 +55,13 @@ pub(crate) struct Programs {
 }
 
 /// A running server.
-#[derive(Debug)]
 pub(crate) struct Server {
     process: Process,
     orders: OwnedWriteHalf,
     /// How many orders were given, and how many the server has taken in.
     given: u64,
     taken: watch::Receiver<u64>,
-    xds: SocketAddr,
+    door: Door,
     /// Where it says whether it is ready, if it does.
     metrics: Option<SocketAddr>,
 }
@@ -76,22 +76,34 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let [xds, control, metrics, admin] = free_ports()?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (door, certificate) = match mode {
+            Mode::Tls => {
+                Door::with_certificate(local(xds), folder).map(|(door, files)| (door, Some(files)))?
+            }
+            Mode::Pinned | Mode::Free => (Door::plain(local(xds)), None),
+        };
         let mut command = Command::new("taskset");
         command.args(["-c", mode.server_cores()]);
         match kind {
             Kind::Legation => {
                 let config = folder.join("legation.yaml");
-                std::fs::write(&config, configuration(local(xds), local(metrics), local(admin)))
-                    .context("writing the configuration")?;
+                std::fs::write(
+                    &config,
+                    configuration(local(xds), local(metrics), local(admin), certificate.as_ref()),
+                )
+                .context("writing the configuration")?;
                 std::fs::write(folder.join("none.yaml"), "services: {}\n")
                     .context("writing a services file")?;
                 command.arg(&programs.fed).arg(&config).arg(local(control).to_string());
-                command.env("LEGATION_LOG", "warn");
+                command.env("RUST_LOG", "warn");
             }
             Kind::Linear | Kind::Snapshot => {
                 command.arg(programs.peer.as_ref().context("go-control-plane was not built")?);
                 command.args(["-cache", kind.word(), "-xds", &local(xds).to_string()]);
                 command.args(["-control", &local(control).to_string()]);
+                if let Some(Certificate { chain, key }) = &certificate {
+                    command.arg("-certificate").arg(chain).arg("-key").arg(key);
+                }
             }
         }
         let mut process = Process::start(kind.word(), command, &folder.join(format!("{}.log", kind.word())))?;
@@ -110,7 +122,7 @@ impl Server {
                 count.send_modify(|count| *count += 1);
             }
         });
-        Ok(Self { process, orders, given: 0, taken, xds: local(xds), metrics })
+        Ok(Self { process, orders, given: 0, taken, door, metrics })
     }
 
     /// Has everything served for the first time.
@@ -126,8 +138,8 @@ impl Server {
     }
 
     /// Where clients connect.
-    pub(crate) fn xds(&self) -> SocketAddr {
-        self.xds
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Has these served, one of these days.
@@ -169,10 +181,18 @@ impl Server {
 }
 
 /// Nothing but the limit on new streams is set: a storm shall not be spread.
-fn configuration(xds: SocketAddr, metrics: SocketAddr, admin: SocketAddr) -> String {
+fn configuration(
+    xds: SocketAddr,
+    metrics: SocketAddr,
+    admin: SocketAddr,
+    certificate: Option<&Certificate>,
+) -> String {
+    let tls = certificate.map_or(String::new(), |Certificate { chain, key }| {
+        format!(", tls: {{ certificateFile: {}, privateKeyFile: {} }}", chain.display(), key.display())
+    });
     format!(
         "listen: {{ xds: {xds}, metrics: {metrics}, admin: {admin} }}\n\
-         xds: {{ newStreamsPerSecond: 1000000 }}\n\
+         xds: {{ newStreamsPerSecond: 1000000{tls} }}\n\
          namespaces: {{ prod: {{ files: [none.yaml] }} }}\n"
     )
 }

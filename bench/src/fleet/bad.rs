@@ -2,12 +2,12 @@
 //!
 //! Nothing is noted of what they get. Invariant: whatever happens to one, it goes on being bad until it is dropped.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::stream::{Asked, Stream};
+use crate::door::Door;
 
 /// How late a slow client accepts.
 const LATE: Duration = Duration::from_secs(1);
@@ -36,16 +36,17 @@ pub(crate) struct Bad {
 
 impl Bad {
     /// They ask for what is in these lists, from the first one on.
-    pub(crate) fn connect(server: SocketAddr, subscriptions: &[Vec<usize>], of_each: usize) -> Self {
+    pub(crate) fn connect(door: &Door, subscriptions: &[Vec<usize>], of_each: usize) -> Self {
         let habits = [Habit::Stalled, Habit::Slow, Habit::Refusing, Habit::Restless];
         let habits = habits.into_iter().cycle().take(of_each * habits.len());
         let clients =
             habits.zip(subscriptions.iter().cycle()).enumerate().map(|(place, (habit, services))| {
                 let number = 1_000_000 + place;
                 let asked = Asked { number, services: services.clone(), presented: [].into() };
+                let door = door.clone();
                 tokio::task::spawn_local(async move {
                     loop {
-                        let _ = live(server, &asked, habit).await; // and again
+                        let _ = live(&door, &asked, habit).await; // and again
                         tokio::time::sleep(PAUSE).await;
                     }
                 })
@@ -60,8 +61,8 @@ impl Drop for Bad {
     }
 }
 
-async fn live(server: SocketAddr, asked: &Asked, habit: Habit) -> anyhow::Result<()> {
-    let mut stream = Stream::open(server, asked).await?;
+async fn live(door: &Door, asked: &Asked, habit: Habit) -> anyhow::Result<()> {
+    let mut stream = Stream::open(door, asked).await?;
     match habit {
         Habit::Stalled => std::future::pending().await,
         Habit::Restless => tokio::time::timeout(STAY, accept(&mut stream, Duration::ZERO)).await?,

@@ -17,10 +17,10 @@ use legation::xds::proto::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status, Struct, Value, value,
 };
 use prost::Message;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::book::{Book, Held};
+use crate::door::Door;
 use crate::world;
 
 const ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -58,17 +58,16 @@ impl Drop for Stream {
 
 impl Stream {
     /// Connects and asks.
-    pub(super) async fn open(server: SocketAddr, asked: &Asked) -> anyhow::Result<Self> {
-        let tcp = TcpStream::connect(server).await.context("connecting")?;
-        tcp.set_nodelay(true)?;
+    pub(super) async fn open(door: &Door, asked: &Asked) -> anyhow::Result<Self> {
+        let wire = door.enter().await?;
         let mut builder = client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let (client, connection) = builder.handshake(tcp).await.context("speaking HTTP/2")?;
+        let (client, connection) = builder.handshake(wire).await.context("speaking HTTP/2")?;
         let connection = tokio::task::spawn_local(async move {
             let _ = connection.await; // whoever reads a stream of it learns of its end
         });
         let connection = connection.abort_handle();
-        let (requests, responses) = request(client, server, asked).await?;
+        let (requests, responses) = request(client, door.address, asked).await?;
         Ok(Self { requests, responses, buffer: BytesMut::new(), connection })
     }
 

@@ -18,42 +18,52 @@ const REST: usize = 12;
 const EACH: &str = "resident per idle stream, KiB";
 const GROWTH: &str = "growth by storms, %";
 
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    mode: Mode,
+    size: Size,
+    target: Target,
+    storms: usize,
+}
+
+fn plans(quick: bool) -> Vec<Plan> {
+    let size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
+    let base = Plan { mode: Mode::Pinned, size, target: Target::AtMost(26.0), storms: 0 };
+    let many = |streams| Plan { size: Size { streams, ..size }, ..base };
+    if quick {
+        return vec![many(5_000)];
+    }
+    let wide = Plan { size: Size { subscriptions: 1_000, ..size }, target: Target::AtMost(60.0), ..base };
+    let tls = Plan { mode: Mode::Tls, target: Target::None, ..many(5_000) };
+    vec![Plan { storms: 10, ..base }, many(5_000), many(10_000), wide, tls]
+}
+
 /// Measures all that is wanted.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
-    let size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
-    let wide = (Size { subscriptions: 1_000, ..size }, 60.0, 0);
-    let sizes = match bench.quick {
-        true => vec![(Size { streams: 5_000, ..size }, 26.0, 0)],
-        false => vec![
-            (size, 26.0, 10),
-            (Size { streams: 5_000, ..size }, 26.0, 0),
-            (Size { streams: 10_000, ..size }, 26.0, 0),
-            wide,
-        ],
-    };
     let mut lines = Vec::new();
-    for (size, most, storms) in sizes.into_iter().filter(|_| bench.wants("S7")) {
-        let name = format!("S7: {}", size.words());
-        let growth = if storms > 0 { Target::AtMost(5.0) } else { Target::None };
-        let wanted: [Wanted; 2] = [(EACH, Target::AtMost(most)), (GROWTH, growth)];
-        let wanted = if storms > 0 { &wanted[..] } else { &wanted[..1] };
-        let once = async |kind| once(bench, size, storms, kind).await;
-        lines.extend(bench.in_turns(&name, Mode::Pinned, wanted, once).await?);
+    for plan in plans(bench.quick).iter().filter(|_| bench.wants("S7")) {
+        let name = format!("S7: {}", plan.size.words());
+        let wanted: [Wanted; 2] = [(EACH, plan.target), (GROWTH, Target::AtMost(5.0))];
+        let wanted = if plan.storms > 0 { &wanted[..] } else { &wanted[..1] };
+        let once = async |kind| once(bench, plan, kind).await;
+        lines.extend(bench.in_turns(&name, plan.mode, wanted, once).await?);
     }
     Ok(lines)
 }
 
-async fn once(bench: &Bench, size: Size, storms: usize, kind: Kind) -> anyhow::Result<Sample> {
-    let mut rig = Rig::new(bench, Mode::Pinned, size, kind).await?;
+async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> {
+    let mut rig = Rig::new(bench, plan.mode, plan.size, kind).await?;
     let before = at_rest(&rig.server).await?;
     let mut fleet = rig.connect(Arrives::Empty).await?;
     let idle = at_rest(&rig.server).await?;
-    let mut sample = Sample::from([(EACH, idle.saturating_sub(before) as f64 / size.streams as f64)]);
-    for _ in 0..storms {
+    let each = idle.saturating_sub(before) as f64 / plan.size.streams as f64;
+    let mut sample = Sample::from([(EACH, each)]);
+    for _ in 0..plan.storms {
         fleet.close().await;
         fleet = rig.connect(Arrives::Empty).await?;
     }
-    if storms > 0 {
+    if plan.storms > 0 {
         let after = at_rest(&rig.server).await?;
         sample.insert(GROWTH, (after as f64 / idle as f64 - 1.0) * 100.0);
     }

@@ -80,7 +80,7 @@ impl Rig {
         services: usize,
         arrives: Arrives,
     ) -> anyhow::Result<Fleet> {
-        let fleet = Fleet::new(self.server.xds(), &self.book, &self.asked, arrives);
+        let fleet = Fleet::new(self.server.door(), &self.book, &self.asked, arrives);
         let changes: Vec<_> = (0..services).map(|service| self.world.stop(service)).collect();
         changes.iter().for_each(|change| self.book.borrow_mut().announce(change, Instant::now()));
         self.server.apply(&changes).await?;

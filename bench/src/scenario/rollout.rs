@@ -62,7 +62,7 @@ async fn rollout(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
     let changes = REPLACED * SIZE.tasks * 2 / if bench.quick { 4 } else { 1 };
     let services: Vec<_> = (1..=REPLACED).collect();
     let alone = replace(&mut rig, &fleet, &services, PACE, changes).await?;
-    let bad = Bad::connect(rig.server.xds(), rig.asked(), SIZE.streams / 100);
+    let bad = Bad::connect(rig.server.door(), rig.asked(), SIZE.streams / 100);
     let beside = replace(&mut rig, &fleet, &services, PACE, changes).await?;
     drop(bad);
     fleet.close().await;

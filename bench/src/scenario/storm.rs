@@ -48,7 +48,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         let bytes = if storm == Storm::Current { Target::AtMost(2.0) } else { Target::None };
         let wall = if storm == Storm::Empty { Target::Ratio(wall) } else { Target::None };
         let wanted: [Wanted; 4] =
-            [(WALL, wall), (CPU, Target::None), (BYTES, bytes), (DROPS, Target::AtMost(0.5))];
+            [(WALL, wall), (CPU, Target::None), (BYTES, bytes), (DROPS, Target::Nothing)];
         let once = async |kind| once(bench, size, storm, kind).await;
         lines.extend(bench.in_turns(&name, Mode::Pinned, &wanted, once).await?);
     }

@@ -21,6 +21,7 @@ const BESIDES: usize = 240;
 const CPU: &str = "server CPU per stream and push, us";
 const LAST: &str = "to the last client, ms";
 const HALF: &str = "to half of the clients, ms";
+const FIRST: &str = "to the first client, ms";
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -31,17 +32,27 @@ struct Plan {
     mode: Mode,
     cpu: Target,
     last: Target,
+    first: Target,
 }
 
 fn plans(quick: bool) -> Vec<Plan> {
     let rounds = if quick { 20 } else { 50 };
     let size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
     let cpu = Target::Ratio(1.0 / 5.0);
-    let base = Plan { scenario: "S1", size, rounds, mode: Mode::Pinned, cpu, last: Target::None };
+    let base = Plan {
+        scenario: "S1",
+        size,
+        rounds,
+        mode: Mode::Pinned,
+        cpu,
+        last: Target::None,
+        first: Target::None,
+    };
     let many = |streams, rounds, last| Plan { size: Size { streams, ..size }, rounds, last, ..base.clone() };
     let mut plans = vec![base.clone(), many(5_000, rounds / 2, Target::Ratio(1.0 / 1.5))];
     if !quick {
         plans.push(many(10_000, rounds / 4, Target::None));
+        plans.push(Plan { mode: Mode::Tls, cpu: Target::None, ..base.clone() });
         plans.push(Plan { mode: Mode::Free, cpu: Target::None, ..base.clone() });
     }
     plans.push(Plan {
@@ -61,6 +72,13 @@ fn plans(quick: bool) -> Vec<Plan> {
         ..base.clone()
     };
     plans.extend([large(1_000, rounds), large(5_000, rounds / 5)]);
+    plans.push(Plan {
+        scenario: "S10",
+        size: Size { services: 5_000, ..size },
+        cpu: Target::None,
+        first: Target::AtMost(5.0),
+        ..base
+    });
     plans
 }
 
@@ -69,7 +87,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for plan in plans(bench.quick).iter().filter(|plan| bench.wants(plan.scenario)) {
         let name = format!("{}: {}", plan.scenario, plan.size.words());
-        let wanted: [Wanted; 3] = [(CPU, plan.cpu), (LAST, plan.last), (HALF, Target::None)];
+        let wanted: [Wanted; 4] =
+            [(CPU, plan.cpu), (FIRST, plan.first), (HALF, Target::None), (LAST, plan.last)];
         let once = async |kind| once(bench, plan, kind).await;
         let mut measured = bench.in_turns(&name, plan.mode, &wanted, once).await?;
         let floor = floor(bench, plan).await?;
@@ -87,35 +106,50 @@ async fn floor(bench: &Bench, plan: &Plan) -> anyhow::Result<Sample> {
     let (streams, bytes) = (plan.size.streams, BESIDES + EACH * plan.size.tasks);
     let program = &bench.programs.floor;
     let mut floor = Floor::open(program, plan.mode, folder.path(), streams, bytes).await?;
-    let (mut last, mut half, mut before) = (Vec::new(), Vec::new(), Duration::ZERO);
+    let (mut times, mut before) = (Times::default(), Duration::ZERO);
     for round in 0..WARMING + plan.rounds {
         if round == WARMING {
             before = floor.processor()?;
         }
-        let mut after = floor.push().await?;
+        let after = floor.push().await?;
         if round >= WARMING {
-            last.extend(after.iter().max().copied());
-            half.push(middle(&mut after));
+            times.round(after);
         }
     }
-    let processor = floor.processor()?.saturating_sub(before);
-    Ok(sample(processor, plan.rounds * streams, &mut last, &mut half))
+    Ok(times.sample(floor.processor()?.saturating_sub(before), plan.rounds * streams))
 }
 
-fn sample(processor: Duration, pushes: usize, last: &mut [Duration], half: &mut [Duration]) -> Sample {
-    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-    [
-        (CPU, processor.as_secs_f64() * 1e6 / pushes as f64),
-        (LAST, millis(middle(last))),
-        (HALF, millis(middle(half))),
-    ]
-    .into()
+/// How long the first, the middle and the last client waited, by round.
+#[derive(Debug, Default)]
+struct Times {
+    first: Vec<Duration>,
+    half: Vec<Duration>,
+    last: Vec<Duration>,
+}
+
+impl Times {
+    fn round(&mut self, mut after: Vec<Duration>) {
+        self.half.push(middle(&mut after)); // which sorts them
+        self.first.extend(after.first().copied());
+        self.last.extend(after.last().copied());
+    }
+
+    fn sample(mut self, processor: Duration, pushes: usize) -> Sample {
+        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+        [
+            (CPU, processor.as_secs_f64() * 1e6 / pushes as f64),
+            (FIRST, millis(middle(&mut self.first))),
+            (HALF, millis(middle(&mut self.half))),
+            (LAST, millis(middle(&mut self.last))),
+        ]
+        .into()
+    }
 }
 
 async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> {
     let mut rig = Rig::new(bench, plan.mode, plan.size, kind).await?;
     let fleet = rig.connect(Arrives::Empty).await?;
-    let (mut last, mut half, mut before) = (Vec::new(), Vec::new(), Duration::ZERO);
+    let (mut times, mut before) = (Times::default(), Duration::ZERO);
     for round in 0..WARMING + plan.rounds {
         if round == WARMING {
             before = rig.server.processor()?;
@@ -124,15 +158,13 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
         // Alternately, so that it stays as large as it is; a stop is what is timed.
         let change = if round % 2 == 0 { rig.world.stop(0) } else { rig.world.start(0) };
         rig.change(&fleet, change).await?;
-        let mut after = rig.book.borrow_mut().withdrawals();
+        let after = rig.book.borrow_mut().withdrawals();
         if round >= WARMING && !after.is_empty() {
-            after.sort_unstable();
-            last.extend(after.last().copied());
-            half.push(middle(&mut after));
+            times.round(after);
         }
     }
     let processor = rig.server.processor()?.saturating_sub(before);
     let pushes = plan.rounds * fleet.len();
     fleet.close().await;
-    Ok(sample(processor, pushes, &mut last, &mut half))
+    Ok(times.sample(processor, pushes))
 }
