@@ -43,7 +43,7 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 			-verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
-bench: $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
+bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
 	$(CARGO) build --release -p bench
 	'$(target)/release/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)',--results bench) \
 		$(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)

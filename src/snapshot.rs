@@ -251,6 +251,8 @@ impl Tables {
 struct Change {
     generation: u64,
     names: [Vec<Arc<str>>; ResourceType::ALL.len()],
+    /// Those that were removed, as they were.
+    gone: Vec<Arc<Resource>>,
 }
 
 /// The sums of [`Resource::share`] by type, of what everyone sees and of what only one class sees.
@@ -335,7 +337,12 @@ impl Snapshot {
         if changes.len() == REMEMBERED_CHANGES {
             changes.pop_front();
         }
-        changes.push_back(Arc::new(Change { generation, names }));
+        let gone = ResourceType::ALL.into_iter().zip(&names).flat_map(|(kind, names)| {
+            let gone = names.iter().filter(|name| !tables[kind].contains_key(*name));
+            gone.filter_map(|name| self.tables[kind].get(name).cloned()).collect::<Vec<_>>()
+        });
+        let gone = gone.collect();
+        changes.push_back(Arc::new(Change { generation, names, gone }));
         let namespace = self.namespace.clone();
         Some(Self { namespace, generation, seen_at, tables, totals, occupied, changes })
     }
@@ -375,12 +382,6 @@ impl Snapshot {
         let known = since == self.generation || (since < self.generation && reaches_back);
         let newer = self.changes.iter().filter(move |change| change.generation > since);
         known.then(|| newer.flat_map(move |change| change.names[kind as usize].iter()))
-    }
-
-    /// Names of `kind` that went lately, some perhaps more than once.
-    pub fn departed(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
-        let names = self.changes.iter().flat_map(move |change| change.names[kind as usize].iter());
-        names.filter(move |name| !self.tables[kind].contains_key(*name))
     }
 
     /// The container ports of a task, as far as any source knows it.
@@ -444,6 +445,15 @@ impl Slice {
             .values()
             .filter(|resource| self.shows(resource))
             .map(|resource| &resource.name)
+    }
+
+    /// What the client might have seen of a type and is gone since generation `since`, as far as is remembered; some
+    /// names perhaps more than once.
+    pub fn departed(&self, kind: ResourceType, since: u64) -> impl Iterator<Item = &Arc<str>> {
+        let newer = self.snapshot.changes.iter().filter(move |change| change.generation > since);
+        let gone = newer.flat_map(|change| &change.gone).filter(move |resource| resource.kind == kind);
+        let gone = gone.filter(|resource| self.is_mine(resource)).map(|resource| &resource.name);
+        gone.filter(move |name| !self.snapshot.table(kind).contains_key(*name))
     }
 
     /// The version of all that the client may see of a type: it differs if and only if the content does.

@@ -24,6 +24,21 @@ use report::Line;
 use scenario::Bench;
 use server::Programs;
 
+/// What the peer is built from.
+const PEER: &str = include_str!("../peers/go-control-plane/go.mod");
+
+/// What stands above every table.
+const READING: &str = "\
+# Measured
+
+`make bench` writes this file. Legation runs as it is shipped, with one more source that is fed over a socket; the peer
+is a small server of go-control-plane's parts; the floor is the kernel alone: the same bytes to as many connections, and a
+short answer from each. All get the same world and the same changes, take turns in processes of their own, and score
+only if every client ends with exactly what the world is, in order and without a refusal. Pinned: the server on one
+core, the clients on the other. Figures are medians, with the least and the most in brackets; the ratio is Legation's
+share of what LinearCache needs in the same run.
+";
+
 /// A quick run fails where a figure is so many times worse than its target.
 const FAR_OFF: f64 = 3.0;
 
@@ -72,12 +87,14 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn preface(plan: &Plan) -> anyhow::Result<String> {
     let machine = machine::describe()?;
-    let alone = if plan.peer.is_none() {
-        "\nThere is no Go on this machine: Legation was measured alone.\n"
-    } else {
-        ""
+    let required =
+        PEER.lines().find_map(|line| line.trim().strip_prefix("github.com/envoyproxy/go-control-plane "));
+    let peer = match (&plan.peer, required) {
+        (Some(_), Some(version)) => format!("go-control-plane {version}"),
+        _ => "no peer: there is no Go on this machine, so that Legation was measured alone".to_owned(),
     };
-    Ok(format!("{machine}\n{alone}"))
+    let legation = env!("CARGO_PKG_VERSION");
+    Ok(format!("{READING}\nMachine: {machine}. Legation {legation}; {peer}.\n"))
 }
 
 fn verdict(plan: &Plan, lines: &[Line]) -> ExitCode {

@@ -135,7 +135,18 @@ pub(crate) fn table(preface: &str, lines: &[Line]) -> String {
     for line in lines {
         let _ = writeln!(text, "{}", line.row()); // writing to a string does not fail
     }
-    text
+    text + &missed(lines)
+}
+
+/// The targets that are missed, and by how much.
+fn missed(lines: &[Line]) -> String {
+    let missed = lines.iter().filter(|line| line.excess().is_some_and(|excess| excess > 1.0));
+    let missed: Vec<_> = missed.map(|line| format!("* {}: {}\n", line.scenario, line.metric)).collect();
+    if missed.is_empty() {
+        String::new()
+    } else {
+        format!("\nTargets that are missed:\n\n{}", missed.concat())
+    }
 }
 
 /// The same for programs.

@@ -50,15 +50,20 @@ impl Bench {
         self.only.is_empty() || self.only.iter().any(|only| only.eq_ignore_ascii_case(scenario))
     }
 
-    /// How often each server has its turn.
-    fn turns(&self) -> usize {
-        if self.quick { 2 } else { 3 }
+    /// How often each server has its turn: once where nothing is timed.
+    fn turns(&self, scenario: &str) -> usize {
+        match scenario {
+            memory if memory.starts_with("S7") => 1,
+            _ if self.quick => 2,
+            _ => 3,
+        }
     }
 
-    /// The servers that there are, those of the peer that are not compared with only in full runs.
-    fn kinds(&self) -> Vec<Kind> {
+    /// The servers that take part; the one that is not compared with only where fan-out is measured.
+    fn kinds(&self, scenario: &str) -> Vec<Kind> {
         let peers = [Kind::Linear, Kind::Snapshot];
-        let peers = peers.into_iter().filter(|kind| !(self.quick && *kind == Kind::Snapshot));
+        let with_snapshot = !self.quick && ["S1", "S2", "S3"].iter().any(|it| scenario.starts_with(it));
+        let peers = peers.into_iter().filter(|kind| with_snapshot || *kind != Kind::Snapshot);
         let peers = peers.filter(|_| self.programs.peer.is_some());
         [Kind::Legation].into_iter().chain(peers).collect()
     }
@@ -71,7 +76,7 @@ impl Bench {
         wanted: &[Wanted],
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
-        self.turns_of(&self.kinds(), scenario, mode, wanted, once).await
+        self.turns_of(&self.kinds(scenario), scenario, mode, wanted, once).await
     }
 
     /// The same where only Legation can take part.
@@ -95,7 +100,7 @@ impl Bench {
     ) -> anyhow::Result<Vec<Line>> {
         mode.enter()?;
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
-        for turn in 1..=self.turns() {
+        for turn in 1..=self.turns(scenario) {
             for &kind in kinds {
                 self.quiet().await?;
                 let sample = once(kind).await;

@@ -254,7 +254,7 @@ impl Session {
         }
         if first {
             self.find_orphans();
-            self.find_departed(kind);
+            self.find_departed(kind, 0);
         }
     }
 
@@ -278,10 +278,10 @@ impl Session {
 
     /// The listener of a TCP alias does not give itself away; but what is in force unknown to its client, and is not
     /// served, went while the client was away, which is not long ago.
-    fn find_departed(&mut self, kind: ResourceType) {
+    fn find_departed(&mut self, kind: ResourceType, since: u64) {
         if self.waits.resumed && PARENTS.contains(&kind) {
-            let snapshot = Arc::clone(self.slice.snapshot());
-            snapshot.departed(kind).for_each(|name| self.find_gone(kind, name));
+            let departed: Vec<_> = self.slice.departed(kind, since).cloned().collect();
+            departed.iter().for_each(|name| self.find_gone(kind, name));
         }
     }
 
@@ -349,16 +349,16 @@ impl Session {
             match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
                 Some(names) => {
                     subscription.look_again(names.clone());
-                    names.filter(|_| may_be_orphans).for_each(|name| self.find_gone(kind, name));
+                    names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));
                 }
                 None => {
                     subscription.look_at_everything(kind, &self.slice);
                     if may_be_orphans {
                         self.find_orphans();
-                        self.find_departed(kind);
                     }
                 }
             }
+            self.find_departed(kind, since);
         }
     }
 

@@ -1,4 +1,4 @@
-// A control plane made of go-control-plane's parts, for comparison: delta ADS over one LinearCache of load
+// A control plane made of go-control-plane's parts, for comparison: delta xDS over one LinearCache of load
 // assignments, or over one SnapshotCache.
 //
 // It has no sources: what it serves comes over a control connection, line by line. `set NAME ADDRESS:PORT,...`
@@ -20,6 +20,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
@@ -159,6 +160,7 @@ func main() {
 	grpcServer := grpc.NewServer(options...)
 	ads := server.NewServer(context.Background(), served.cache, nil)
 	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, ads)
+	endpointservice.RegisterEndpointDiscoveryServiceServer(grpcServer, ads)
 
 	clients, err := net.Listen("tcp", *xds)
 	if err != nil {

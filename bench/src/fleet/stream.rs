@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::client::{self, SendRequest};
+use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use legation::xds::proto::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status, Struct, Value, value,
@@ -24,7 +24,10 @@ use crate::door::Door;
 use crate::world;
 
 const ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// For those that were connected before: on the aggregated stream a client that comes back and asks for load assignments
+/// before clusters was cut off while these warmed, and is sent all of them whatever it holds.
+const ENDPOINTS: &str = "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints";
 /// Room for what a client has not read yet: more than any response.
 const WINDOW: u32 = 4 << 20;
 /// The flag of compression and the length, before each message.
@@ -45,7 +48,9 @@ pub(super) struct Asked {
 /// An open stream. Dropping it closes the connection.
 pub(super) struct Stream {
     requests: SendStream<Bytes>,
-    responses: RecvStream,
+    /// Until the server has begun to answer: some servers begin when there is something to say.
+    begins: Option<ResponseFuture>,
+    responses: Option<RecvStream>,
     buffer: BytesMut,
     connection: AbortHandle,
 }
@@ -67,8 +72,8 @@ impl Stream {
             let _ = connection.await; // whoever reads a stream of it learns of its end
         });
         let connection = connection.abort_handle();
-        let (requests, responses) = request(client, door.address, asked).await?;
-        Ok(Self { requests, responses, buffer: BytesMut::new(), connection })
+        let (requests, begins) = request(client, door.address, asked).await?;
+        Ok(Self { requests, begins: Some(begins), responses: None, buffer: BytesMut::new(), connection })
     }
 
     /// The next response.
@@ -77,9 +82,14 @@ impl Stream {
             if let Some(message) = self.message() {
                 return DeltaDiscoveryResponse::decode(message).context("reading a response");
             }
-            let data = self.responses.data().await.context("the server ended the stream")?;
+            if let Some(begins) = &mut self.begins {
+                self.responses = Some(begun(begins.await.context("waiting for the answer")?)?);
+                self.begins = None;
+            }
+            let responses = self.responses.as_mut().context("nothing was asked")?;
+            let data = responses.data().await.context("the server ended the stream")?;
             let data = data.context("reading from the stream")?;
-            self.responses.flow_control().release_capacity(data.len())?;
+            responses.flow_control().release_capacity(data.len())?;
             self.buffer.put(data);
         }
     }
@@ -131,19 +141,23 @@ async fn request(
     client: SendRequest<Bytes>,
     server: SocketAddr,
     asked: &Asked,
-) -> anyhow::Result<(SendStream<Bytes>, RecvStream)> {
-    let request = http::Request::post(format!("http://{server}{PATH}"))
+) -> anyhow::Result<(SendStream<Bytes>, ResponseFuture)> {
+    let path = if asked.presented.is_empty() { AGGREGATED } else { ENDPOINTS };
+    let request = http::Request::post(format!("http://{server}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())?;
     let mut client = client.ready().await.context("waiting for a free stream")?;
     let (response, mut requests) = client.send_request(request, false).context("asking")?;
     requests.send_data(framed(&first(asked)), false).context("asking")?;
-    let response = response.await.context("waiting for the answer")?;
+    Ok((requests, response))
+}
+
+fn begun(response: http::Response<RecvStream>) -> anyhow::Result<RecvStream> {
     anyhow::ensure!(response.status() == 200, "answered by {}", response.status());
     let refused = response.headers().get("grpc-status");
     anyhow::ensure!(refused.is_none(), "refused: {:?}", response.headers());
-    Ok((requests, response.into_body()))
+    Ok(response.into_body())
 }
 
 fn first(asked: &Asked) -> DeltaDiscoveryRequest {

@@ -12,8 +12,8 @@ use crate::machine::Mode;
 use crate::report::{Line, Target};
 use crate::server::{Kind, Server};
 
-/// How many seconds an allocator has to give back what was let go.
-const REST: usize = 12;
+/// How long the slower of the two allocators keeps what was let go.
+const DECAY: Duration = Duration::from_secs(11);
 
 const EACH: &str = "resident per idle stream, KiB";
 const GROWTH: &str = "growth by storms, %";
@@ -71,18 +71,16 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
     Ok(sample)
 }
 
-/// The resident memory in KiB when it has stopped falling.
+/// The resident memory in KiB when the allocator has given back what it will.
 async fn at_rest(server: &Server) -> anyhow::Result<u64> {
+    tokio::time::sleep(DECAY).await;
     let mut lowest = server.memory()?;
-    let mut unchanged = 0;
-    for _ in 0..REST {
+    loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = server.memory()?;
-        unchanged = if now < lowest { 0 } else { unchanged + 1 };
-        lowest = lowest.min(now);
-        if unchanged == 4 {
-            break;
+        if now >= lowest {
+            return Ok(lowest);
         }
+        lowest = now;
     }
-    Ok(lowest)
 }

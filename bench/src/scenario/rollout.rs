@@ -17,8 +17,8 @@ const REPLACED: usize = 50;
 /// Between two changes of a deployment: each task comes, and another goes.
 const PACE: Duration = Duration::from_millis(10);
 /// S5: how long one rate is held, the first one, and how much it grows.
-const STEP: Duration = Duration::from_secs(3);
-const FIRST: f64 = 100.0;
+const STEP: Duration = Duration::from_secs(2);
+const FIRST: f64 = 800.0;
 const GROWTH: f64 = std::f64::consts::SQRT_2;
 /// S5: as stale as that is too stale.
 const STALE: Duration = Duration::from_secs(1);

@@ -9,8 +9,12 @@ use integration::envoy::Envoy;
 use integration::scene::play;
 use integration::wait;
 
-const SERVICES: &str =
-    "services: { payments: { protocol: http, port: 8080, endpoints: [{ address: 10.0.0.1 }] } }\n";
+const SERVICES: &str = "services:
+  payments:
+    aliases: [{ name: payments, port: 8080 }]
+    appProtocol: http
+    endpoints: [{ address: 10.0.0.1, port: 8080 }]
+";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A new certificate for 127.0.0.1, signed by nobody else, and its key.

@@ -259,7 +259,7 @@ impl Audit {
                 told.and_modify(|told| told.sure &= told.version.is_some()).or_insert(unsure);
             }
             // And others may be what went while it was away.
-            let departed = slice.snapshot().departed(kind).filter(|_| self.resumed && books.wildcard);
+            let departed = slice.departed(kind, 0).filter(|_| self.resumed && books.wildcard);
             for name in departed {
                 let unsure = Told { version: None, sure: false, resource: None };
                 books.told.entry(Arc::clone(name)).or_insert(unsure);

@@ -345,7 +345,9 @@ fn item_54_a_listener_gives_itself_away_by_its_routes() {
 
 #[test]
 fn item_54_what_went_while_the_client_was_away_is_removed_though_it_does_not_present_it() {
-    let mut stream = Stream::open(service("a", "1").into_iter().chain([resource(Listener, "tcp", "1")]));
+    let others = resource(Listener, "xds:///a", "1").only_for(ProxyClass::Grpc);
+    let held = [resource(Listener, "tcp", "1"), others];
+    let mut stream = Stream::open(service("a", "1").into_iter().chain(held));
     stream.publish(service("a", "1")); // in force since a response that was refused, and gone before the search was over
     let mut stream = Stream::on(stream.snapshot);
     stream.ask(Cluster, &[], &[]);
