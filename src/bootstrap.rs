@@ -222,6 +222,7 @@ fn control_plane(server: &Server, ca_file: Option<&str>) -> Value {
 
 /// The certificate must be the server's own: any CA signs for many.
 fn tls(server: &Server, ca_file: &str) -> Value {
+    let host = server.host.trim_end_matches('.'); // which no certificate has
     let san_type = if server.is_address() { "IP_ADDRESS" } else { "DNS" };
     let mut context = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
@@ -229,12 +230,12 @@ fn tls(server: &Server, ca_file: &str) -> Value {
             "alpn_protocols": ["h2"],
             "validation_context": {
                 "trusted_ca": { "filename": ca_file },
-                "match_typed_subject_alt_names": [{ "san_type": san_type, "matcher": { "exact": server.host } }],
+                "match_typed_subject_alt_names": [{ "san_type": san_type, "matcher": { "exact": host } }],
             },
         },
     });
     if !server.is_address() {
-        context["sni"] = json!(server.host);
+        context["sni"] = json!(host);
     }
     json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
 }

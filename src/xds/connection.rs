@@ -136,7 +136,7 @@ impl<S> Drop for Body<S> {
 pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken) {
     let Some(tls) = &server.tls else { return serve_on(tcp, peer, Arc::clone(&server), cut).await };
     tokio::select! {
-        () = cut.cancelled() => {}
+        () = server.stopping.cancelled() => {}
         accepted = tls.accept(tcp) => match accepted {
             // In a box: without TLS a connection shall not pay for the room that it takes.
             Ok(stream) => Box::pin(serve_on(stream, peer, Arc::clone(&server), cut.clone())).await,

@@ -124,6 +124,12 @@ pub async fn serve(listener: TcpListener, server: Server) {
     let watching = health.clone().watch(server.store.confirmed());
     let server = Arc::new(Running { server, admission, health, counts: DashMap::new() });
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+    let following = async {
+        match &server.tls {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
     let accepting = async {
         let mut failing = false;
         loop {
@@ -136,6 +142,7 @@ pub async fn serve(listener: TcpListener, server: Server) {
         () = stopping.cancelled() => {}
         () = accepting => {}
         () = watching => {}
+        () = following => {}
     }
     drop(listener);
     server.health.stop().await;

@@ -277,7 +277,7 @@ impl Session {
     }
 
     /// The listener of a TCP alias does not give itself away; but what is in force unknown to its client, and is not
-    /// served, went while the client was away, which is not long ago.
+    /// served, mostly went while the client was away, which this process may remember.
     fn find_departed(&mut self, kind: ResourceType, since: u64) {
         if self.waits.resumed && PARENTS.contains(&kind) {
             let departed: Vec<_> = self.slice.departed(kind, since).cloned().collect();

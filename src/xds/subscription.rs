@@ -355,11 +355,13 @@ impl Subscription {
     }
 
     fn next_name(&mut self) -> Option<(Name, bool)> {
-        if let Some(name) = self.must_send.pop_first() {
-            self.changed.remove(&name);
-            return Some((name, true));
+        let must = self.must_send.pop_first();
+        let next = must.clone().or_else(|| self.changed.pop_first())?;
+        if must.is_some() {
+            self.changed.remove(&next);
         }
-        self.changed.pop_first().map(|name| (name, false))
+        self.let_go(&next);
+        Some((next, must.is_some()))
     }
 
     /// Listeners go before others come: one may take the address of another.
@@ -372,6 +374,7 @@ impl Subscription {
             }
             self.changed.remove(&name);
             let must = self.must_send.remove(&name);
+            self.let_go(&name);
             self.tell_absent(sight, name, must, batch);
         }
     }

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 use tracing::{info, warn};
 
-/// How often the files are looked at, when somebody connects.
+/// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,16 +43,11 @@ pub struct BadTls {
 /// Agrees on keys with whoever connects.
 pub struct Tls {
     files: TlsFiles,
-    now: Mutex<Now>,
+    config: Mutex<Arc<ServerConfig>>,
 }
 
-/// What is in force.
-struct Now {
-    config: Arc<ServerConfig>,
-    /// When the files were written that it is from.
-    written: Option<[SystemTime; 2]>,
-    looked_at: Instant,
-}
+/// What the files hold, and when they were written.
+type Found = (Arc<ServerConfig>, Written);
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,44 +58,61 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Self, BadTls> {
-        let written = written(&files);
-        let now = Now { config: Arc::new(config(&files)?), written, looked_at: Instant::now() };
-        Ok(Self { files, now: Mutex::new(now) })
+        let config = Arc::new(config(&files)?);
+        Ok(Self { files, config: Mutex::new(config) })
     }
 
     /// The connection under TLS; an error if the client does not agree in time.
     pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.config());
+        let acceptor = TlsAcceptor::from(self.current());
         tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await?
     }
 
-    fn config(&self) -> Arc<ServerConfig> {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.looked_at.elapsed() >= LOOK {
-            now.looked_at = Instant::now();
-            self.renew(&mut now);
-        }
-        Arc::clone(&now.config)
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn renew(&self, now: &mut Now) {
-        let written = written(&self.files);
-        if written == now.written {
-            return;
+    /// Follows the files for ever.
+    pub(super) async fn follow(&self) {
+        let (mut known, mut told) = (written(&self.files), None);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let files = self.files.clone();
+            // A folder that hangs holds nobody up.
+            let found = tokio::task::spawn_blocking(move || look(&files, known)).await;
+            let Ok(Some(found)) = found else { continue };
+            self.renew(found, &mut known, &mut told);
         }
-        now.written = written; // what can't be read is told once
-        match config(&self.files) {
-            Ok(config) => {
+    }
+
+    fn renew(&self, found: Result<Found, BadTls>, known: &mut Written, told: &mut Option<BadTls>) {
+        match found {
+            Ok((config, written)) => {
                 info!(certificate = %self.files.certificate.display(), "certificate read again");
-                now.config = Arc::new(config);
+                *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+                (*known, *told) = (written, None);
             }
-            Err(error) => warn!(%error, "the new certificate can't be used; the old one stays"),
+            // It is tried again each time, and told once.
+            Err(error) if told.as_ref() != Some(&error) => {
+                warn!(%error, "the new certificate can't be used; the old one stays");
+                *told = Some(error);
+            }
+            Err(_) => {}
         }
     }
 }
 
+/// What the files hold, unless it is what is known.
+fn look(files: &TlsFiles, known: Written) -> Option<Result<Found, BadTls>> {
+    let written = written(files);
+    (written != known).then(|| config(files).map(|config| (Arc::new(config), written)))
+}
+
+/// When both files were written last; `None` where that can't be told.
+type Written = Option<[SystemTime; 2]>;
+
 /// When both files were written last.
-fn written(files: &TlsFiles) -> Option<[SystemTime; 2]> {
+fn written(files: &TlsFiles) -> Written {
     let of = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     Some([of(&files.certificate)?, of(&files.private_key)?])
 }
@@ -160,16 +172,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = ["tls.crt", "tls.key"];
         let tls = Tls::load(written(folder.path(), names, &pair())).unwrap();
-        let look = || {
-            let mut now = tls.now.lock().unwrap();
-            now.written = None; // as if they were written at another time
-            tls.renew(&mut now);
-            Arc::clone(&now.config)
-        };
-        let first = look();
+        let first = tls.current();
+        let (mut known, mut told) = (super::written(&tls.files), None);
+        assert!(look(&tls.files, known).is_none(), "nothing is new");
+        known = None; // as if they were written at another time
         std::fs::write(&tls.files.private_key, "nothing").unwrap();
-        assert!(Arc::ptr_eq(&look(), &first));
+        for _ in 0..2 {
+            let found = look(&tls.files, known).expect("it is tried again");
+            tls.renew(found, &mut known, &mut told);
+            assert!(Arc::ptr_eq(&tls.current(), &first) && told.is_some());
+        }
         written(folder.path(), names, &pair());
-        assert!(!Arc::ptr_eq(&look(), &first));
+        tls.renew(look(&tls.files, known).unwrap(), &mut known, &mut told);
+        assert!(!Arc::ptr_eq(&tls.current(), &first) && told.is_none() && known.is_some());
     }
 }

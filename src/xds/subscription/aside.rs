@@ -31,9 +31,10 @@ impl Cold {
 }
 
 impl Subscription {
-    /// Takes back what waits, to be looked at again, and puts aside what still has to wait.
+    /// Takes back what waits, to be looked at again, and puts aside what still has to wait. What is let go keeps the
+    /// time it has waited until it is said: it may not all fit into one response.
     pub(in crate::xds) fn put_aside(&mut self, sight: Sight<'_>, cold: &Cold, now: Instant) {
-        let before = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.aside)).unwrap_or_default();
+        let before = self.rare.as_ref().map(|rare| rare.aside.clone()).unwrap_or_default();
         for (name, (_, must)) in &before {
             let list = if *must { &mut self.must_send } else { &mut self.changed };
             list.insert(Name::clone(name));
@@ -42,30 +43,45 @@ impl Subscription {
             return;
         }
         self.release_changed_suspects(sight, cold);
-        let listed = || self.must_send.iter().chain(&self.changed);
-        // Listeners go together, so that none goes before the one that takes its place.
-        let first = before.values().map(|(since, _)| *since).min();
-        let first = first.filter(|_| sight.kind == ResourceType::Listener);
+        // Where all is said at once, it goes when the first of it has waited long enough.
+        let first = before.values().map(|(since, _)| *since).min().filter(|_| sight.is_full());
         let since = |name: &Name| first.or(before.get(name).map(|(since, _)| *since)).unwrap_or(now);
-        let waits = |name: &&Name| {
-            let leads = || sight.get(name).is_some_and(|it| cold.is_led_to(sight.slice, it));
-            since(name) + cold.wait > now && leads()
+        let may_wait = |name: &&Name| since(name) + cold.wait > now;
+        let leads = |name: &&Name| {
+            let due = sight.get(name).filter(|it| self.is_due(it));
+            due.is_some_and(|it| cold.is_led_to(sight.slice, it))
         };
-        let mut aside: HashSet<Name> = listed().filter(waits).cloned().collect();
+        let listed = || self.must_send.iter().chain(&self.changed).filter(may_wait);
+        let mut aside: HashSet<Name> = listed().filter(leads).cloned().collect();
         if sight.kind == ResourceType::Listener && !aside.is_empty() {
             // One that goes may make room for one that waits: nobody would listen there meanwhile.
-            let goes = |name: &&Name| sight.get(name).is_none() && since(name) + cold.wait > now;
-            if sight.is_full() || listed().any(|name| goes(&name)) {
-                // And one that comes may need the room. Nor is half of everything said.
-                aside.extend(listed().filter(|name| since(name) + cold.wait > now).cloned());
+            let goes = |name: &Name| self.held.contains_key(name) && sight.get(name).is_none();
+            if sight.is_full() {
+                aside.extend(listed().cloned()); // half of everything is not said
+            } else if listed().any(goes) {
+                // And one that comes may need the room.
+                let due = |name: &&Name| goes(name) || sight.get(name).is_some_and(|it| self.is_due(it));
+                aside.extend(listed().filter(due).cloned());
             }
         }
-        for name in aside {
+        let aside: Vec<_> = aside.into_iter().map(|name| (since(&name), name)).collect();
+        for (since, name) in aside {
             let must = self.must_send.remove(&name);
-            let must = must | before.get(&name).is_some_and(|(_, must)| *must);
             self.changed.remove(&name);
-            let since = since(&name);
             self.rare_mut().aside.insert(name, (since, must));
+        }
+    }
+
+    /// Whether it would be sent now.
+    fn is_due(&self, resource: &Resource) -> bool {
+        let must = self.must_send.contains(&resource.name);
+        !self.refuses(resource) && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
+    }
+
+    /// Takes note that the name is said, or need not be.
+    pub(super) fn let_go(&mut self, name: &Name) {
+        if let Some(rare) = &mut self.rare {
+            rare.aside.remove(name);
         }
     }
 

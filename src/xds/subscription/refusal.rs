@@ -82,9 +82,7 @@ impl Subscription {
             self.held.insert(Arc::clone(&resource.name), Some(resource.version));
             self.must_send.remove(&resource.name);
             self.changed.remove(&resource.name);
-            if let Some(rare) = &mut self.rare {
-                rare.aside.remove(&resource.name);
-            }
+            self.let_go(&resource.name);
         }
         batch
     }

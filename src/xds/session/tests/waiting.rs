@@ -264,3 +264,52 @@ fn item_60_a_removal_waits_for_the_answer_of_what_waited_itself() {
     stream.answer(&route, None);
     stream.expect(Cluster, &[], &["x"]);
 }
+
+#[test]
+fn item_57_what_has_waited_goes_though_it_does_not_fit_into_one_response() {
+    let names: Vec<_> = (0..8).map(|number| format!("s{number}")).collect();
+    let each = |name: &String| {
+        let cluster = resource(Cluster, name, "1");
+        let route = Resource::encode(Route, name.as_str().into(), &"x".repeat(20_000));
+        [cluster, route.depending_on([(Cluster, name.as_str().into())])]
+    };
+    let mut stream = Stream::open(names.iter().flat_map(each));
+    stream.ask(Cluster, &[], &[]);
+    assert_eq!(stream.next().unwrap().kind, Cluster); // not answered
+    stream.ask(Route, &names.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    stream.expect_silence();
+    stream.now += WARMING;
+    let mut sent = 0;
+    while let Some(response) = stream.next() {
+        sent += response.resources.len();
+    }
+    assert_eq!(sent, names.len());
+}
+
+#[test]
+fn item_59_a_listener_waits_for_its_own_time_and_what_is_held_waits_for_nobody() {
+    let led = |name: &str| resource(Listener, name, "1").depending_on([(Cluster, name.into())]);
+    let of = |names: &[&str]| {
+        let each = names.iter().flat_map(|name| [resource(Cluster, name, "1"), led(name)]);
+        each.collect::<Vec<_>>()
+    };
+    let hidden = || resource(Listener, "xds:///b", "1").only_for(ProxyClass::Grpc);
+    let mut stream = Stream::open(of(&["a"]));
+    stream.ask(Cluster, &[], &[]);
+    stream.ask(Listener, &[], &[]);
+    while stream.next_acked().is_some() {}
+    stream.publish(of(&["a", "b"]).into_iter().chain([hidden()]));
+    assert_eq!(stream.next().unwrap().kind, Cluster); // not answered
+    stream.expect_silence();
+    stream.now += WARMING / 2;
+    let changed = resource(Listener, "a", "2").depending_on([(Cluster, "a".into())]);
+    let now = of(&["b", "c"]).into_iter().chain([resource(Cluster, "a", "1"), changed, hidden()]);
+    stream.publish(now);
+    assert_eq!(stream.next().unwrap().kind, Cluster); // nor this one
+    stream.expect(Listener, &["a"], &[]); // no listener goes that it could take the place of
+    stream.now += WARMING / 2;
+    stream.expect(Listener, &["b"], &[]);
+    stream.expect_silence();
+    stream.now += WARMING / 2;
+    stream.expect(Listener, &["c"], &[]);
+}
