@@ -132,20 +132,25 @@ impl<S> Drop for Body<S> {
     }
 }
 
-/// Serves one connection until it ends; `cut` ends it at once.
-pub(super) async fn serve(tcp: TcpStream, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken) {
-    let Some(tls) = &server.tls else { return serve_on(tcp, peer, Arc::clone(&server), cut).await };
+/// The same where clients must speak TLS. A future of its own: without TLS no connection pays for the room it takes.
+pub(super) async fn serve_tls(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    server: Arc<Running>,
+    cut: CancellationToken,
+) {
+    let Some(tls) = &server.tls else { return };
     tokio::select! {
         () = server.stopping.cancelled() => {}
         accepted = tls.accept(tcp) => match accepted {
-            // In a box: without TLS a connection shall not pay for the room that it takes.
-            Ok(stream) => Box::pin(serve_on(stream, peer, Arc::clone(&server), cut.clone())).await,
+            Ok(stream) => Box::pin(serve(stream, peer, Arc::clone(&server), cut.clone())).await,
             Err(error) => debug!(%peer, %error, "no TLS with this client"),
         },
     }
 }
 
-async fn serve_on<I>(io: I, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken)
+/// Serves one connection until it ends; `cut` ends it at once.
+pub(super) async fn serve<I>(io: I, peer: SocketAddr, server: Arc<Running>, cut: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -134,7 +134,12 @@ pub async fn serve(listener: TcpListener, server: Server) {
         let mut failing = false;
         loop {
             if let Some((tcp, peer)) = accept(&listener, &mut failing).await {
-                connections.spawn(connection::serve(tcp, peer, Arc::clone(&server), cut.clone()));
+                let (server, cut) = (Arc::clone(&server), cut.clone());
+                if server.tls.is_some() {
+                    connections.spawn(connection::serve_tls(tcp, peer, server, cut));
+                } else {
+                    connections.spawn(connection::serve(tcp, peer, server, cut));
+                }
             }
         }
     };
