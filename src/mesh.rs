@@ -96,7 +96,7 @@ impl Joiner {
                 .iter()
                 .map(|(name, known)| (name.clone(), Arc::clone(&known.joined)))
                 .collect(),
-            occupied: occupied.map(Arc::clone).collect(),
+            occupied: occupied.cloned().collect(),
             findings: findings.into_iter().cloned().collect(),
         }
     }

@@ -314,7 +314,7 @@ pub struct ServiceView {
 }
 
 /// Container ports of running tasks, by task: where a sidecar must not listen.
-pub type OccupiedPorts = BTreeMap<InstanceId, Arc<[u16]>>;
+pub type OccupiedPorts = OrdMap<InstanceId, Arc<[u16]>>;
 
 /// A running or stopping ECS task, whether or not it is part of a service here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -340,7 +340,7 @@ pub struct View {
     /// The ECS clusters whose tasks this view holds completely, by name.
     pub clusters: BTreeSet<Arc<str>>,
     /// Container ports by task.
-    pub occupied: Arc<OccupiedPorts>,
+    pub occupied: OccupiedPorts,
     /// Every task of those clusters by address: what tells a live Cloud Map instance from a stale one.
     pub tasks: TasksByAddress,
     /// ECS services with running tasks whose address ECS does not tell (bridge and host networks): for these
@@ -490,7 +490,7 @@ pub struct Mesh {
     /// Namespaces by name; one that is configured exists even while it is empty.
     pub namespaces: BTreeMap<Namespace, Arc<MeshNamespace>>,
     /// Container ports by task, one map for each source that knows any.
-    pub occupied: Vec<Arc<OccupiedPorts>>,
+    pub occupied: Vec<OccupiedPorts>,
     /// What is wrong with the descriptions, ordered.
     pub findings: Vec<Finding>,
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: immutable once published, and closed: what a resource depends on is in the same snapshot.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
@@ -19,7 +19,11 @@ use imbl::ordmap::DiffItem;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::model::{Namespace, OccupiedPorts};
+use crate::model::{InstanceId, Namespace, OccupiedPorts};
+
+mod slice;
+
+pub use slice::Slice;
 
 /// The types that Legation serves, declared in push order: what is referred to comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -246,13 +250,15 @@ impl Tables {
     }
 }
 
-/// The names that one generation added, changed or removed.
+/// What one generation added, changed or removed.
 #[derive(Debug)]
 struct Change {
     generation: u64,
     names: [Vec<Arc<str>>; ResourceType::ALL.len()],
     /// Those that were removed, as they were.
     gone: Vec<Arc<Resource>>,
+    /// Tasks whose occupied ports are others.
+    tasks: Vec<InstanceId>,
 }
 
 /// The sums of [`Resource::share`] by type, of what everyone sees and of what only one class sees.
@@ -287,7 +293,7 @@ impl Totals {
 }
 
 /// How many generations back a slow stream may look before it compares everything.
-const REMEMBERED_CHANGES: usize = 64;
+pub const REMEMBERED_CHANGES: usize = 64;
 
 /// Everything that one namespace serves.
 #[derive(Debug)]
@@ -300,7 +306,7 @@ pub struct Snapshot {
     pub seen_at: SystemTime,
     tables: Tables,
     totals: Totals,
-    occupied: Vec<Arc<OccupiedPorts>>,
+    occupied: Vec<OccupiedPorts>,
     changes: VecDeque<Arc<Change>>,
 }
 
@@ -309,7 +315,7 @@ impl Snapshot {
     pub fn first(
         namespace: Namespace,
         tables: Tables,
-        occupied: Vec<Arc<OccupiedPorts>>,
+        occupied: Vec<OccupiedPorts>,
         seen_at: SystemTime,
     ) -> Self {
         let totals = Totals::of(&tables);
@@ -317,15 +323,11 @@ impl Snapshot {
     }
 
     /// The snapshot after this one, or `None` when nothing differs.
-    pub fn next(
-        &self,
-        tables: Tables,
-        occupied: Vec<Arc<OccupiedPorts>>,
-        seen_at: SystemTime,
-    ) -> Option<Self> {
+    pub fn next(&self, tables: Tables, occupied: Vec<OccupiedPorts>, seen_at: SystemTime) -> Option<Self> {
         let generation = self.generation + 1;
         let names = ResourceType::ALL.map(|kind| differing(&self.tables[kind], &tables[kind]));
-        if names.iter().all(Vec::is_empty) && self.occupied == occupied {
+        let tasks = moved(&self.occupied, &occupied);
+        if names.iter().all(Vec::is_empty) && tasks.is_empty() {
             return None;
         }
         let mut totals = self.totals;
@@ -342,7 +344,7 @@ impl Snapshot {
             gone.filter_map(|name| self.tables[kind].get(name).cloned()).collect::<Vec<_>>()
         });
         let gone = gone.collect();
-        changes.push_back(Arc::new(Change { generation, names, gone }));
+        changes.push_back(Arc::new(Change { generation, names, gone, tasks }));
         let namespace = self.namespace.clone();
         Some(Self { namespace, generation, seen_at, tables, totals, occupied, changes })
     }
@@ -384,100 +386,31 @@ impl Snapshot {
         known.then(|| newer.flat_map(move |change| change.names[kind as usize].iter()))
     }
 
+    /// The tasks whose occupied ports are others than one generation before; `None` if there was none.
+    pub fn moved_tasks(&self) -> Option<&[InstanceId]> {
+        self.changes.back().map(|change| &*change.tasks)
+    }
+
     /// The container ports of a task, as far as any source knows it.
     pub fn occupied_ports(&self, task: &str) -> &[u16] {
         self.occupied.iter().find_map(|ports| ports.get(task)).map_or(&[], |ports| ports)
     }
 }
 
-fn differing(old: &Table, new: &Table) -> Vec<Arc<str>> {
-    let name = |change| match change {
-        DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
-            Arc::clone(name)
+fn differing<K: Ord + Clone, V: PartialEq>(old: &OrdMap<K, V>, new: &OrdMap<K, V>) -> Vec<K> {
+    let key = |change| match change {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => {
+            K::clone(key)
         }
     };
-    old.diff(new).map(name).collect()
+    old.diff(new).map(key).collect()
 }
 
-/// The part of a snapshot that one client may see: what is meant for its class, without listeners on ports
-/// its own task occupies, since neither the listener nor the application could then bind (`product.md`,
-/// section 5, the port trap).
-#[derive(Clone, Debug)]
-pub struct Slice {
-    snapshot: Arc<Snapshot>,
-    class: ProxyClass,
-    occupied: BTreeSet<u16>,
-}
-
-impl Slice {
-    /// What a client of `class` in `task` may see; `declared` are the ports that its bootstrap says are
-    /// occupied.
-    pub fn new(snapshot: Arc<Snapshot>, class: ProxyClass, task: &str, declared: &[u16]) -> Self {
-        let known = snapshot.occupied_ports(task).iter();
-        let occupied = known.chain(declared).copied().collect();
-        Self { snapshot, class, occupied }
-    }
-
-    /// The whole snapshot.
-    pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
-    }
-
-    /// What kind of client it is for.
-    pub fn class(&self) -> ProxyClass {
-        self.class
-    }
-
-    /// Whether both hide the same listeners.
-    pub fn hides_like(&self, other: &Self) -> bool {
-        self.occupied == other.occupied
-    }
-
-    /// A resource by name, if the client may see it.
-    pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
-        self.snapshot.table(kind).get(name).filter(|resource| self.shows(resource))
-    }
-
-    /// Every name of a type that the client may see.
-    pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
-        self.snapshot
-            .table(kind)
-            .values()
-            .filter(|resource| self.shows(resource))
-            .map(|resource| &resource.name)
-    }
-
-    /// What the client might have seen of a type and is gone since generation `since`, as far as is remembered; some
-    /// names perhaps more than once.
-    pub fn departed(&self, kind: ResourceType, since: u64) -> impl Iterator<Item = &Arc<str>> {
-        let newer = self.snapshot.changes.iter().filter(move |change| change.generation > since);
-        let gone = newer.flat_map(|change| &change.gone).filter(move |resource| resource.kind == kind);
-        let gone = gone.filter(|resource| self.is_mine(resource)).map(|resource| &resource.name);
-        gone.filter(move |name| !self.snapshot.table(kind).contains_key(*name))
-    }
-
-    /// The version of all that the client may see of a type: it differs if and only if the content does.
-    pub fn version(&self, kind: ResourceType) -> Version {
-        let mut total = self.snapshot.totals.get(kind, self.class);
-        if kind == ResourceType::Listener {
-            self.withheld().for_each(|listener| total = total.wrapping_sub(listener.share()));
-        }
-        Version::from(total)
-    }
-
-    /// The listeners that are withheld from this sidecar (finding `LSN002`).
-    pub fn withheld(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        let listeners = self.snapshot.table(ResourceType::Listener).values();
-        listeners.filter(|listener| self.is_mine(listener) && !self.shows(listener))
-    }
-
-    fn is_mine(&self, resource: &Resource) -> bool {
-        resource.only_for.is_none_or(|class| class == self.class)
-    }
-
-    fn shows(&self, resource: &Resource) -> bool {
-        self.is_mine(resource) && resource.port.is_none_or(|port| !self.occupied.contains(&port))
-    }
+/// The tasks that any source knows other ports of.
+fn moved(old: &[OccupiedPorts], new: &[OccupiedPorts]) -> Vec<InstanceId> {
+    let none = OccupiedPorts::new();
+    let at = |all: &[OccupiedPorts], source: usize| all.get(source).unwrap_or(&none).clone();
+    (0..old.len().max(new.len())).flat_map(|source| differing(&at(old, source), &at(new, source))).collect()
 }
 
 #[cfg(test)]

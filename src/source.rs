@@ -114,6 +114,7 @@ impl CellWriter {
         if let Some(before) = &before {
             share(&before.services, &mut view.services);
             share(&before.tasks, &mut view.tasks);
+            share(&before.occupied, &mut view.occupied);
         }
         let changed = before.as_deref() != Some(&view); // outside the lock: it compares every endpoint
         self.cell.send_modify(|reading| {

@@ -2,8 +2,7 @@
 //!
 //! It is not a cache: nothing expires and no cell is ever taken away.
 //!
-//! Invariant: readers never block the writer nor each other, and no snapshot with a dangling reference
-//! gets in.
+//! Invariant: readers never keep the writer waiting, and no snapshot with a dangling reference gets in.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +14,13 @@ use tracing::error;
 use crate::model::Namespace;
 use crate::snapshot::Snapshot;
 
-type Cells = DashMap<Namespace, watch::Sender<Arc<Snapshot>>>;
+mod follower;
+mod interest;
+
+use follower::Cell;
+pub use follower::Follower;
+
+type Cells = DashMap<Namespace, Arc<Cell>>;
 
 /// The reading end.
 #[derive(Clone, Debug)]
@@ -48,13 +53,11 @@ impl Writer {
             return;
         }
         let snapshot = Arc::new(snapshot);
-        match self.cells.get(&snapshot.namespace) {
-            Some(cell) => {
-                cell.send_replace(snapshot);
-            }
+        let cell = self.cells.get(&snapshot.namespace).map(|cell| Arc::clone(&cell));
+        match cell {
+            Some(cell) => cell.publish(snapshot),
             None => {
-                let (cell, _) = watch::channel(Arc::clone(&snapshot));
-                self.cells.insert(snapshot.namespace.clone(), cell);
+                self.cells.insert(snapshot.namespace.clone(), Arc::new(Cell::new(snapshot)));
             }
         }
     }
@@ -72,7 +75,7 @@ impl Writer {
 
     /// The latest snapshot of a namespace.
     pub fn latest(&self, namespace: &Namespace) -> Option<Arc<Snapshot>> {
-        self.cells.get(namespace).map(|cell| Arc::clone(&cell.borrow()))
+        self.cells.get(namespace).map(|cell| Arc::clone(&cell.latest.borrow()))
     }
 }
 
@@ -87,14 +90,20 @@ impl Store {
         self.confirmed.subscribe()
     }
 
-    /// The latest snapshot of a namespace, now and from now on; `None` if there is no such namespace (yet).
+    /// Every snapshot of a namespace, now and from now on; `None` if there is no such namespace (yet).
     pub fn subscribe(&self, namespace: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        self.cells.get(namespace).map(|cell| cell.subscribe())
+        self.cells.get(namespace).map(|cell| cell.latest.subscribe())
+    }
+
+    /// A follower in `task` of what it will follow in a namespace; `None` if there is no such namespace (yet).
+    pub fn follower(&self, namespace: &str, task: &Arc<str>) -> Option<Follower> {
+        let cell = self.cells.get(namespace).map(|cell| Arc::clone(&cell))?;
+        Some(Follower::new(cell, task))
     }
 
     /// The latest snapshot of a namespace.
     pub fn latest(&self, namespace: &str) -> Option<Arc<Snapshot>> {
-        self.cells.get(namespace).map(|cell| Arc::clone(&cell.borrow()))
+        self.cells.get(namespace).map(|cell| Arc::clone(&cell.latest.borrow()))
     }
 
     /// The namespaces there are, sorted.

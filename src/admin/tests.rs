@@ -15,7 +15,7 @@ use crate::mesh::Joiner;
 use crate::model::{Finding, Namespace, Reason, ServiceKey};
 use crate::snapshot::{ProxyClass, ResourceType, Slice, Snapshot, Tables, Version};
 use crate::source::{CellWriter, SourceError, cell, file};
-use crate::store::{Writer, store};
+use crate::store::{Follower, Writer, store};
 use crate::telemetry::{Metrics, TypeLabels};
 use crate::translate::Translator;
 use crate::xds::clients::{Connected, Nack, Node, Progress, Registered, Watched};
@@ -131,8 +131,9 @@ impl World {
             peer: "10.0.9.9:40000".to_owned(),
             connected_at: at(100),
         };
-        let mut watched = Watched::new(session);
-        watched.synced_generation = generation;
+        let follower = Follower::alone(Arc::clone(session.slice().snapshot()));
+        let mut watched = Watched::new(session, Arc::new(follower));
+        watched.synced = generation;
         watched.types[ResourceType::Endpoint as usize] = progress;
         self.sidecars.push(self.state.clients.register(connected, watched));
     }

@@ -14,6 +14,7 @@ use dashmap::DashMap;
 use super::session::{Asked, Holding, Protocol, Rejection, Session};
 use crate::model::Namespace;
 use crate::snapshot::{ProxyClass, ResourceType};
+use crate::store::Follower;
 
 /// Who is at the other end of a stream, from the first request's `node`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -120,8 +121,10 @@ impl std::ops::Deref for Client {
 pub struct Watched {
     /// What the client holds and still needs.
     pub session: Session,
-    /// The newest generation that it held completely.
-    pub synced_generation: u64,
+    /// How it learns of what is new.
+    follower: Arc<Follower>,
+    /// The newest generation that it is known to have held completely.
+    pub(crate) synced: u64,
     /// What was sent and answered, by type.
     pub types: [Progress; ResourceType::ALL.len()],
 }
@@ -162,9 +165,20 @@ impl Progress {
 }
 
 impl Watched {
-    /// A session of which nothing was sent yet.
-    pub fn new(session: Session) -> Self {
-        Self { session, synced_generation: 0, types: Default::default() }
+    /// A session of which nothing was sent yet, with what tells it of what is new.
+    pub fn new(session: Session, follower: Arc<Follower>) -> Self {
+        Self { session, follower, synced: 0, types: Default::default() }
+    }
+
+    /// The newest generation that the client holds completely. What does not concern it is not sent to it, and it
+    /// holds all of that too.
+    pub fn synced_generation(&self) -> u64 {
+        if self.session.is_settled() { self.follower.same_until().max(self.synced) } else { self.synced }
+    }
+
+    /// Keeps in mind how far the client is, before there is more for it to hold.
+    pub fn note_synced(&mut self) {
+        self.synced = self.synced_generation();
     }
 
     fn look(&self, connected: &Arc<Connected>) -> Client {
@@ -176,7 +190,7 @@ impl Watched {
         Client {
             connected: Arc::clone(connected),
             protocol: session.terms().protocol,
-            synced_generation: self.synced_generation,
+            synced_generation: self.synced_generation(),
             withheld: session.slice().withheld().map(|listener| Arc::clone(&listener.name)).collect(),
             types: types.collect(),
         }

@@ -336,6 +336,16 @@ impl Session {
         Heard::Nack(kind, last.generation, Refusal { reason, members: last.resources.len(), guilty })
     }
 
+    /// What was asked for or given up since this was last called, and which of the two; `*` is everything of a type.
+    /// A newer snapshot in which nothing of all that was asked for differs need not be taken in.
+    pub fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+        let turned = |kind: ResourceType, subscription: &mut Subscription| {
+            subscription.turned().into_iter().map(move |(name, asked)| (kind, name, asked))
+        };
+        let each = ResourceType::ALL.into_iter().zip(&mut self.subscriptions);
+        each.flat_map(|(kind, subscription)| turned(kind, subscription)).collect()
+    }
+
     /// Takes in a newer snapshot.
     pub fn on_slice(&mut self, slice: Slice) {
         let before = std::mem::replace(&mut self.slice, slice);

@@ -25,7 +25,8 @@ use super::reader::Reader;
 use super::server::Running;
 use super::session::{Heard, Protocol, Refusal, Request, Response, Session, Terms};
 use super::wire::Pieces;
-use crate::snapshot::{ResourceType, Slice, Snapshot};
+use crate::snapshot::{ResourceType, Slice};
+use crate::store::Follower;
 use crate::telemetry::{Metrics, RefusedLabels, StreamLabels};
 
 /// How long a stream that is to end waits for the answers to what it has sent.
@@ -124,7 +125,7 @@ struct OpenStream {
     registered: Registered,
     counts: Arc<Counts>,
     protocol: Protocol,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    follower: Arc<Follower>,
     confirmed: watch::Receiver<Option<Instant>>,
     /// Set when the stream is to end as soon as everything is answered, at the latest then.
     ends_by: Option<Instant>,
@@ -136,10 +137,10 @@ impl OpenStream {
         let Opening { server, link, terms, mut permit, opened } = opening;
         let refuse = |(why, status)| refused(&server.metrics, why, status);
         let (node, namespace) = identify(node).map_err(|status| refuse((Refused::Identity, status)))?;
-        let mut snapshots = server.store.subscribe(&namespace).ok_or_else(|| {
+        let follower = server.store.follower(&namespace, &node.id).ok_or_else(|| {
             refuse((Refused::UnknownNamespace, unknown_namespace(&namespace, &server.store)))
         })?;
-        let snapshot = snapshots.borrow_and_update().clone();
+        let snapshot = follower.take();
         let namespace = snapshot.namespace.clone();
         permit.enter_namespace(&namespace).map_err(refuse)?;
         let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
@@ -158,7 +159,9 @@ impl OpenStream {
             peer: link.peer.to_string(),
             connected_at: SystemTime::now(),
         };
-        let registered = server.clients.register(connected, Watched::new(Session::new(terms, slice, opened)));
+        let follower = Arc::new(follower);
+        let watched = Watched::new(Session::new(terms, slice, opened), Arc::clone(&follower));
+        let registered = server.clients.register(connected, watched);
         let protocol = terms.protocol;
         Ok(Self {
             server,
@@ -166,7 +169,7 @@ impl OpenStream {
             registered,
             counts,
             protocol,
-            snapshots,
+            follower,
             confirmed,
             ends_by: None,
             _permit: permit,
@@ -191,10 +194,7 @@ impl OpenStream {
                 }
                 None => return Ok(false),
             },
-            changed = self.snapshots.changed() => match changed {
-                Ok(()) => self.on_snapshot(),
-                Err(_) => return Ok(false),
-            },
+            () = self.follower.concerned() => self.on_snapshot(),
             // Whoever waits for nothing is not woken by each pass of a source.
             changed = self.confirmed.changed(), if awaits_confirmation => match changed {
                 Ok(()) => self.on_confirmed(),
@@ -224,7 +224,15 @@ impl OpenStream {
 
     fn on_request(&mut self, request: Request) -> Result<(), Status> {
         let type_url = request.type_url.clone();
-        let heard = self.registered.shared.lock().session.on_request(request);
+        let (heard, turned) = {
+            let session = &mut self.registered.shared.lock().session;
+            (session.on_request(request), session.turned())
+        };
+        if !turned.is_empty() {
+            // In this order: what changes after the look is told.
+            self.follower.follow(&turned);
+            self.on_snapshot();
+        }
         match heard.map_err(super::server::violated)? {
             Heard::Ack(kind, generation, names) => self.on_ack(kind, generation, &names),
             Heard::Nack(kind, generation, refusal) => self.on_nack(kind, generation, &refusal),
@@ -268,32 +276,33 @@ impl OpenStream {
         status.nacks += 1;
     }
 
-    fn on_snapshot(&mut self) {
-        let snapshot = self.snapshots.borrow_and_update().clone();
-        let node = &self.registered.connected.node;
-        let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
-        self.registered.shared.lock().session.on_slice(slice);
+    /// Takes in the latest snapshot, unless that has been done.
+    fn on_snapshot(&self) {
+        let mut watched = self.registered.shared.lock();
+        watched.note_synced();
+        let snapshot = self.follower.take();
+        if snapshot.generation != watched.session.slice().snapshot().generation {
+            let node = &self.registered.connected.node;
+            let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+            watched.session.on_slice(slice);
+        }
     }
 
     fn on_confirmed(&mut self) {
+        if !self.registered.shared.lock().session.awaits_confirmation() {
+            return;
+        }
         let began = *self.confirmed.borrow_and_update();
         if let Some(began) = began {
             // What was published before it was confirmed must be known before it is believed.
-            if self.snapshots.has_changed().unwrap_or_default() {
-                self.on_snapshot();
-            }
+            self.on_snapshot();
             self.registered.shared.lock().session.on_confirmed(began);
         }
     }
 
     fn next_response(&mut self) -> Option<Response> {
         let mut watched = self.registered.shared.lock();
-        let Some(response) = watched.session.next_response(Instant::now()) else {
-            if watched.session.is_settled() {
-                watched.synced_generation = watched.session.slice().snapshot().generation;
-            }
-            return None;
-        };
+        let response = watched.session.next_response(Instant::now())?;
         let now = SystemTime::now();
         let status = &mut watched.types[response.kind as usize];
         status.sent = Some((response.generation, now));

@@ -175,6 +175,7 @@ impl Subscription {
         }
         let list = if compared { &mut self.changed } else { &mut self.must_send };
         list.insert(Arc::clone(&name));
+        self.rare_mut().turned.push(Arc::clone(&name));
         self.names.insert(name);
     }
 
@@ -182,6 +183,7 @@ impl Subscription {
     /// whether the wildcard still gives it (item 20).
     fn unsubscribe(&mut self, name: &str, answered: bool) {
         let Some(name) = self.names.take(name) else { return };
+        self.rare_mut().turned.push(Arc::clone(&name));
         if !self.wildcard || answered {
             self.forget(&name);
         }
@@ -192,6 +194,7 @@ impl Subscription {
 
     fn start_wildcard(&mut self, sight: Sight<'_>, resend: bool) {
         self.wildcard = true;
+        self.rare_mut().turned.push("*".into());
         self.reply_due = true;
         let list = if resend { &mut self.must_send } else { &mut self.changed };
         list.extend(sight.slice.names(sight.kind).cloned());
@@ -199,6 +202,7 @@ impl Subscription {
 
     fn stop_wildcard(&mut self) {
         self.wildcard = false;
+        self.rare_mut().turned.push("*".into());
         self.reply_due = false;
         let stale: Vec<_> = self.held.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
         stale.iter().for_each(|name| self.forget(name));

@@ -85,7 +85,7 @@ impl Knowledge<'_> {
         View {
             services,
             clusters: [self.cluster.name.into()].into(),
-            occupied: share(&before.occupied, occupied(&judged)),
+            occupied: occupied(&judged),
             tasks: by_address(&judged),
             unplaced: unplaced(&judged),
             findings,

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::model::OccupiedPorts;
 use crate::snapshot::{ProxyClass, Snapshot, Tables};
 
 mod audit;
@@ -477,7 +478,7 @@ fn a_listener_on_a_port_that_the_task_occupies_is_withheld_and_taken_back_when_t
     let mut stream = Stream::open(service("a", "1"));
     stream.ask(Listener, &[], &[]);
     stream.expect(Listener, &["a"], &[]);
-    let occupied = Arc::new([("node".into(), Arc::from([8080_u16]))].into());
+    let occupied = OccupiedPorts::unit("node".into(), Arc::from([8080]));
     let next = stream.snapshot.next(tables(service("a", "1")), vec![occupied], SystemTime::UNIX_EPOCH);
     let slice = Slice::new(Arc::new(next.unwrap()), ProxyClass::Sidecar, "node", &[]);
     assert_eq!(slice.withheld().count(), 1);

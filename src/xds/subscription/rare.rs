@@ -20,6 +20,7 @@ static NONE: Rare = Rare {
     rejected: BTreeMap::new(),
     withheld: BTreeSet::new(),
     aside: BTreeMap::new(),
+    turned: Vec::new(),
 };
 
 #[derive(Debug, Default)]
@@ -42,12 +43,23 @@ pub(super) struct Rare {
     /// Due, and put aside until the clusters are there that it leads to: since when, and whether to be sent whatever
     /// the client holds.
     pub(super) aside: BTreeMap<Name, (Instant, bool)>,
+    /// Asked for or given up, until someone wants to know.
+    pub(super) turned: Vec<Name>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        let Self { removals, presented, unconfirmed, told_missing, suspects, rejected, withheld, aside } =
-            self;
+        let Self {
+            removals,
+            presented,
+            unconfirmed,
+            told_missing,
+            suspects,
+            rejected,
+            withheld,
+            aside,
+            turned,
+        } = self;
         removals.is_empty()
             && presented.is_empty()
             && unconfirmed.is_empty()
@@ -56,6 +68,7 @@ impl Rare {
             && rejected.is_empty()
             && withheld.is_empty()
             && aside.is_empty()
+            && turned.is_empty()
     }
 
     /// Everything but the suspects, who are looked up when their turn comes.
@@ -84,6 +97,15 @@ impl Subscription {
     /// Lets the room go when nothing is left in it.
     pub(in crate::xds) fn tidy(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
+    }
+
+    /// The names that were asked for or given up since this was last called, and which of the two; `*` is everything.
+    pub(in crate::xds) fn turned(&mut self) -> Vec<(Name, bool)> {
+        let Some(rare) = &mut self.rare else { return Vec::new() };
+        let turned = std::mem::take(&mut rare.turned);
+        self.tidy();
+        let asked = |name: &Name| if **name == *"*" { self.wildcard } else { self.names.contains(name) };
+        turned.into_iter().map(|name| (Name::clone(&name), asked(&name))).collect()
     }
 
     /// Refused, and not changed since.

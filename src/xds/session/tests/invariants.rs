@@ -377,6 +377,19 @@ pub(super) fn i12_and_i13_subscription(audit: &Audit, session: &Session, kind: R
     ensure("I13", names == books.names, || format!("{kind:?} names: {names:?}, not {:?}", books.names))
 }
 
+/// I1, of the stream: what it was told of is all that differs for it from what is served now.
+pub(super) fn i1_is_told_of_what_it_wants(session: &Session, latest: &Slice) -> Verdict {
+    for kind in ResourceType::ALL {
+        let version = |slice: &Slice, name: &str| slice.get(kind, name).map(|it| it.version);
+        let mut names = session.slice().names(kind).chain(latest.names(kind));
+        let old = names.find(|name| {
+            session.of(kind).wants(name) && version(session.slice(), name) != version(latest, name)
+        });
+        ensure("I1", old.is_none(), || format!("{kind:?} {old:?} is another, and the stream sleeps"))?;
+    }
+    Ok(())
+}
+
 /// I15: nothing is kept about names that are neither asked for nor served.
 pub(super) fn i15_nothing_is_left_behind(audit: &Audit, session: &Session, kind: ResourceType) -> Verdict {
     let subscription = session.of(kind);

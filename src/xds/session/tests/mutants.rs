@@ -50,6 +50,8 @@ enum Fault {
     Queues,
     /// Who asks for what is not there is not told (B5).
     ForgetsWhatIsMissing,
+    /// What is asked for is not followed, so that its changes wake nobody.
+    SleepsOn,
 }
 
 const DELTA_ENVOY: Who = Who::Envoy(Protocol::Delta);
@@ -58,7 +60,7 @@ const SOTW_CHAOS: Who = Who::Chaos(Protocol::StateOfTheWorld);
 const DELTA_CHAOS: Who = Who::Chaos(Protocol::Delta);
 
 /// Each fault with who must notice it, and an invariant that must catch it.
-const MUTANTS: [(Fault, Who, &str); 34] = [
+const MUTANTS: [(Fault, Who, &str); 36] = [
     (Fault::NoResendOnResubscribe, Who::Grpc, "I4"),
     (Fault::NoResendOnResubscribe, DELTA_CHAOS, "I3"),
     (Fault::NoResendOnResubscribe, SOTW_ENVOY, "I4"),
@@ -93,6 +95,8 @@ const MUTANTS: [(Fault, Who, &str); 34] = [
     (Fault::Queues, Who::Grpc, "I9"),
     (Fault::ForgetsWhatIsMissing, Who::Grpc, "I4"),
     (Fault::ForgetsWhatIsMissing, DELTA_CHAOS, "I3"),
+    (Fault::SleepsOn, DELTA_ENVOY, "I1"),
+    (Fault::SleepsOn, SOTW_CHAOS, "I1"),
 ];
 
 /// A broken server. What it swallows it answers itself, so that the session believes it was sent.
@@ -309,6 +313,12 @@ fn copy(response: &Response) -> Response {
 impl Server for Mutant {
     fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+        let mut turned = self.session.turned();
+        turned.retain(|_| self.fault != Fault::SleepsOn);
+        turned
     }
 
     fn request(&mut self, mut request: Request) {

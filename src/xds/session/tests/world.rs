@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::{Follower, Store, Writer, store};
 
 pub(super) type Name = Arc<str>;
 
@@ -247,7 +248,7 @@ pub(super) struct Replica {
     truths: Vec<Mesh>,
     /// Which of them this replica serves.
     at: usize,
-    snapshot: Arc<Snapshot>,
+    served: (Writer, Store),
     /// Whether the tasks of some other service look different: nothing that anybody is served.
     other: bool,
 }
@@ -255,27 +256,40 @@ pub(super) struct Replica {
 impl Replica {
     pub(super) fn new() -> Self {
         let truths = vec![Mesh::new()];
-        let snapshot = Self::first(&truths[0]);
-        Self { truths, at: 0, snapshot, other: false }
+        let served = Self::first(&truths[0]);
+        Self { truths, at: 0, served, other: false }
     }
 
-    fn first(mesh: &Mesh) -> Arc<Snapshot> {
+    fn first(mesh: &Mesh) -> (Writer, Store) {
         let tables = mesh.tables();
         assert_eq!(tables.dangling(), None, "a model of a closed mesh");
-        Arc::new(Snapshot::first("prod".into(), tables, Vec::new(), SystemTime::UNIX_EPOCH))
+        let served = store();
+        served.0.publish(Snapshot::first("prod".into(), tables, Vec::new(), SystemTime::UNIX_EPOCH));
+        served
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.served.1.latest("prod").expect("it was published")
     }
 
     pub(super) fn slice(&self, class: ProxyClass) -> Slice {
-        Slice::new(Arc::clone(&self.snapshot), class, "node", &[])
+        Slice::new(self.snapshot(), class, "node", &[])
     }
 
-    /// The mesh changes; a replica that lags does not see it yet. Returns whether this one serves something else.
-    pub(super) fn edit(&mut self, edit: &Edit) -> bool {
+    /// For a new stream.
+    pub(super) fn follower(&self) -> Follower {
+        self.served.1.follower("prod", &"node".into()).expect("it was published")
+    }
+
+    /// The mesh changes; a replica that lags does not see it yet.
+    pub(super) fn edit(&mut self, edit: &Edit) {
         let mut mesh = self.truths.last().unwrap().clone();
         mesh.edit(edit);
         let lags = self.lags();
         self.truths.push(mesh);
-        !lags && self.catch_up(1)
+        if !lags {
+            self.catch_up(1);
+        }
     }
 
     pub(super) fn lags(&self) -> bool {
@@ -283,26 +297,24 @@ impl Replica {
     }
 
     /// So many more truths are read, of which only the last is seen.
-    pub(super) fn catch_up(&mut self, count: usize) -> bool {
+    pub(super) fn catch_up(&mut self, count: usize) {
         self.at = (self.at + count).min(self.truths.len() - 1);
-        self.publish()
+        self.publish();
     }
 
-    fn publish(&mut self) -> bool {
-        let occupied = self.other.then(|| Arc::new([("other".into(), Arc::from([1_u16]))].into()));
+    fn publish(&mut self) {
+        let occupied = self.other.then(|| OccupiedPorts::unit("other".into(), Arc::from([1])));
         let occupied = occupied.into_iter().collect();
-        let next = self.snapshot.next(self.truths[self.at].tables(), occupied, SystemTime::UNIX_EPOCH);
-        let news = next.is_some();
-        if let Some(next) = next {
-            self.snapshot = Arc::new(next);
-        }
-        news
+        let next = self.snapshot().next(self.truths[self.at].tables(), occupied, SystemTime::UNIX_EPOCH);
+        next.into_iter().for_each(|next| self.served.0.publish(next));
     }
 
     /// A newer snapshot in which nothing is new.
     pub(super) fn republish(&mut self) {
+        let before = self.snapshot().generation;
         self.other = !self.other;
-        assert!(self.publish(), "another generation");
+        self.publish();
+        assert_ne!(self.snapshot().generation, before, "another generation");
     }
 
     /// Another replica takes over, so far behind; with no lag it may be the same one.
@@ -310,7 +322,7 @@ impl Replica {
         if lag > 0 || self.lags() {
             self.at = (self.truths.len() - 1).saturating_sub(lag);
             self.other = false;
-            self.snapshot = Self::first(&self.truths[self.at]);
+            self.served = Self::first(&self.truths[self.at]);
         }
     }
 }
