@@ -69,14 +69,15 @@ impl Translator {
         }
         for name in touched.services {
             let before = self.services.remove(&name);
-            gone.extend(before.iter().flat_map(Translated::resources).cloned());
-            if let Some(service) = namespace.services.get(&name) {
+            let old: Vec<_> = before.iter().flat_map(Translated::resources).cloned().collect();
+            let now = namespace.services.get(&name).map(|service| {
                 let addresses = listener::addresses(namespace, &service.spec);
-                let names = self.described.names.get(&name);
-                let translated = Translated::renewed(before, service, addresses, names);
-                come.extend(translated.resources().cloned());
-                self.services.insert(name, translated);
-            }
+                Translated::renewed(before, service, addresses, self.described.names.get(&name))
+            });
+            let new: Vec<_> = now.iter().flat_map(Translated::resources).cloned().collect();
+            gone.extend(without(&old, &new));
+            come.extend(without(&new, &old));
+            self.services.extend(now.map(|now| (name, now)));
         }
         // First what goes: a name may pass from one service to another.
         gone.iter().for_each(|resource| self.tables.remove(resource.kind, &resource.name));
@@ -159,6 +160,11 @@ impl Translated {
     fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         std::iter::once(&self.assignment).chain(&self.own).chain(&self.api_listeners)
     }
+}
+
+/// Those that the others don't share.
+fn without(these: &[Arc<Resource>], others: &[Arc<Resource>]) -> impl Iterator<Item = Arc<Resource>> {
+    these.iter().filter(|it| !others.iter().any(|other| Arc::ptr_eq(it, other))).cloned()
 }
 
 /// What follows from a service's description alone: its cluster, routes and listeners.

@@ -6,9 +6,11 @@
 //! Invariant: at rest the client holds its slice restricted to what it subscribed to, less what it refused,
 //! whatever the order of publishes, requests, NACKs and cuts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::HashSet;
 
 use super::subscription::{Batch, Cold, Sent, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice, Version};
@@ -167,7 +169,7 @@ impl Session {
             slice,
             confirmed: false,
             subscriptions: Default::default(),
-            owed: HashSet::new(),
+            owed: HashSet::default(),
             waits: Waits::default(),
             last_nonce: 0,
         }
@@ -244,7 +246,7 @@ impl Session {
 
     fn take_names(&mut self, kind: ResourceType, names: Names, presented: HashMap<String, String>) {
         let first = !self.of(kind).requested;
-        let owed = if first { self.start(kind, presented) } else { HashSet::new() };
+        let owed = if first { self.start(kind, presented) } else { HashSet::default() };
         let (subscription, sight) = self.look(kind);
         match names {
             Names::Increment(add, drop) => {
@@ -307,7 +309,7 @@ impl Session {
         self.look(kind).0.start(presented, confirmed);
         match kind {
             ResourceType::Endpoint => std::mem::take(&mut self.owed),
-            _ => HashSet::new(),
+            _ => HashSet::default(),
         }
     }
 
@@ -353,8 +355,11 @@ impl Session {
         let same_listeners = self.slice.hides_like(&before);
         let snapshot = Arc::clone(self.slice.snapshot());
         for kind in ResourceType::ALL {
-            let names = snapshot.changed_since(since, kind);
             let subscription = &mut self.subscriptions[kind as usize];
+            if !subscription.requested {
+                continue;
+            }
+            let names = snapshot.changed_since(since, kind);
             let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
             match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
                 Some(names) => {

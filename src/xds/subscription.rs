@@ -6,13 +6,14 @@
 //! Invariant: what is subscribed (`names`), what is held (`held`) and what was refused (`rare.rejected`) are
 //! separate facts; confusing them is what broke other servers (`xds.md`, bug classes B3 to B6).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use absence::{Absence, absence};
 pub(super) use aside::Cold;
 pub(super) use batch::Batch;
+use foldhash::{HashMap, HashSet};
 use rare::Rare;
 
 use super::session::Protocol;
@@ -236,9 +237,12 @@ impl Subscription {
 
     /// Notes that everything may differ now.
     pub(super) fn look_at_everything(&mut self, kind: ResourceType, slice: &Slice) {
-        let held: Vec<_> = self.held.keys().cloned().collect();
-        self.look_again(&held);
-        self.look_again(slice.names(kind));
+        let served = self.names.iter().filter(|name| slice.get(kind, name).is_some());
+        let known: Vec<_> = self.held.keys().chain(served).cloned().collect();
+        self.look_again(&known);
+        if self.wildcard {
+            self.look_again(slice.names(kind));
+        }
     }
 
     /// Makes a subscribed name due, even if the client holds it.

@@ -21,6 +21,8 @@ use legation::source::CellWriter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+type Services = OrdMap<ServiceKey, Arc<ServiceView>>;
+
 /// The product's own.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -41,31 +43,26 @@ fn main() -> anyhow::Result<()> {
 
 /// Keeps the cell at what the orders say.
 async fn feed(orders: TcpListener, cell: CellWriter) -> anyhow::Result<()> {
-    let mut services = OrdMap::new();
     loop {
         let (connection, _) = orders.accept().await.context("accepting who gives orders")?;
-        obey(connection, &cell, &mut services).await?;
+        obey(connection, &cell).await?;
     }
 }
 
-async fn obey(
-    connection: TcpStream,
-    cell: &CellWriter,
-    services: &mut OrdMap<ServiceKey, Arc<ServiceView>>,
-) -> anyhow::Result<()> {
+async fn obey(connection: TcpStream, cell: &CellWriter) -> anyhow::Result<()> {
     connection.set_nodelay(true)?;
     let mut connection = BufReader::new(connection);
-    let mut order = String::new();
+    let (mut order, mut services) = (String::new(), served(cell));
     loop {
         order.clear();
         if connection.read_line(&mut order).await.context("reading an order")? == 0 {
             return Ok(());
         }
         match order.trim_end().split(' ').collect::<Vec<_>>()[..] {
-            ["set", name, endpoints] => set(services, name, endpoints)?,
+            ["set", name, endpoints] => set(&mut services, name, endpoints)?,
             ["commit"] => {
-                let view = View { services: services.clone(), ..View::default() };
-                cell.publish(view, Instant::now());
+                cell.publish(View { services, ..View::default() }, Instant::now());
+                services = served(cell);
                 connection.get_mut().write_all(b"ok\n").await.context("answering")?;
             }
             _ => anyhow::bail!("unknown order: {order}"),
@@ -73,11 +70,12 @@ async fn obey(
     }
 }
 
-fn set(
-    services: &mut OrdMap<ServiceKey, Arc<ServiceView>>,
-    name: &str,
-    endpoints: &str,
-) -> anyhow::Result<()> {
+/// What the cell holds: to go on from there shares with it whatever stays as it is.
+fn served(cell: &CellWriter) -> Services {
+    cell.view().map(|view| view.services.clone()).unwrap_or_default()
+}
+
+fn set(services: &mut Services, name: &str, endpoints: &str) -> anyhow::Result<()> {
     let (namespace, service) = name.split_once('/').context("a name without a namespace")?;
     let key = ServiceKey::new(namespace, service);
     let spec = match services.get(&key) {

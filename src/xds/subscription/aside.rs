@@ -4,9 +4,10 @@
 //!
 //! Invariant: each name waits for its own clusters and for no others, and no longer than [`Cold::wait`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foldhash::HashSet;
 
 use super::{Name, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice};

@@ -4,8 +4,9 @@
 //!
 //! Invariant: whoever is in it is there for a reason, and what is not there is counted too.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use foldhash::HashSet;
 
 use super::Name;
 use crate::snapshot::{Resource, ResourceType};
