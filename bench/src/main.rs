@@ -68,7 +68,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let fed = std::env::current_exe()?.with_file_name("fed");
     let bench = Bench {
-        programs: Programs { floor: fed.with_file_name("floor"), fed, peer: plan.peer.clone() },
+        programs: Programs {
+            floor: fed.with_file_name("floor"),
+            sdk: fed.with_file_name("sdk"),
+            fed,
+            peer: plan.peer.clone(),
+        },
         quick: plan.quick,
         busy: plan.busy,
         only: plan.only.clone(),
@@ -91,7 +96,7 @@ fn preface(plan: &Plan) -> anyhow::Result<String> {
         PEER.lines().find_map(|line| line.trim().strip_prefix("github.com/envoyproxy/go-control-plane "));
     let peer = match (&plan.peer, required) {
         (Some(_), Some(version)) => format!("go-control-plane {version}"),
-        _ => "no peer: there is no Go on this machine, so that Legation was measured alone".to_owned(),
+        _ => "no peer, for want of Go: Legation was measured beside the floor alone".to_owned(),
     };
     let legation = env!("CARGO_PKG_VERSION");
     Ok(format!("{READING}\nMachine: {machine}. Legation {legation}; {peer}.\n"))

@@ -57,6 +57,11 @@ impl Line {
         self.figures.values.get(&kind).and_then(|values| median(values))
     }
 
+    /// Legation's figure.
+    pub(crate) fn of_legation(&self) -> Option<f64> {
+        self.of(Kind::Legation)
+    }
+
     /// Legation's share of what the peer needs.
     fn ratio(&self) -> Option<f64> {
         Some(self.of(Kind::Legation)? / self.of(Kind::Linear)?).filter(|ratio| ratio.is_finite())

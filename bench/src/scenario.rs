@@ -8,6 +8,7 @@ mod memory;
 mod rig;
 mod rollout;
 mod storm;
+mod sweep;
 mod withdrawal;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ impl Bench {
         lines.extend(storm::measure(self).await?);
         lines.extend(memory::measure(self).await?);
         lines.extend(envoys::measure(self).await?);
+        lines.extend(sweep::measure(self).await?);
         Ok(lines)
     }
 
@@ -53,7 +55,7 @@ impl Bench {
     /// How often each server has its turn: once where nothing is timed.
     fn turns(&self, scenario: &str) -> usize {
         match scenario {
-            memory if memory.starts_with("S7") => 1,
+            once if once.starts_with("S7") || once.starts_with("S10, sweep") => 1,
             _ if self.quick => 2,
             _ => 3,
         }

@@ -50,6 +50,7 @@ impl Kind {
 pub(crate) struct Programs {
     pub(crate) fed: PathBuf,
     pub(crate) floor: PathBuf,
+    pub(crate) sdk: PathBuf,
     /// None where there is no Go.
     pub(crate) peer: Option<PathBuf>,
 }
@@ -64,6 +65,7 @@ pub(crate) struct Server {
     door: Door,
     /// Where it says whether it is ready, if it does.
     metrics: Option<SocketAddr>,
+    admin: SocketAddr,
 }
 
 impl Server {
@@ -73,6 +75,27 @@ impl Server {
         programs: &Programs,
         mode: Mode,
         folder: &Path,
+    ) -> anyhow::Result<Self> {
+        std::fs::write(folder.join("none.yaml"), "services: {}\n").context("writing a services file")?;
+        Self::start_with(kind, programs, mode, folder, "namespaces: { prod: { files: [none.yaml] } }\n").await
+    }
+
+    /// Starts Legation with `sources`, as they are written in its configuration.
+    pub(crate) async fn reading(
+        programs: &Programs,
+        mode: Mode,
+        folder: &Path,
+        sources: &str,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(Kind::Legation, programs, mode, folder, sources).await
+    }
+
+    async fn start_with(
+        kind: Kind,
+        programs: &Programs,
+        mode: Mode,
+        folder: &Path,
+        sources: &str,
     ) -> anyhow::Result<Self> {
         let [xds, control, metrics, admin] = free_ports()?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -87,13 +110,9 @@ impl Server {
         match kind {
             Kind::Legation => {
                 let config = folder.join("legation.yaml");
-                std::fs::write(
-                    &config,
-                    configuration(local(xds), local(metrics), local(admin), certificate.as_ref()),
-                )
-                .context("writing the configuration")?;
-                std::fs::write(folder.join("none.yaml"), "services: {}\n")
-                    .context("writing a services file")?;
+                let listen = configuration(local(xds), local(metrics), local(admin), certificate.as_ref());
+                std::fs::write(&config, listen + sources).context("writing the configuration")?;
+                with_credentials(&mut command);
                 command.arg(&programs.fed).arg(&config).arg(local(control).to_string());
                 command.env("RUST_LOG", "warn");
             }
@@ -114,6 +133,7 @@ impl Server {
         .await?;
         control.set_nodelay(true)?;
         let metrics = (kind == Kind::Legation).then_some(local(metrics));
+        let admin = local(admin);
         let (answers, orders) = control.into_split();
         let (count, taken) = watch::channel(0);
         tokio::task::spawn_local(async move {
@@ -122,7 +142,7 @@ impl Server {
                 count.send_modify(|count| *count += 1);
             }
         });
-        Ok(Self { process, orders, given: 0, taken, door, metrics })
+        Ok(Self { process, orders, given: 0, taken, door, metrics, admin })
     }
 
     /// Has everything served for the first time.
@@ -140,6 +160,11 @@ impl Server {
     /// Where clients connect.
     pub(crate) fn door(&self) -> &Door {
         &self.door
+    }
+
+    /// Where Legation is asked what it knows.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Has these served, one of these days.
@@ -192,7 +217,15 @@ fn configuration(
     });
     format!(
         "listen: {{ xds: {xds}, metrics: {metrics}, admin: {admin} }}\n\
-         xds: {{ newStreamsPerSecond: 1000000{tls} }}\n\
-         namespaces: {{ prod: {{ files: [none.yaml] }} }}\n"
+         xds: {{ newStreamsPerSecond: 1000000{tls} }}\n"
     )
+}
+
+/// What the AWS SDK asks for before it signs a call.
+pub(crate) fn with_credentials(command: &mut Command) {
+    command.envs([
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "example"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]);
 }

@@ -23,7 +23,7 @@ const SERVICES: usize = 10;
 const BACKENDS: usize = 5;
 const WITHDRAWALS: usize = 30;
 /// Requests of each service in a second.
-const RATE: u32 = 60;
+const RATE: u32 = 200;
 /// The port of each alias.
 const PORT: u16 = 8080;
 /// How long a backend without requests must stay without, to be left alone for good.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::rig::{Rig, Size};
 use super::{Bench, Sample, Wanted, middle};
 use crate::fleet::Arrives;
@@ -14,14 +16,14 @@ use crate::server::Kind;
 
 /// Rounds that don't count.
 const WARMING: usize = 4;
-/// Bytes of a response with one load assignment: for each endpoint, and besides.
-const EACH: usize = 26;
-const BESIDES: usize = 240;
+/// Bytes of a response besides its resources: type URL, nonce, version and the headers of frames.
+const BESIDES: f64 = 120.0;
 
 const CPU: &str = "server CPU per stream and push, us";
 const LAST: &str = "to the last client, ms";
 const HALF: &str = "to half of the clients, ms";
 const FIRST: &str = "to the first client, ms";
+const BYTES: &str = "bytes of resources in a push";
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -49,8 +51,9 @@ fn plans(quick: bool) -> Vec<Plan> {
         first: Target::None,
     };
     let many = |streams, rounds, last| Plan { size: Size { streams, ..size }, rounds, last, ..base.clone() };
-    let mut plans = vec![base.clone(), many(5_000, rounds / 2, Target::Ratio(1.0 / 1.5))];
+    let mut plans = vec![base.clone()];
     if !quick {
+        plans.push(many(5_000, rounds / 2, Target::Ratio(1.0 / 1.5)));
         plans.push(many(10_000, rounds / 4, Target::None));
         plans.push(Plan { mode: Mode::Tls, cpu: Target::None, ..base.clone() });
         plans.push(Plan { mode: Mode::Free, cpu: Target::None, ..base.clone() });
@@ -87,11 +90,18 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for plan in plans(bench.quick).iter().filter(|plan| bench.wants(plan.scenario)) {
         let name = format!("{}: {}", plan.scenario, plan.size.words());
-        let wanted: [Wanted; 4] =
-            [(CPU, plan.cpu), (FIRST, plan.first), (HALF, Target::None), (LAST, plan.last)];
+        let wanted: [Wanted; 5] = [
+            (CPU, plan.cpu),
+            (FIRST, plan.first),
+            (HALF, Target::None),
+            (LAST, plan.last),
+            (BYTES, Target::None),
+        ];
         let once = async |kind| once(bench, plan, kind).await;
         let mut measured = bench.in_turns(&name, plan.mode, &wanted, once).await?;
-        let floor = floor(bench, plan).await?;
+        let pushed = measured.iter().find(|line| line.metric == BYTES);
+        let pushed = pushed.and_then(Line::of_legation).context("nothing was pushed")?;
+        let floor = floor(bench, plan, (pushed + BESIDES) as usize).await?;
         for line in &mut measured {
             line.figures.floor.extend(floor.get(line.metric));
         }
@@ -101,9 +111,9 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
 }
 
 /// The same with raw connections: as many bytes as such a response has.
-async fn floor(bench: &Bench, plan: &Plan) -> anyhow::Result<Sample> {
+async fn floor(bench: &Bench, plan: &Plan, bytes: usize) -> anyhow::Result<Sample> {
     let folder = tempfile::tempdir()?;
-    let (streams, bytes) = (plan.size.streams, BESIDES + EACH * plan.size.tasks);
+    let streams = plan.size.streams;
     let program = &bench.programs.floor;
     let mut floor = Floor::open(program, plan.mode, folder.path(), streams, bytes).await?;
     let (mut times, mut before) = (Times::default(), Duration::ZERO);
@@ -154,6 +164,7 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
         if round == WARMING {
             before = rig.server.processor()?;
             rig.book.borrow_mut().withdrawals();
+            rig.book.borrow_mut().received();
         }
         // Alternately, so that it stays as large as it is; a stop is what is timed.
         let change = if round % 2 == 0 { rig.world.stop(0) } else { rig.world.start(0) };
@@ -164,7 +175,9 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
         }
     }
     let processor = rig.server.processor()?.saturating_sub(before);
-    let pushes = plan.rounds * fleet.len();
+    let (pushes, received) = (plan.rounds * fleet.len(), rig.book.borrow_mut().received());
     fleet.close().await;
-    Ok(times.sample(processor, pushes))
+    let mut sample = times.sample(processor, pushes);
+    sample.insert(BYTES, received as f64 / pushes as f64);
+    Ok(sample)
 }
