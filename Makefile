@@ -4,7 +4,6 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 envoy := $(if $(ENVOY),$(target)/envoy-$(ENVOY)/envoy/_bin/envoy)
 go := $(firstword $(wildcard $(addsuffix /go,$(subst :, ,$(PATH)) /usr/local/go/bin)))
-bench-profile := $(if $(QUICK),quick,release)
 cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
@@ -45,8 +44,8 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 	done
 
 bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
-	$(CARGO) build --profile $(bench-profile) -p bench
-	'$(target)/$(bench-profile)/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+	$(CARGO) build --release -p bench
+	'$(target)/release/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
 		$(if $(QUICK)$(ONLY),,--results bench) $(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
 
 $(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod bench/peers/%/go.sum

@@ -5,9 +5,9 @@
 //! Invariant: whoever a change concerns is named. To be named for nothing costs a look, to be left out a stale
 //! endpoint; so whoever has gone is named until it is tidied away, and nobody is left out for long.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use roaring::RoaringBitmap;
 
 use crate::snapshot::{ResourceType, Snapshot};

@@ -126,6 +126,7 @@ impl Subscription {
         if first.is_some() && add.is_empty() && legacy_wildcard(sight) {
             self.start_wildcard(sight, false);
         }
+        self.make_room(add.len());
         for name in add {
             if name == "*" {
                 if sight.kind.has_wildcard() {
@@ -162,11 +163,18 @@ impl Subscription {
         for name in dropped {
             self.unsubscribe(&name, false);
         }
+        self.make_room(asked.len().saturating_sub(self.names.len()));
         for name in asked {
             if !self.names.contains(name) {
                 self.subscribe(sight.name(name), false);
             }
         }
+    }
+
+    /// For so many more names at once: tables that grow step by step leave holes.
+    fn make_room(&mut self, names: usize) {
+        self.names.reserve(names);
+        self.held.reserve(names);
     }
 
     fn subscribe(&mut self, name: Name, compared: bool) {
