@@ -2,7 +2,8 @@
 //!
 //! It is not a cache: nothing expires and no cell is ever taken away.
 //!
-//! Invariant: readers never keep the writer waiting, and no snapshot with a dangling reference gets in.
+//! Invariant: readers keep the writer waiting only while they say what they follow, and no snapshot with a dangling
+//! reference gets in.
 
 use std::sync::Arc;
 use std::time::Instant;

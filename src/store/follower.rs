@@ -5,7 +5,7 @@
 //! Invariant: first the snapshot is there, then whoever it concerns is told. A follower that follows a name, and then
 //! takes the latest snapshot, misses nothing of that name.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
@@ -13,6 +13,9 @@ use tokio::sync::{Notify, watch};
 
 use super::interest::Interest;
 use crate::snapshot::{ResourceType, Snapshot};
+
+/// How many names are taken in before others have their turn.
+const AT_ONCE: usize = 256;
 
 /// The latest snapshot of a namespace with its followers.
 #[derive(Debug)]
@@ -35,8 +38,8 @@ struct Bell {
     rung: Notify,
     /// The generation that the follower took last.
     taken: AtomicU64,
-    /// The first generation that concerns it and was not taken when it came.
-    due: AtomicU64,
+    /// The first and the last generation that concern it and that it has not taken.
+    due: Mutex<Option<(u64, u64)>>,
 }
 
 impl Cell {
@@ -53,19 +56,29 @@ impl Cell {
         let generation = snapshot.generation;
         self.latest.send_replace(Arc::clone(&snapshot));
         let (concerned, in_turn) = self.followers().to_tell(&snapshot);
-        for bell in concerned.iter().filter(|bell| bell.first_due().is_none()) {
-            bell.due.store(generation, Ordering::Release);
-        }
+        concerned.iter().for_each(|bell| bell.note_due(generation));
         self.announced.store(generation, Ordering::Release);
         concerned.iter().chain(&in_turn).for_each(|bell| bell.rung.notify_one());
     }
 }
 
 impl Bell {
-    /// The first generation that concerns the follower and is newer than what it took.
-    fn first_due(&self) -> Option<u64> {
-        let due = self.due.load(Ordering::Acquire);
-        (due > self.taken.load(Ordering::Acquire)).then_some(due)
+    fn due(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_due(&self, generation: u64) {
+        let mut due = self.due();
+        let first = due.map_or(generation, |(first, _)| first);
+        *due = Some((first, generation));
+    }
+
+    /// What came while the follower took `generation` stays due.
+    fn note_taken(&self, generation: u64) {
+        let mut due = self.due();
+        *due =
+            due.filter(|(_, last)| *last > generation).map(|(first, last)| (first.max(generation + 1), last));
+        self.taken.store(generation, Ordering::Release);
     }
 }
 
@@ -87,6 +100,8 @@ pub struct Follower {
     cell: Arc<Cell>,
     bell: Arc<Bell>,
     number: u32,
+    /// How many names it has followed.
+    names: AtomicUsize,
 }
 
 impl Follower {
@@ -98,7 +113,7 @@ impl Follower {
         let number = u32::try_from(key).unwrap_or(u32::MAX);
         followers.interest.enter(number, task);
         drop(followers);
-        Self { cell, bell, number }
+        Self { cell, bell, number, names: AtomicUsize::new(0) }
     }
 
     /// The only follower of a snapshot that stays the latest.
@@ -112,7 +127,7 @@ impl Follower {
     /// Takes the latest snapshot.
     pub fn take(&self) -> Arc<Snapshot> {
         let snapshot = Arc::clone(&self.cell.latest.borrow());
-        self.bell.taken.store(snapshot.generation, Ordering::Release);
+        self.bell.note_taken(snapshot.generation);
         snapshot
     }
 
@@ -124,20 +139,24 @@ impl Follower {
     /// Follows these names from now on, or no longer; `*` is every name of its type. What changed before is not
     /// told: take the latest snapshot after this.
     pub fn follow(&self, turned: &[(ResourceType, Arc<str>, bool)]) {
-        let interest = &mut self.cell.followers().interest;
-        for (kind, name, follows) in turned {
-            if *follows {
-                interest.follow(self.number, *kind, name);
-            } else {
-                interest.unfollow(self.number, *kind, name);
+        for some in turned.chunks(AT_ONCE) {
+            let interest = &mut self.cell.followers().interest;
+            for (kind, name, follows) in some {
+                if *follows {
+                    interest.follow(self.number, *kind, name);
+                } else {
+                    interest.unfollow(self.number, *kind, name);
+                }
             }
         }
+        let more = turned.iter().filter(|(_, _, follows)| *follows).count();
+        self.names.fetch_add(more, Ordering::Relaxed);
     }
 
     /// The newest generation that is, to this follower, the same as the one it took last.
     pub fn same_until(&self) -> u64 {
         let announced = self.cell.announced.load(Ordering::Acquire);
-        let same = self.bell.first_due().map_or(announced, |due| due - 1);
+        let same = self.bell.due().map_or(announced, |(first, _)| first - 1);
         same.max(self.bell.taken.load(Ordering::Acquire))
     }
 }
@@ -145,8 +164,68 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         let mut followers = self.cell.followers();
-        for free in followers.interest.leave(self.number) {
+        for free in followers.interest.leave(self.number, *self.names.get_mut()) {
             followers.bells.try_remove(free as usize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::snapshot::{Resource, Tables};
+
+    /// A world of load assignments with these contents.
+    fn publish(cell: &Cell, contents: &[(&str, &str)]) {
+        let mut tables = Tables::default();
+        for (name, content) in contents {
+            let resource = Resource::encode(ResourceType::Endpoint, (*name).into(), &(*content).to_owned());
+            tables.insert(Arc::new(resource));
+        }
+        let latest = Arc::clone(&cell.latest.borrow());
+        let next = latest.next(tables, Vec::new(), SystemTime::UNIX_EPOCH);
+        cell.publish(Arc::new(next.expect("something differs")));
+    }
+
+    fn told(follower: &Follower) -> bool {
+        follower.concerned().now_or_never().is_some()
+    }
+
+    #[test]
+    fn whoever_follows_is_told_and_is_as_far_as_what_concerns_it() {
+        let first = Snapshot::first("prod".into(), Tables::default(), Vec::new(), SystemTime::UNIX_EPOCH);
+        let cell = Arc::new(Cell::new(Arc::new(first)));
+        let follower = Follower::new(Arc::clone(&cell), &"task".into());
+        follower.follow(&[(ResourceType::Endpoint, "x".into(), true)]);
+        assert_eq!(follower.take().generation, 1);
+
+        publish(&cell, &[("y", "1")]); // 2
+        assert!(!told(&follower));
+        assert_eq!(follower.same_until(), 2, "what does not concern it is not behind");
+        publish(&cell, &[("y", "1"), ("x", "1")]); // 3
+        publish(&cell, &[("y", "2"), ("x", "1")]); // 4
+        assert!(told(&follower));
+        assert_eq!(follower.same_until(), 2);
+        assert_eq!(follower.take().generation, 4);
+        assert_eq!(follower.same_until(), 4);
+
+        follower.follow(&[(ResourceType::Endpoint, "x".into(), false)]);
+        publish(&cell, &[("y", "2")]); // 5
+        assert!(!told(&follower));
+    }
+
+    #[test]
+    fn what_comes_while_something_is_taken_stays_due() {
+        let bell = Bell::default();
+        bell.note_due(8);
+        bell.note_due(9); // between the look at 8 and the note of it
+        bell.note_taken(8);
+        assert_eq!(*bell.due(), Some((9, 9)));
+        bell.note_taken(9);
+        assert_eq!(*bell.due(), None);
     }
 }

@@ -3,7 +3,7 @@
 //! It is not a queue: it says who must look at the latest snapshot, not what there is to see.
 //!
 //! Invariant: whoever a change concerns is named. To be named for nothing costs a look, to be left out a stale
-//! endpoint; so whoever has gone is named until it is tidied away, and nobody is left out for long.
+//! endpoint; so whoever has gone is named until it is tidied away.
 
 use std::sync::Arc;
 
@@ -15,18 +15,21 @@ use crate::snapshot::{ResourceType, Snapshot};
 /// The name that stands for every resource of a type, as in xDS.
 const EVERYTHING: &str = "*";
 
-/// Every follower looks at one generation of so many, whether it is concerned or not: nobody keeps an old snapshot
-/// alive for long, and what changed since is always remembered ([`crate::snapshot::REMEMBERED_CHANGES`]).
+/// Every follower looks at one generation of so many, whether it is concerned or not: no more than so many old snapshots
+/// are kept alive, and what changed since is always remembered ([`crate::snapshot::REMEMBERED_CHANGES`]).
 const STRIDE: u64 = 32;
 
-/// So many may have gone, and a quarter of all, before they are tidied away.
+/// So many may have gone, and a quarter of all, before they are tidied away; or as many as followed so many names.
 const UNTIDY: u64 = 64;
+const UNTIDY_NAMES: usize = 1 << 16;
 
 /// The followers, each by a small number of its own.
 #[derive(Debug, Default)]
 pub(super) struct Interest {
     present: RoaringBitmap,
     gone: RoaringBitmap,
+    /// How many names those who have gone followed.
+    gone_names: usize,
     /// By type and name, those who asked for it.
     named: [HashMap<Arc<str>, RoaringBitmap>; ResourceType::ALL.len()],
     /// By task, the sidecars in it: its ports decide what they may see.
@@ -55,14 +58,17 @@ impl Interest {
         }
     }
 
-    /// A follower has gone. Returns those whose numbers are free again: it is cheaper to take many out at once than to
+    /// A follower of so many names has gone. Returns those whose numbers are free again: it is cheaper to take many out at once than to
     /// keep for each what it asked for.
-    pub(super) fn leave(&mut self, follower: u32) -> Vec<u32> {
+    pub(super) fn leave(&mut self, follower: u32, names: usize) -> Vec<u32> {
         self.gone.insert(follower);
-        if self.gone.len() < UNTIDY.max(self.present.len() / 4) && self.gone.len() < self.present.len() {
+        self.gone_names += names;
+        let few = self.gone.len() < UNTIDY.max(self.present.len() / 4) && self.gone_names < UNTIDY_NAMES;
+        if few && self.gone.len() < self.present.len() {
             return Vec::new();
         }
         let gone = std::mem::take(&mut self.gone);
+        self.gone_names = 0;
         self.present -= &gone;
         for followers in self.named.iter_mut().chain([&mut self.tasks]) {
             followers.retain(|_, followers| {
@@ -170,10 +176,18 @@ mod tests {
             interest.enter(follower, &format!("task/{follower}").into());
             interest.follow(follower, ResourceType::Endpoint, &format!("s{}", follower % 10).into());
         }
-        let mut free: Vec<_> = (0..1_000).flat_map(|follower| interest.leave(follower)).collect();
+        let mut free: Vec<_> = (0..1_000).flat_map(|follower| interest.leave(follower, 1)).collect();
         free.sort_unstable();
         assert_eq!(free, (0..1_000).collect::<Vec<_>>());
         assert!(interest.present.is_empty() && interest.gone.is_empty() && interest.tasks.is_empty());
         assert!(interest.named.iter().all(HashMap::is_empty));
+
+        (0..2).for_each(|follower| interest.enter(follower, &"task".into()));
+        interest.follow(0, ResourceType::Endpoint, &"one of many".into());
+        assert_eq!(
+            interest.leave(0, UNTIDY_NAMES),
+            [0],
+            "whoever followed much is not kept though others stay"
+        );
     }
 }

@@ -339,7 +339,8 @@ impl Session {
     }
 
     /// What was asked for or given up since this was last called, and which of the two; `*` is everything of a type.
-    /// A newer snapshot in which nothing of all that was asked for differs need not be taken in.
+    /// A newer snapshot in which nothing of all that was asked for differs, nor the ports that the client's own task
+    /// occupies, need not be taken in.
     pub fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
         let turned = |kind: ResourceType, subscription: &mut Subscription| {
             subscription.turned().into_iter().map(move |(name, asked)| (kind, name, asked))

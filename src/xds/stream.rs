@@ -2,8 +2,8 @@
 //!
 //! It decides nothing about what is sent.
 //!
-//! Invariant: pulled, never pushed. A response is built when HTTP/2 asks for one, from the newest snapshot,
-//! and no lock is held across an await.
+//! Invariant: pulled, never pushed. A response is built when HTTP/2 asks for one, from the newest snapshot that
+//! concerns the client, and no lock is held across an await.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -224,6 +224,8 @@ impl OpenStream {
 
     fn on_request(&mut self, request: Request) -> Result<(), Status> {
         let type_url = request.type_url.clone();
+        // A request is about what is served now, and whoever says much is told of it all the same.
+        self.on_snapshot();
         let (heard, turned) = {
             let session = &mut self.registered.shared.lock().session;
             (session.on_request(request), session.turned())

@@ -126,7 +126,6 @@ impl Subscription {
         if first.is_some() && add.is_empty() && legacy_wildcard(sight) {
             self.start_wildcard(sight, false);
         }
-        self.make_room(add.len());
         for name in add {
             if name == "*" {
                 if sight.kind.has_wildcard() {
@@ -163,18 +162,11 @@ impl Subscription {
         for name in dropped {
             self.unsubscribe(&name, false);
         }
-        self.make_room(asked.len().saturating_sub(self.names.len()));
         for name in asked {
             if !self.names.contains(name) {
                 self.subscribe(sight.name(name), false);
             }
         }
-    }
-
-    /// For so many more names at once: tables that grow step by step leave holes.
-    fn make_room(&mut self, names: usize) {
-        self.names.reserve(names);
-        self.held.reserve(names);
     }
 
     fn subscribe(&mut self, name: Name, compared: bool) {
@@ -184,8 +176,9 @@ impl Subscription {
         }
         let list = if compared { &mut self.changed } else { &mut self.must_send };
         list.insert(Arc::clone(&name));
-        self.rare_mut().turned.push(Arc::clone(&name));
-        self.names.insert(name);
+        if self.names.insert(Arc::clone(&name)) {
+            self.rare_mut().turned.push(name);
+        }
     }
 
     /// Forgets the name and what the client holds of it (item 19). `answered` says that the client must learn

@@ -290,6 +290,7 @@ impl<'a, S: Server> Play<'a, S> {
     fn hear(&mut self) -> Result<bool, Broken> {
         let Some(request) = self.client.outbox().pop_front() else { return Ok(false) };
         let kind = ResourceType::from_type_url(&request.type_url).expect("models know the types");
+        self.look();
         self.audit.now = self.now;
         self.note(|| format!("> {}", heard(kind, &request)));
         self.audit.request(kind, &request, self.server.session().slice());

@@ -38,6 +38,19 @@ fn a_client_that_never_answers_costs_no_more_and_more() {
 }
 
 #[test]
+fn a_name_turns_when_it_is_asked_for_or_given_up_and_not_when_it_is_repeated() {
+    let mut stream = Stream::open(service("a", "1"));
+    stream.ask(Endpoint, &["a", "a", "b"], &[]);
+    stream.ask(Endpoint, &["a", "a"], &["c", "b"]);
+    let turned = stream.session.turned();
+    let turned: Vec<_> = turned.iter().map(|(kind, name, asked)| (*kind, &**name, *asked)).collect();
+    assert_eq!(turned, [(Endpoint, "a", true), (Endpoint, "b", false), (Endpoint, "b", false)]);
+    stream.ask(Endpoint, &["a"], &["b"]);
+    stream.ask(Listener, &[], &[]);
+    assert_eq!(stream.session.turned(), [(Listener, "*".into(), true)]);
+}
+
+#[test]
 fn item_53_a_late_nack_of_something_replaced_or_gone_means_nothing() {
     let mut stream = Stream::open([resource(Cluster, "a", "1"), resource(Cluster, "b", "1")]);
     stream.ask(Cluster, &[], &[]);
