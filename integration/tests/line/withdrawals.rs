@@ -9,8 +9,8 @@ use integration::withdrawal::{quantile, stop_tasks};
 
 const STOPS: usize = 20;
 const HOLD: Duration = Duration::from_secs(3);
-/// What is usual, and what is never: the first would be passed by a wait in the line, however short, the second by
-/// one for a timer. A machine that pauses for a moment passes neither; how fast the rest is, `bench/` tells.
+/// What is usual, and what never happens. A machine that pauses once may hold up the two withdrawals that are under way
+/// together, and no more; what holds up more, or waits for a timer, is ours.
 const USUAL: Duration = Duration::from_millis(50);
 const NEVER: Duration = Duration::from_secs(1);
 
@@ -33,7 +33,7 @@ async fn withdraw(folder: &std::path::Path, knowledge: Knowledge) -> anyhow::Res
     let seen_to_acked: Vec<_> = withdrawals.iter().map(|one| one.seen_to_acked).collect();
     let p99 = quantile(&seen_to_acked, 0.99);
     println!("seen → last ACK: median {:?}, p99 {p99:?}", quantile(&seen_to_acked, 0.5));
-    assert!(quantile(&seen_to_acked, 0.5) <= USUAL && p99 < NEVER, "{withdrawals:#?}");
+    assert!(quantile(&seen_to_acked, 0.9) <= USUAL && p99 < NEVER, "{withdrawals:#?}");
 
     assert!(stage.oracle().await? >= 20, "hardly a counter was looked at");
     for envoy in &stage.envoys {
