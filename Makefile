@@ -8,7 +8,7 @@ cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance soak fuzz bench streams deny fmt setup build
+.PHONY: help demo test check line conformance soak fuzz bench deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -50,10 +50,6 @@ bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-
 
 $(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod bench/peers/%/go.sum
 	cd 'bench/peers/$*' && '$(go)' build -o '$(abspath $@)' .
-
-streams: ## what 10,000 streams cost, and whether stalled clients delay the others
-	$(CARGO) build --release -p legation -p integration --bins
-	'$(target)/release/streams' $(STREAMS_ARGS)
 
 deny: $(target)/tools/bin/cargo-deny ## licences, bans and sources of every dependency
 	@'$(target)/tools/bin/cargo-deny' check licenses bans sources

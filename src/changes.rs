@@ -4,13 +4,14 @@
 //!
 //! Invariant: a sidecar counts once for a withdrawal, and only if it was connected when that was published.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
+use foldhash::HashSet;
+use foldhash::fast::RandomState;
 
 use crate::model::{InstanceId, Reason, ServiceKey};
 
@@ -105,8 +106,8 @@ enum Visit {
 /// The ledger. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    entries: Arc<DashMap<u64, Entry>>,
-    open: Arc<DashMap<Arc<str>, Vec<u64>>>,
+    entries: Arc<DashMap<u64, Entry, RandomState>>,
+    open: Arc<DashMap<Arc<str>, Vec<u64>, RandomState>>,
     next_id: Arc<AtomicU64>,
     next_stream: Arc<AtomicU64>,
 }
@@ -124,7 +125,7 @@ impl Ledger {
         let assignment = Arc::clone(&withdrawal.assignment);
         let now = withdrawal.published_at;
         let change = Change { id, streams_before, withdrawal, progress: Progress::default() };
-        self.entries.insert(id, Entry { change, sent_to: HashSet::new(), acked_by: HashSet::new() });
+        self.entries.insert(id, Entry { change, sent_to: HashSet::default(), acked_by: HashSet::default() });
         if id > REMEMBERED {
             self.entries.remove(&(id - REMEMBERED));
         }
@@ -137,8 +138,8 @@ impl Ledger {
         self.entries.get_mut(&id).is_some_and(|mut entry| {
             let age = now.duration_since(entry.change.withdrawal.published_at).unwrap_or_default();
             if age > OPEN_FOR {
-                entry.sent_to = HashSet::new();
-                entry.acked_by = HashSet::new();
+                entry.sent_to = HashSet::default();
+                entry.acked_by = HashSet::default();
             }
             age <= OPEN_FOR
         })

@@ -99,7 +99,8 @@ fn preface(plan: &Plan) -> anyhow::Result<String> {
         _ => "no peer, for want of Go: Legation was measured beside the floor alone".to_owned(),
     };
     let legation = env!("CARGO_PKG_VERSION");
-    Ok(format!("{READING}\nMachine: {machine}. Legation {legation}; {peer}.\n"))
+    let busy = if plan.busy { " Others may have been at work meanwhile." } else { "" };
+    Ok(format!("{READING}\nMachine: {machine}. Legation {legation}; {peer}.{busy}\n"))
 }
 
 fn verdict(plan: &Plan, lines: &[Line]) -> ExitCode {

@@ -12,7 +12,7 @@ mod sweep;
 mod withdrawal;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -30,6 +30,12 @@ pub(crate) struct Bench {
     pub(crate) only: Vec<String>,
 }
 
+/// Everything there is to measure.
+const SCENARIOS: [&str; 10] = ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10"];
+/// What a quick run leaves out: it takes minutes, or is about milliseconds, which a machine that does other things as
+/// well can't tell.
+const SLOW: [&str; 4] = ["S4", "S5", "S8", "S9"];
+
 /// The figures of one run of one server, by metric.
 type Sample = BTreeMap<&'static str, f64>;
 
@@ -37,8 +43,14 @@ type Sample = BTreeMap<&'static str, f64>;
 type Wanted = (&'static str, Target);
 
 impl Bench {
-    /// Everything that was asked for.
+    /// Everything that was asked for. An error where that is nothing, or there is no such scenario.
     pub(crate) async fn run(&self) -> anyhow::Result<Vec<Line>> {
+        for only in &self.only {
+            let known = SCENARIOS.iter().find(|name| name.eq_ignore_ascii_case(only));
+            let known = known.with_context(|| format!("no scenario {only}: there are S1 to S10"))?;
+            let left_out = self.quick && SLOW.contains(known);
+            anyhow::ensure!(!left_out, "a quick run does not measure {known}; leave out QUICK=1");
+        }
         let mut lines = withdrawal::measure(self).await?;
         lines.extend(rollout::measure(self).await?);
         lines.extend(storm::measure(self).await?);
@@ -49,7 +61,10 @@ impl Bench {
     }
 
     fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only.eq_ignore_ascii_case(scenario))
+        if self.only.is_empty() {
+            return !(self.quick && SLOW.contains(&scenario));
+        }
+        self.only.iter().any(|only| only.eq_ignore_ascii_case(scenario))
     }
 
     /// How often each server has its turn: once where nothing is timed.
@@ -101,6 +116,7 @@ impl Bench {
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
         mode.enter()?;
+        let started = Instant::now();
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
         for turn in 1..=self.turns(scenario) {
             for &kind in kinds {
@@ -113,6 +129,7 @@ impl Bench {
                 }
             }
         }
+        eprintln!("{scenario}: measured in {:.0?}", started.elapsed());
         let line = |(metric, target): &Wanted| {
             let figures = figures.get(metric).cloned().unwrap_or_default();
             Line { scenario: format!("{scenario}, {}", mode.word()), metric, target: *target, figures }

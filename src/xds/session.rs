@@ -362,7 +362,8 @@ impl Session {
             }
             let names = snapshot.changed_since(since, kind);
             let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
-            match names.filter(|_| kind != ResourceType::Listener || same_listeners) {
+            let names = names.filter(|_| kind != ResourceType::Listener || same_listeners);
+            match names.filter(|names| !subscription.is_outnumbered_by(names.clone().count())) {
                 Some(names) => {
                     subscription.look_again(names.clone());
                     names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));

@@ -236,6 +236,11 @@ impl Subscription {
         }
     }
 
+    /// Whether to look at everything is less work than to look for each of so many names.
+    pub(super) fn is_outnumbered_by(&self, changed: usize) -> bool {
+        !self.wildcard && changed > 4 * (self.names.len() + self.held.len())
+    }
+
     /// Notes that everything may differ now.
     pub(super) fn look_at_everything(&mut self, kind: ResourceType, slice: &Slice) {
         let served = self.names.iter().filter(|name| slice.get(kind, name).is_some());

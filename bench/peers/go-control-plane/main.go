@@ -3,7 +3,7 @@
 //
 // It has no sources: what it serves comes over a control connection, line by line. `set NAME ADDRESS:PORT,...`
 // says what endpoints a load assignment has from the next `commit` on, which is answered by `ok` when the
-// cache has taken it in.
+// cache has taken it in; answers to orders that came together go together.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"strconv"
@@ -111,14 +112,26 @@ func assignment(name, list string) (*endpoint.ClusterLoadAssignment, error) {
 
 // obey takes orders until the connection ends.
 func obey(connection net.Conn, served served) error {
-	orders := bufio.NewScanner(connection)
-	orders.Buffer(nil, 64<<20)
+	orders, answers := bufio.NewReaderSize(connection, 64<<10), bufio.NewWriter(connection)
 	changed := map[string]types.Resource{}
-	for orders.Scan() {
-		switch words := strings.SplitN(orders.Text(), " ", 3); words[0] {
+	for {
+		if orders.Buffered() == 0 {
+			if err := answers.Flush(); err != nil {
+				return err
+			}
+		}
+		order, err := orders.ReadString('\n')
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		order = strings.TrimSuffix(order, "\n")
+		switch words := strings.SplitN(order, " ", 3); words[0] {
 		case "set":
 			if len(words) < 3 {
-				return fmt.Errorf("incomplete: %s", orders.Text())
+				return fmt.Errorf("incomplete: %s", order)
 			}
 			made, err := assignment(words[1], words[2])
 			if err != nil {
@@ -130,14 +143,13 @@ func obey(connection net.Conn, served served) error {
 				return err
 			}
 			changed = map[string]types.Resource{}
-			if _, err := fmt.Fprintln(connection, "ok"); err != nil {
+			if _, err := fmt.Fprintln(answers, "ok"); err != nil {
 				return err
 			}
 		default:
 			return fmt.Errorf("unknown order: %s", words[0])
 		}
 	}
-	return orders.Err()
 }
 
 func main() {

@@ -1,7 +1,7 @@
 //! Legation as it is shipped, with one source more: what it serves comes over a control connection.
 //!
 //! `set NAME ADDRESS:PORT,...` says what endpoints a service has from the next `commit` on, which is answered by `ok`
-//! when the source has handed its view over. Invariant: from there on everything is the product's own: the joining,
+//! when the source has handed its view over; answers to orders that came together go together. Invariant: from there on everything is the product's own: the joining,
 //! the translation, the store, the streams.
 
 use std::net::SocketAddrV4;
@@ -52,8 +52,12 @@ async fn feed(orders: TcpListener, cell: CellWriter) -> anyhow::Result<()> {
 async fn obey(connection: TcpStream, cell: &CellWriter) -> anyhow::Result<()> {
     connection.set_nodelay(true)?;
     let mut connection = BufReader::new(connection);
-    let (mut order, mut services) = (String::new(), served(cell));
+    let (mut order, mut services, mut answers) = (String::new(), served(cell), String::new());
     loop {
+        if !connection.buffer().contains(&b'\n') && !answers.is_empty() {
+            connection.get_mut().write_all(answers.as_bytes()).await.context("answering")?;
+            answers.clear();
+        }
         order.clear();
         if connection.read_line(&mut order).await.context("reading an order")? == 0 {
             return Ok(());
@@ -63,7 +67,7 @@ async fn obey(connection: TcpStream, cell: &CellWriter) -> anyhow::Result<()> {
             ["commit"] => {
                 cell.publish(View { services, ..View::default() }, Instant::now());
                 services = served(cell);
-                connection.get_mut().write_all(b"ok\n").await.context("answering")?;
+                answers.push_str("ok\n");
             }
             _ => anyhow::bail!("unknown order: {order}"),
         }

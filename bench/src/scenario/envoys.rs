@@ -38,7 +38,7 @@ const REQUESTS: &str = "requests";
 
 /// Measures it if it is wanted.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
-    if bench.quick || !bench.wants("S9") {
+    if !bench.wants("S9") {
         return Ok(Vec::new());
     }
     let name = format!("S9: {ENVOYS} Envoys, {SERVICES} services x {BACKENDS} backends");

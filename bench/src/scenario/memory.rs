@@ -25,18 +25,20 @@ struct Plan {
     size: Size,
     target: Target,
     storms: usize,
+    /// Whether the peer is measured too: what must be reached is no ratio.
+    beside: bool,
 }
 
 fn plans(quick: bool) -> Vec<Plan> {
     let size = Size { services: 1_000, tasks: 20, streams: 1_000, subscriptions: 20 };
-    let base = Plan { mode: Mode::Pinned, size, target: Target::AtMost(26.0), storms: 0 };
+    let base = Plan { mode: Mode::Pinned, size, target: Target::AtMost(26.0), storms: 0, beside: false };
     let many = |streams| Plan { size: Size { streams, ..size }, ..base };
     if quick {
         return vec![many(5_000)];
     }
     let wide = Plan { size: Size { subscriptions: 1_000, ..size }, target: Target::AtMost(60.0), ..base };
     let tls = Plan { mode: Mode::Tls, target: Target::None, ..many(5_000) };
-    vec![Plan { storms: 10, ..base }, many(5_000), many(10_000), wide, tls]
+    vec![Plan { storms: 10, ..base }, Plan { beside: true, ..many(5_000) }, many(10_000), wide, tls]
 }
 
 /// Measures all that is wanted.
@@ -46,8 +48,11 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         let name = format!("S7: {}", plan.size.words());
         let wanted: [Wanted; 2] = [(EACH, plan.target), (GROWTH, Target::AtMost(5.0))];
         let wanted = if plan.storms > 0 { &wanted[..] } else { &wanted[..1] };
-        let once = async |kind| once(bench, plan, kind).await;
-        lines.extend(bench.in_turns(&name, plan.mode, wanted, once).await?);
+        lines.extend(if plan.beside {
+            bench.in_turns(&name, plan.mode, wanted, async |kind| once(bench, plan, kind).await).await?
+        } else {
+            bench.alone(&name, plan.mode, wanted, async || once(bench, plan, Kind::Legation).await).await?
+        });
     }
     Ok(lines)
 }

@@ -50,8 +50,17 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         let wall = if storm == Storm::Empty { Target::Ratio(wall) } else { Target::None };
         let wanted: [Wanted; 4] =
             [(WALL, wall), (CPU, Target::None), (BYTES, bytes), (DROPS, Target::Nothing)];
-        let once = async |kind| once(bench, size, storm, kind).await;
-        lines.extend(bench.in_turns(&name, Mode::Pinned, &wanted, once).await?);
+        lines.extend(match storm {
+            Storm::Empty => {
+                let once = async |kind| once(bench, size, storm, kind).await;
+                bench.in_turns(&name, Mode::Pinned, &wanted, once).await?
+            }
+            // What counts is its share of what Legation itself sends.
+            Storm::Current | Storm::Changed => {
+                let once = async || once(bench, size, storm, Kind::Legation).await;
+                bench.alone(&name, Mode::Pinned, &wanted, once).await?
+            }
+        });
     }
     Ok(lines)
 }

@@ -11,7 +11,7 @@ use super::{Bench, Sample, Wanted, middle};
 use crate::fleet::Arrives;
 use crate::floor::Floor;
 use crate::machine::Mode;
-use crate::report::{Line, Target};
+use crate::report::{Figures, Line, Target};
 use crate::server::Kind;
 
 /// Rounds that don't count.
@@ -97,8 +97,12 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
             (LAST, plan.last),
             (BYTES, Target::None),
         ];
-        let once = async |kind| once(bench, plan, kind).await;
-        let mut measured = bench.in_turns(&name, plan.mode, &wanted, once).await?;
+        let mut measured = if plan.scenario == "S10" {
+            let once = async || once(bench, plan, Kind::Legation).await;
+            bench.alone(&name, plan.mode, &wanted, once).await?
+        } else {
+            bench.in_turns(&name, plan.mode, &wanted, async |kind| once(bench, plan, kind).await).await?
+        };
         let pushed = measured.iter().find(|line| line.metric == BYTES);
         let pushed = pushed.and_then(Line::of_legation).context("nothing was pushed")?;
         let floor = floor(bench, plan, (pushed + BESIDES) as usize).await?;
@@ -107,7 +111,18 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         }
         lines.extend(measured);
     }
+    lines.extend(unscoped_to_scoped(&lines));
     Ok(lines)
+}
+
+/// What a push costs that goes to streams with fifty times as many subscriptions.
+fn unscoped_to_scoped(lines: &[Line]) -> Option<Line> {
+    let cost = |scenario| lines.iter().find(|line| line.scenario.starts_with(scenario) && line.metric == CPU);
+    let (scoped, unscoped) = (cost("S1")?, cost("S2")?);
+    let mut figures = Figures::default();
+    figures.values.insert(Kind::Legation, vec![unscoped.of_legation()? / scoped.of_legation()?]);
+    let (scenario, metric) = (unscoped.scenario.clone(), "server CPU per push, to that of S1");
+    Some(Line { scenario, metric, target: Target::AtMost(1.15), figures })
 }
 
 /// The same with raw connections: as many bytes as such a response has.
