@@ -20,12 +20,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
-use crate::config::{Config, Discover, Tls, Xds, cluster_name};
+use crate::config::{Config, Discover, Queue, Tls, Xds, cluster_name};
 use crate::model::Mesh;
 use crate::pipeline::Pipeline;
 use crate::source::cloudmap::{self, CloudMapSource};
 use crate::source::ecs::{self, EcsSource, NamespaceRule};
-use crate::source::{self, Cell, CellWriter, Pace, SdkConfig, aws, file};
+use crate::source::{self, Cell, CellWriter, Pace, SdkConfig, aws, events, file};
 use crate::store::store;
 use crate::telemetry::Metrics;
 use crate::xds::clients::Clients;
@@ -57,7 +57,9 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
     let listeners = Listeners::bind(&config).await?;
     let tls = config.tls.as_ref().map(load_tls).transpose().context("no TLS for xDS")?;
     let mut parts = Parts::new();
-    let mut cells = start_sources(&config, &mut parts, &stopping).await?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let Sources { mut cells, queue } = start_sources(&config, &metrics, &mut parts, &stopping).await?;
     for (name, feed) in feeds {
         let (writer, cell) = source::cell(name.clone());
         cells.push(cell);
@@ -70,8 +72,6 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
         });
     }
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
     let (writer, store) = store();
     let (mesh, meshes) = watch::channel(Arc::new(Mesh::default()));
     let (ledger, clients) = (Ledger::default(), Clients::default());
@@ -81,7 +81,7 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
         store: store.clone(),
         clients: clients.clone(),
         ledger: ledger.clone(),
-        cells: cells.clone(),
+        cells: cells.iter().cloned().chain(queue).collect(),
         registry: Arc::new(registry),
         stopping: stopping.clone(),
         started_at: SystemTime::now(),
@@ -113,13 +113,22 @@ fn load_tls(files: &Tls) -> Result<xds::Tls, xds::BadTls> {
     })
 }
 
-/// Starts every source and returns their cells, the most trusted first.
+/// The cells of what was started.
+struct Sources {
+    /// Of the sources, the most trusted first.
+    cells: Vec<Cell>,
+    /// Of the queue of events, which is no source of its own.
+    queue: Option<Cell>,
+}
+
+/// Starts every source.
 async fn start_sources(
     config: &Config,
+    metrics: &Metrics,
     parts: &mut Parts,
     stopping: &CancellationToken,
-) -> anyhow::Result<Vec<Cell>> {
-    let mut cells = Vec::new();
+) -> anyhow::Result<Sources> {
+    let (mut cells, mut queue) = (Vec::new(), None);
     let mut cell = |name: String| {
         let (writer, cell) = source::cell(name);
         cells.push(cell);
@@ -127,14 +136,26 @@ async fn start_sources(
     };
     let pace = |interval| Pace { interval, max_backoff: config.max_backoff };
     if let Some(sdk) = load_aws(config).await? {
+        let mut addressees = BTreeMap::new();
         for (name, Cluster { cluster, namespaces }) in clusters(config)? {
-            let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster, namespaces });
+            let inbox = if config.ecs_queue.is_some() {
+                let (outbox, inbox) = ecs::mailbox();
+                let arn = Some(cluster.clone()).filter(|cluster| cluster.starts_with("arn:"));
+                addressees.insert(name.clone(), events::Addressee { arn, outbox });
+                inbox
+            } else {
+                ecs::Inbox::default()
+            };
+            let source = EcsSource::new(aws::ecs(&sdk), ecs::Settings { cluster, namespaces }, inbox);
             let (name, writer) = (format!("ecs/{name}"), cell(format!("ecs/{name}")));
-            let run = source::run(source, writer, pace(config.ecs_interval), stopping.clone());
+            let run = source.run(writer, pace(config.ecs_interval), stopping.clone());
             spawn(parts, name, async {
                 run.await;
                 Ok(())
             });
+        }
+        if let Some(settings) = &config.ecs_queue {
+            queue = Some(start_queue(config, settings, &sdk, addressees, metrics, parts, stopping));
         }
         for (namespace, settings) in &config.namespaces {
             for cloud_map in &settings.cloud_map {
@@ -166,7 +187,30 @@ async fn start_sources(
             });
         }
     }
-    Ok(cells)
+    Ok(Sources { cells, queue })
+}
+
+/// Listens to the queue of ECS's events.
+fn start_queue(
+    config: &Config,
+    settings: &Queue,
+    sdk: &SdkConfig,
+    addressees: BTreeMap<String, events::Addressee>,
+    metrics: &Metrics,
+    parts: &mut Parts,
+    stopping: &CancellationToken,
+) -> Cell {
+    let name = format!("events/{}", events::queue_name(&settings.url));
+    let (writer, cell) = source::cell(name.clone());
+    let settings =
+        events::Settings { queue_url: settings.url.clone(), receivers: settings.receivers.get() as usize };
+    let queue = events::Queue::new(aws::sqs(sdk), settings, addressees, metrics.clone());
+    let run = queue.run(writer, config.max_backoff, stopping.clone());
+    spawn(parts, name, async {
+        run.await;
+        Ok(())
+    });
+    cell
 }
 
 /// The settings of AWS, unless nothing is read from there: finding them may ask the network.
@@ -373,8 +417,9 @@ mod tests {
         config.aws.region = Some("eu-west-1".to_owned());
         let (mut parts, stopping) = (Parts::new(), CancellationToken::new());
         stopping.cancel();
-        let cells = start_sources(&config, &mut parts, &stopping).await.unwrap();
-        let names: Vec<_> = cells.iter().map(|cell| &*cell.name).collect();
+        let metrics = Metrics::register(&mut Registry::default());
+        let sources = start_sources(&config, &metrics, &mut parts, &stopping).await.unwrap();
+        let names: Vec<_> = sources.cells.iter().map(|cell| &*cell.name).collect();
         let expected = ["ecs/prod-a", "cloudmap/prod/map", "cloudmap/shared/map"];
         assert_eq!(
             names,

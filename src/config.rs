@@ -28,6 +28,8 @@ pub struct Config {
     pub aws: Aws,
     /// The time between two readings of an ECS cluster.
     pub ecs_interval: Duration,
+    /// The queue that ECS's events come to, if there is one.
+    pub ecs_queue: Option<Queue>,
     /// The time between two readings of a Cloud Map namespace.
     pub cloud_map_interval: Duration,
     /// The longest pause between failed readings.
@@ -120,6 +122,15 @@ pub struct Aws {
     pub region: Option<String>,
     /// An endpoint in place of AWS's own, for all services.
     pub endpoint_url: Option<String>,
+}
+
+/// The SQS queue that ECS's events come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Its URL.
+    pub url: String,
+    /// How many calls listen to it side by side.
+    pub receivers: NonZeroU32,
 }
 
 /// The sources of one namespace; at least one.

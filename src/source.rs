@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use aws_config::SdkConfig;
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use crate::model::View;
 pub mod aws;
 pub mod cloudmap;
 pub mod ecs;
+pub mod events;
 pub mod file;
 pub mod words;
 
@@ -108,21 +109,15 @@ impl CellWriter {
 
     /// Replaces the view by a complete one, of which the reading `began` then and ended just now. An equal view
     /// only renews the reading's age.
-    pub fn publish(&self, mut view: View, began: Instant) {
+    pub fn publish(&self, view: View, began: Instant) {
         let now = SystemTime::now();
-        let before = self.view();
-        if let Some(before) = &before {
-            share(&before.services, &mut view.services);
-            share(&before.tasks, &mut view.tasks);
-            share(&before.occupied, &mut view.occupied);
-        }
-        let changed = before.as_deref() != Some(&view); // outside the lock: it compares every endpoint
+        let changed = self.differing(view);
         self.cell.send_modify(|reading| {
             if let Some(failing) = reading.failing.take() {
                 let seconds = now.duration_since(failing.since).unwrap_or_default().as_secs();
                 info!(source = %self.name, failed = failing.count, seconds, "source recovered");
             }
-            if changed {
+            if let Some(view) = changed {
                 reading.view = Some(Arc::new(view));
                 reading.changed_at = Some(now);
             }
@@ -130,6 +125,29 @@ impl CellWriter {
             reading.began = Some(began);
             reading.readings += 1;
         });
+    }
+
+    /// Replaces the view by one that an event changed: as complete as the reading before it, and no younger.
+    pub fn amend(&self, view: View) {
+        let now = SystemTime::now();
+        if let Some(view) = self.differing(view) {
+            self.cell.send_modify(|reading| {
+                reading.view = Some(Arc::new(view));
+                reading.changed_at = Some(now);
+            });
+        }
+    }
+
+    /// The view, sharing what it can with the one that readers see; `None` if they are equal.
+    fn differing(&self, mut view: View) -> Option<View> {
+        let before = self.view();
+        if let Some(before) = &before {
+            share(&before.services, &mut view.services);
+            share(&before.tasks, &mut view.tasks);
+            share(&before.occupied, &mut view.occupied);
+        }
+        // Outside the cell's lock: it compares every endpoint.
+        (before.as_deref() != Some(&view)).then_some(view)
     }
 
     /// Whether `error` is another trouble than the one `before`. Messages of AWS carry the number of each request;
@@ -201,34 +219,62 @@ pub struct Pace {
 
 /// Reads until `shutdown`: at the interval, and after failures with exponential backoff and jitter.
 pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
-    let backoff = ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(200).min(pace.max_backoff))
-        .with_max_delay(pace.max_backoff)
-        .with_jitter()
-        .without_max_times();
-    let mut pauses = backoff.build();
+    let mut pacer = Pacer::new(pace);
     loop {
         let started = tokio::time::Instant::now();
         let outcome = tokio::select! {
             () = shutdown.cancelled() => return,
             outcome = source.sweep() => outcome,
         };
-        let wake = match outcome {
-            Ok(view) => {
-                cell.publish(view, started.into_std());
-                pauses = backoff.build();
-                started + jittered(pace.interval)
-            }
-            Err(error) => {
-                cell.fail(error);
-                tokio::time::Instant::now() + pauses.next().unwrap_or(pace.max_backoff)
-            }
-        };
+        let wake = pacer.next(&cell, started, outcome);
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(wake) => {}
         }
     }
+}
+
+/// When to read next.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    pace: Pace,
+    pauses: ExponentialBackoff,
+}
+
+impl Pacer {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, pauses: backoff(pace.max_backoff).build() }
+    }
+
+    /// Enters in the cell what a reading that began then brought, and tells when the next one begins.
+    pub(crate) fn next(
+        &mut self,
+        cell: &CellWriter,
+        started: tokio::time::Instant,
+        outcome: Result<View, SourceError>,
+    ) -> tokio::time::Instant {
+        match outcome {
+            Ok(view) => {
+                cell.publish(view, started.into_std());
+                self.pauses = backoff(self.pace.max_backoff).build();
+                started + jittered(self.pace.interval)
+            }
+            Err(error) => {
+                cell.fail(error);
+                tokio::time::Instant::now() + self.pauses.next().unwrap_or(self.pace.max_backoff)
+            }
+        }
+    }
+}
+
+/// The pauses between failed attempts.
+fn backoff(longest: Duration) -> ExponentialBuilder {
+    let shortest = Duration::from_millis(200).min(longest);
+    ExponentialBuilder::new()
+        .with_min_delay(shortest)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
 }
 
 /// `interval` spread by a tenth either way, so that replicas don't ask AWS in step.

@@ -5,6 +5,7 @@
 //! Invariant: no task ids in labels, so the number of series is bounded by services and reasons.
 
 use std::io::IsTerminal;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 pub use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 /// What is logged unless `RUST_LOG` says otherwise. The SDK of AWS is silent below errors: its warnings dump a
 /// whole call for each attempt, and the sources name a failure once, when it begins.
 const FILTER: &str = "info,aws_config=error,aws_credential_types=error,aws_runtime=error,\
-    aws_sdk_ecs=error,aws_sdk_servicediscovery=error,aws_sdk_sso=error,aws_sdk_ssooidc=error,\
+    aws_sdk_ecs=error,aws_sdk_servicediscovery=error,aws_sdk_sqs=error,aws_sdk_sso=error,aws_sdk_ssooidc=error,\
     aws_sdk_sts=error,aws_sigv4=error,aws_smithy_http_client=error,aws_smithy_runtime=error,\
     aws_smithy_runtime_api=error,aws_smithy_types=error";
 
@@ -55,6 +56,22 @@ pub struct StageLabels {
     pub stage: &'static str,
 }
 
+/// Labels of a count of events.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct EventLabels {
+    /// The name of the queue.
+    pub queue: String,
+    /// `applied`, `ignored` (of no cluster that is watched) or `unreadable`.
+    pub outcome: &'static str,
+}
+
+/// Labels of what is said of a queue.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct QueueLabels {
+    /// The name of the queue.
+    pub queue: String,
+}
+
 /// What hot paths count. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -72,6 +89,10 @@ pub struct Metrics {
     pub propagation: Family<StageLabels, Histogram>,
     /// From a changed view to the published snapshots.
     pub build: Histogram,
+    /// Messages of queues.
+    pub events: Family<EventLabels, Counter>,
+    /// How old the newest event was when it came.
+    pub lag: Family<QueueLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -87,6 +108,8 @@ impl Metrics {
             refused: Family::default(),
             propagation: Family::new_with_constructor(seconds),
             build: Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]),
+            events: Family::default(),
+            lag: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("legation");
         registry.register("xds_streams", "Open streams", metrics.streams.clone());
@@ -106,6 +129,9 @@ impl Metrics {
             Unit::Seconds,
             metrics.build.clone(),
         );
+        registry.register("source_events", "Events of ECS that came", metrics.events.clone());
+        let help = "How old the newest event was when it came";
+        registry.register_with_unit("source_lag", help, Unit::Seconds, metrics.lag.clone());
         metrics
     }
 }

@@ -7,11 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::written::{self, File};
-use super::{Aws, Config, Discover, Listen, NamespaceConfig, Tls, Xds};
+use super::{Aws, Config, Discover, Listen, NamespaceConfig, Queue, Tls, Xds};
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, Written};
 use crate::model::Namespace;
 
+/// Two, so that one listens while the other has events taken in.
+const RECEIVERS: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 const NAMESPACE: NameRule = NameRule { what: "a namespace", longest: 127, dots: true };
 const DISCOVER: [(&str, Discover); 2] = [("labelled", Discover::Labelled), ("all", Discover::All)];
 const HOUR: Duration = Duration::from_secs(3600);
@@ -31,7 +33,8 @@ pub(super) fn check(
         Some(written) => checker.duration(&written, least, most).unwrap_or(usual),
         None => usual,
     };
-    let ecs_interval = pace(file.ecs.and_then(|section| section.interval), least, usual, HOUR);
+    let mut ecs = file.ecs.unwrap_or_default();
+    let ecs_interval = pace(ecs.interval.take(), least, usual, HOUR);
     let cloud_map_interval = pace(file.cloud_map.and_then(|section| section.interval), least, usual, HOUR);
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
@@ -40,10 +43,13 @@ pub(super) fn check(
     let tls = xds_section.tls.take().map(|tls| self::tls(&mut checker, tls));
     let xds = xds(&mut checker, xds_section);
     let namespaces = namespaces(&mut checker, file.namespaces.unwrap_or_default());
+    let has_clusters = namespaces.values().any(|namespace| !namespace.clusters.is_empty());
+    let ecs_queue = queue(&mut checker, ecs, has_clusters);
     checker.finish(Config {
         listen,
         aws,
         ecs_interval,
+        ecs_queue,
         cloud_map_interval,
         max_backoff,
         shutdown_grace,
@@ -141,19 +147,41 @@ fn aws(checker: &mut Checker<'_>, written: written::Aws) -> Aws {
             checker.bad(region, format!("`{}` is not a Region", region.text), "write it like `eu-west-1`");
         }
     }
-    if let Some(url) = &written.endpoint_url {
-        let host = url.text.strip_prefix("https://").or_else(|| url.text.strip_prefix("http://"));
-        let sound = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\');
-        let host = host.filter(|host| !host.starts_with(['/', ':', '?', '#']) && host.chars().all(sound));
-        if host.is_none_or(str::is_empty) {
-            let message = format!("`{}` is not the URL of an endpoint", url.text);
-            checker.bad(url, message, "write it like `http://127.0.0.1:4566`");
-        }
+    if let Some(url) = written.endpoint_url.as_ref().filter(|url| after_scheme(&url.text).is_none()) {
+        let message = format!("`{}` is not the URL of an endpoint", url.text);
+        checker.bad(url, message, "write it like `http://127.0.0.1:4566`");
     }
     Aws {
         region: written.region.map(|region| region.text),
         endpoint_url: written.endpoint_url.map(|url| url.text),
     }
+}
+
+/// What follows the scheme of a URL, if it is one: at least a host.
+fn after_scheme(url: &str) -> Option<&str> {
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let sound = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\');
+    (!host.is_empty() && !host.starts_with(['/', ':', '?', '#']) && host.chars().all(sound)).then_some(host)
+}
+
+fn queue(checker: &mut Checker<'_>, written: written::Ecs, has_clusters: bool) -> Option<Queue> {
+    let receivers = written.receivers.and_then(|written| checker.number(&written, 1, 64));
+    let receivers = receivers.and_then(NonZeroU32::new).unwrap_or(RECEIVERS);
+    let url = written.queue_url?;
+    let name = after_scheme(&url.text).and_then(|rest| rest.rsplit_once('/')).map(|(_, name)| name);
+    if name.is_none_or(str::is_empty) {
+        let message = format!("`{}` is not the URL of a queue", url.text);
+        checker.bad(
+            &url,
+            message,
+            "write it like `https://sqs.eu-west-1.amazonaws.com/123456789012/legation`",
+        );
+    }
+    if !has_clusters {
+        let message = "a queue of events, and no cluster that they could be about";
+        checker.bad(&url, message, "give a namespace `clusters`, or take `queueUrl` away");
+    }
+    Some(Queue { url: url.text, receivers })
 }
 
 fn namespaces(

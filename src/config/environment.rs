@@ -5,13 +5,15 @@ use crate::diagnostic::words::did_you_mean;
 use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
 
 /// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 20] = [
     "LEGATION_LISTEN__XDS",
     "LEGATION_LISTEN__METRICS",
     "LEGATION_LISTEN__ADMIN",
     "LEGATION_AWS__REGION",
     "LEGATION_AWS__ENDPOINT_URL",
     "LEGATION_ECS__INTERVAL",
+    "LEGATION_ECS__QUEUE_URL",
+    "LEGATION_ECS__RECEIVERS",
     "LEGATION_CLOUD_MAP__INTERVAL",
     "LEGATION_MAX_BACKOFF",
     "LEGATION_SHUTDOWN_GRACE",
@@ -57,6 +59,8 @@ fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
         "LEGATION_AWS__REGION" => &mut file.aws.get_or_insert_default().region,
         "LEGATION_AWS__ENDPOINT_URL" => &mut file.aws.get_or_insert_default().endpoint_url,
         "LEGATION_ECS__INTERVAL" => &mut file.ecs.get_or_insert_default().interval,
+        "LEGATION_ECS__QUEUE_URL" => &mut file.ecs.get_or_insert_default().queue_url,
+        "LEGATION_ECS__RECEIVERS" => &mut file.ecs.get_or_insert_default().receivers,
         "LEGATION_CLOUD_MAP__INTERVAL" => &mut file.cloud_map.get_or_insert_default().interval,
         "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
         "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,

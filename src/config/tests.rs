@@ -7,7 +7,7 @@ use super::*;
 const WHOLE: &str = "\
 listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
 aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566 }
-ecs: { interval: 5s }
+ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
 cloudMap: { interval: 1m }
 maxBackoff: 20s
 shutdownGrace: 500ms
@@ -62,6 +62,12 @@ fn every_key_is_read() {
                 ),
             },
             ecs_interval: 5s,
+            ecs_queue: Some(
+                Queue {
+                    url: "https://sqs.eu-west-1.amazonaws.com/1/legation-a",
+                    receivers: 3,
+                },
+            ),
             cloud_map_interval: 60s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
@@ -167,7 +173,7 @@ fn problems_are_told_together() {
     let text = "\
 listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
 aws: { region: eu west 1, endpointUrl: '127.0.0.1:4566' }
-ecs: { interval: 30 }
+ecs: { interval: 30, queueUrl: legation }
 maxBackoff: 50ms
 namespaces: { prod: { clusters: [prod-a], discover: labeled } }
 ";
@@ -175,53 +181,59 @@ namespaces: { prod: { clusters: [prod-a], discover: labeled } }
         text,
         &[],
         expect![[r#"
-        error[CFG002]: `localhost:18000` is not an address with a port
-         --> conf/legation.yaml:1:16
-          |
-        1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
-          |                ^^^^^^^^^^^^^^^ write it like `0.0.0.0:18000`
+            error[CFG002]: `localhost:18000` is not an address with a port
+             --> conf/legation.yaml:1:16
+              |
+            1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
+              |                ^^^^^^^^^^^^^^^ write it like `0.0.0.0:18000`
 
-        error[CFG002]: admin must listen on loopback, not on 0.0.0.0
-         --> conf/legation.yaml:1:64
-          |
-        1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
-          |                                                                ^^^^^^^^^^^^^ write `127.0.0.1:19000`: admin has no authentication yet
+            error[CFG002]: admin must listen on loopback, not on 0.0.0.0
+             --> conf/legation.yaml:1:64
+              |
+            1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
+              |                                                                ^^^^^^^^^^^^^ write `127.0.0.1:19000`: admin has no authentication yet
 
-        error[CFG002]: admin and metrics can't share 0.0.0.0:19000
-         --> conf/legation.yaml:1:64
-          |
-        1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
-          |                                                                ^^^^^^^^^^^^^ give each its own port
+            error[CFG002]: admin and metrics can't share 0.0.0.0:19000
+             --> conf/legation.yaml:1:64
+              |
+            1 | listen: { xds: localhost:18000, metrics: 0.0.0.0:19000, admin: 0.0.0.0:19000 }
+              |                                                                ^^^^^^^^^^^^^ give each its own port
 
-        error[CFG002]: `eu west 1` is not a Region
-         --> conf/legation.yaml:2:16
-          |
-        2 | aws: { region: eu west 1, endpointUrl: '127.0.0.1:4566' }
-          |                ^^^^^^^^^ write it like `eu-west-1`
+            error[CFG002]: `eu west 1` is not a Region
+             --> conf/legation.yaml:2:16
+              |
+            2 | aws: { region: eu west 1, endpointUrl: '127.0.0.1:4566' }
+              |                ^^^^^^^^^ write it like `eu-west-1`
 
-        error[CFG002]: `127.0.0.1:4566` is not the URL of an endpoint
-         --> conf/legation.yaml:2:40
-          |
-        2 | aws: { region: eu west 1, endpointUrl: '127.0.0.1:4566' }
-          |                                        ^^^^^^^^^^^^^^^^ write it like `http://127.0.0.1:4566`
+            error[CFG002]: `127.0.0.1:4566` is not the URL of an endpoint
+             --> conf/legation.yaml:2:40
+              |
+            2 | aws: { region: eu west 1, endpointUrl: '127.0.0.1:4566' }
+              |                                        ^^^^^^^^^^^^^^^^ write it like `http://127.0.0.1:4566`
 
-        error[CFG002]: `30` is not a duration
-         --> conf/legation.yaml:3:18
-          |
-        3 | ecs: { interval: 30 }
-          |                  ^^ write a number and a unit, like `500ms`, `30s`, `1h30m`
+            error[CFG002]: `30` is not a duration
+             --> conf/legation.yaml:3:18
+              |
+            3 | ecs: { interval: 30, queueUrl: legation }
+              |                  ^^ write a number and a unit, like `500ms`, `30s`, `1h30m`
 
-        error[CFG002]: `50ms` is out of range
-         --> conf/legation.yaml:4:13
-          |
-        4 | maxBackoff: 50ms
-          |             ^^^^ 100ms to 1h
+            error[CFG002]: `legation` is not the URL of a queue
+             --> conf/legation.yaml:3:32
+              |
+            3 | ecs: { interval: 30, queueUrl: legation }
+              |                                ^^^^^^^^ write it like `https://sqs.eu-west-1.amazonaws.com/123456789012/legation`
 
-        error[CFG002]: unknown word `labeled`
-         --> conf/legation.yaml:5:53
-          |
-        5 | namespaces: { prod: { clusters: [prod-a], discover: labeled } }
-          |                                                     ^^^^^^^ did you mean `labelled`? expected one of labelled, all"#]],
+            error[CFG002]: `50ms` is out of range
+             --> conf/legation.yaml:4:13
+              |
+            4 | maxBackoff: 50ms
+              |             ^^^^ 100ms to 1h
+
+            error[CFG002]: unknown word `labeled`
+             --> conf/legation.yaml:5:53
+              |
+            5 | namespaces: { prod: { clusters: [prod-a], discover: labeled } }
+              |                                                     ^^^^^^^ did you mean `labelled`? expected one of labelled, all"#]],
     );
 }
 

@@ -13,7 +13,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) aws: Option<Aws>,
     #[serde(default)]
-    pub(super) ecs: Option<Interval>,
+    pub(super) ecs: Option<Ecs>,
     #[serde(default)]
     pub(super) cloud_map: Option<Interval>,
     pub(super) max_backoff: Option<Written>,
@@ -40,7 +40,16 @@ pub(super) struct Aws {
     pub(super) endpoint_url: Option<Written>,
 }
 
-/// `ecs` and `cloudMap`.
+/// `ecs`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Ecs {
+    pub(super) interval: Option<Written>,
+    pub(super) queue_url: Option<Written>,
+    pub(super) receivers: Option<Written>,
+}
+
+/// `cloudMap`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Interval {

@@ -95,6 +95,14 @@ pub fn cloudmap(config: &SdkConfig) -> aws_sdk_servicediscovery::Client {
     aws_sdk_servicediscovery::Client::from_conf(builder.build())
 }
 
+/// A client for SQS, which waits as long as SQS does when a queue is empty.
+pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
+    let seconds = Duration::from_secs;
+    let limits = Limits { attempt: seconds(30), operation: seconds(40), ..Limits::default() };
+    let builder = aws_sdk_sqs::config::Builder::from(config);
+    aws_sdk_sqs::Client::from_conf(builder.timeout_config(limits.timeouts()).build())
+}
+
 /// Takes away the `data-` that the SDK puts before the host of discovery calls, also where the host was
 /// overridden and no such name exists.
 #[derive(Debug)]

@@ -4,22 +4,30 @@
 //!
 //! Invariant: a reading is taken in whole. Until every call has answered, nothing that is known changes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join;
+use tokio_util::sync::CancellationToken;
 
 use self::describe::Cluster;
-use self::facts::Status;
+use self::facts::{ServiceFacts, Status};
 use self::read::{Reader, Unread};
-use self::tasks::{Answer, Tasks};
-use self::view::{Knowledge, Revisions, Services};
-use super::{SourceError, Sweep};
-use crate::model::{InstanceId, Namespace, View};
+use self::tasks::{Answer, Known, Tasks};
+use self::view::{Drawn, Knowledge, Revisions, Services};
+use super::{CellWriter, Pace, Pacer, SourceError};
+use crate::model::{Health, InstanceId, Namespace, Phase, View};
+
+pub use event::TaskEvent;
+pub use inbox::{Inbox, Letter, Outbox, mailbox};
 
 mod describe;
+mod event;
 mod facts;
+mod inbox;
 mod read;
 mod tags;
 mod tasks;
@@ -27,6 +35,12 @@ mod view;
 
 /// How long the first reading waits out throttling of task definitions.
 const FIRST_PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at young tasks whose health is not known: events do not tell it.
+const HEALTH_LOOK: Duration = Duration::from_secs(2);
+/// How many of them are looked at: one call.
+const MOST_YOUNG: usize = 100;
+/// The least time between the beginnings of two readings that events ask for.
+const SOONEST: Duration = Duration::from_secs(5);
 
 /// Which services of a cluster join a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,9 +80,18 @@ pub struct EcsSource {
     services: Services,
     tasks: Tasks,
     revisions: Revisions,
+    /// Task definitions that could not be read last.
+    unread: Unread,
     /// Whether it has spoken: the first reading is either complete or none.
     spoken: bool,
-    view: View,
+    drawn: Drawn,
+    inbox: Inbox,
+    /// Whether an event asked for another reading since the last one began.
+    is_asked_for: bool,
+    /// Tasks that run and whose health is not known yet.
+    young: BTreeSet<InstanceId>,
+    /// Task definitions that events named and that were not asked for yet.
+    wanted: HashSet<Arc<str>>,
 }
 
 /// A whole reading that has not been taken in.
@@ -78,8 +101,8 @@ struct Sighting {
 }
 
 impl EcsSource {
-    /// A source that has read nothing yet.
-    pub fn new(client: aws_sdk_ecs::Client, settings: Settings) -> Self {
+    /// A source that has read nothing yet, and hears of events by `inbox`.
+    pub fn new(client: aws_sdk_ecs::Client, settings: Settings, inbox: Inbox) -> Self {
         let Settings { cluster, namespaces } = settings;
         let short = cluster.rsplit('/').next().unwrap_or(&cluster).into();
         Self {
@@ -89,57 +112,224 @@ impl EcsSource {
             services: Services::new(),
             tasks: Tasks::default(),
             revisions: Revisions::new(),
+            unread: Unread::new(),
             spoken: false,
-            view: View::default(),
+            drawn: Drawn::default(),
+            inbox,
+            is_asked_for: false,
+            young: BTreeSet::new(),
+            wanted: HashSet::new(),
         }
+    }
+
+    /// Reads until `shutdown`, and takes in events meanwhile. Each of them is published at once, also while a reading is
+    /// under way or fails; but before the first reading it is only remembered.
+    pub async fn run(mut self, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
+        let work = async {
+            let mut pacer = Pacer::new(pace);
+            loop {
+                let started = tokio::time::Instant::now();
+                self.is_asked_for = false;
+                let outcome = self.sweep(Some(&cell)).await;
+                let wake = pacer.next(&cell, started, outcome);
+                self.rest(&cell, started + SOONEST, wake).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// Reads everything once. An error, a refusal or a half-read page is `Err`: never a smaller view.
+    async fn sweep(&mut self, cell: Option<&CellWriter>) -> Result<View, SourceError> {
+        let reader = self.reader.clone();
+        let listing = try_join(reader.service_arns(), reader.task_arns());
+        let (listed_services, listed) = self.attend(cell, listing).await?;
+        let service_arns = self.services_to_ask(&listed_services);
+        let task_arns = self.tasks.to_ask(&listed);
+        let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns));
+        let ((described, missing_services), (tasks, missing)) = self.attend(cell, asking).await?;
+        let services = self.services_of(&listed_services, described, &missing_services);
+        let missing = missing.into_iter().map(InstanceId::from).collect();
+        let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
+        self.unread = self.read_revisions(cell, needed(&sighting, Needed::ByAny).cloned().collect()).await;
+        if !self.spoken
+            && let Some(error) = needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn))
+        {
+            return Err(error.clone());
+        }
+        self.take_in(sighting, SystemTime::now());
+        Ok(self.drawn.view.clone())
+    }
+
+    /// Waits for an answer, and takes in what events tell meanwhile.
+    async fn attend<T>(&mut self, cell: Option<&CellWriter>, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                letters = self.inbox.next() => self.hear(cell, letters),
+                answer = &mut answer => return answer,
+            }
+        }
+    }
+
+    /// Until the next reading: takes in events, reads the task definitions that they name, and looks after the health of
+    /// young tasks. Ends early, but not before `soonest`, when an event asks for a reading.
+    async fn rest(&mut self, cell: &CellWriter, soonest: tokio::time::Instant, wake: tokio::time::Instant) {
+        let mut looked = tokio::time::Instant::now();
+        loop {
+            if !self.wanted.is_empty() {
+                let wanted = std::mem::take(&mut self.wanted);
+                let unread = self.read_revisions(Some(cell), wanted).await;
+                self.unread.extend(unread); // until the next reading
+                self.find_young();
+                self.draw_anew(cell);
+                continue;
+            }
+            let wake = if self.is_asked_for { wake.min(soonest) } else { wake };
+            let young: Vec<_> = self.young.iter().take(MOST_YOUNG).cloned().collect();
+            tokio::select! {
+                biased;
+                letters = self.inbox.next() => self.hear(Some(cell), letters),
+                () = tokio::time::sleep_until(wake) => return,
+                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if !young.is_empty() => {
+                    let reader = self.reader.clone();
+                    let answer = self.attend(Some(cell), reader.tasks(&young)).await;
+                    looked = tokio::time::Instant::now();
+                    // What failed here is told by the reading that fails too.
+                    if let Ok((tasks, _)) = answer {
+                        let listed = HashSet::new();
+                        self.tasks.merge(Answer { listed, tasks, missing: Vec::new() }, SystemTime::now());
+                        self.note_young(&young);
+                        self.draw_again(cell, &young, &[]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in events, draws what follows from them, and says that it is done.
+    fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
+        let (mut tasks, mut addresses, now) = (Vec::new(), Vec::new(), SystemTime::now());
+        for facts in letters.iter().flat_map(|letter| &letter.events).filter_map(|event| event.facts().ok()) {
+            let arn = facts.arn.clone();
+            addresses.extend(self.tasks.get(&arn).and_then(|known| known.facts.address));
+            if self.tasks.hear(facts, now) {
+                tasks.push(arn);
+            }
+        }
+        self.note_young(&tasks);
+        self.note_wanted(&tasks);
+        self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
+        if let Some(cell) = cell.filter(|_| self.spoken && !tasks.is_empty()) {
+            self.draw_again(cell, &tasks, &addresses);
+        }
+        letters.into_iter().for_each(Letter::done);
+    }
+
+    /// Draws anew what follows from these tasks, and publishes it.
+    fn draw_again(&mut self, cell: &CellWriter, tasks: &[InstanceId], addresses: &[IpAddr]) {
+        let mut drawn = std::mem::take(&mut self.drawn);
+        self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, addresses);
+        self.drawn = drawn;
+        cell.amend(self.drawn.view.clone());
+    }
+
+    /// Draws everything anew, and publishes it.
+    fn draw_anew(&mut self, cell: &CellWriter) {
+        self.drawn = self.knowledge(SystemTime::now()).draw(&self.drawn);
+        if self.spoken {
+            cell.amend(self.drawn.view.clone());
+        }
+    }
+
+    fn knowledge(&self, now: SystemTime) -> Knowledge<'_> {
+        Knowledge {
+            cluster: Cluster { name: &self.cluster, rules: &self.namespaces },
+            services: &self.services,
+            revisions: &self.revisions,
+            tasks: &self.tasks,
+            unread: &self.unread,
+            now,
+        }
+    }
+
+    /// Takes note which of these tasks run and are not known to be healthy or not.
+    fn note_young(&mut self, tasks: &[InstanceId]) {
+        let now = SystemTime::now();
+        for arn in tasks {
+            if self.tasks.get(arn).is_some_and(|task| self.is_young(task, now)) {
+                self.young.insert(arn.clone());
+            } else {
+                self.young.remove(arn);
+            }
+        }
+    }
+
+    fn find_young(&mut self) {
+        let now = SystemTime::now();
+        let young = self.tasks.iter().filter(|task| self.is_young(task, now));
+        self.young = young.map(|task| task.facts.arn.clone()).collect();
+    }
+
+    fn is_young(&self, task: &Known, now: SystemTime) -> bool {
+        let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
+        task.phase(revision, now) == Phase::Running(Health::Unknown { gate_over: false })
+    }
+
+    /// Takes note of the task definitions of these tasks that are not known.
+    fn note_wanted(&mut self, tasks: &[InstanceId]) {
+        let up = tasks.iter().filter_map(|arn| self.tasks.get(arn));
+        let up = up.filter(|task| task.facts.status != Status::Gone).map(|task| &task.facts.definition);
+        let new = up.filter(|arn| !self.revisions.contains_key(*arn) && !self.unread.contains_key(*arn));
+        let new: Vec<_> = new.cloned().collect();
+        self.wanted.extend(new);
     }
 
     /// Every service that is listed or was known: one that is no longer listed is believed gone only when
     /// its description says so too.
-    async fn read_services(&self) -> Result<Services, SourceError> {
-        let listed = self.reader.service_arns().await?;
+    fn services_to_ask(&self, listed: &[String]) -> Vec<String> {
         let mut arns: HashSet<String> = listed.iter().cloned().collect();
         arns.extend(self.services.keys().map(|arn| arn.as_ref().to_owned()));
         let mut arns: Vec<_> = arns.into_iter().collect();
         arns.sort();
-        let (described, missing) = self.reader.services(&arns).await?;
+        arns
+    }
+
+    fn services_of(&self, listed: &[String], described: Vec<ServiceFacts>, missing: &[String]) -> Services {
         let described = described.into_iter().filter(|service| !service.inactive);
         let mut services: BTreeMap<_, _> =
             described.map(|service| (Arc::clone(&service.arn), service)).collect();
-        let listed: HashSet<String> = listed.into_iter().collect();
-        for arn in missing.iter().filter(|arn| listed.contains(*arn)) {
+        let listed: HashSet<&String> = listed.iter().collect();
+        for arn in missing.iter().filter(|arn| listed.contains(arn)) {
             if let Some((arn, known)) = self.services.get_key_value(arn.as_str()) {
                 services.insert(Arc::clone(arn), known.clone()); // listed and missing: a contradiction
             }
         }
-        Ok(services)
+        services
     }
 
-    async fn read_tasks(&self) -> Result<Answer, SourceError> {
-        let listed = self.reader.task_arns().await?;
-        let (tasks, missing) = self.reader.tasks(&self.tasks.to_ask(&listed)).await?;
-        Ok(Answer { listed, tasks, missing: missing.into_iter().map(InstanceId::from).collect() })
-    }
-
-    /// Fetches the task definitions that `sighting` needs and that never were fetched. At the first reading
-    /// there may be more than a burst of calls allows, so throttling is waited out; later a stopped task must
-    /// not wait for it.
-    async fn read_revisions(&mut self, sighting: &Sighting) -> Unread {
+    /// Fetches those of these task definitions that never were fetched. At the first reading there may be more than a
+    /// burst of calls allows, so throttling is waited out; later a stopped task must not wait for it.
+    async fn read_revisions(&mut self, cell: Option<&CellWriter>, needed: HashSet<Arc<str>>) -> Unread {
         let patience = if self.spoken { Duration::ZERO } else { FIRST_PATIENCE };
-        let needed: HashSet<&Arc<str>> = needed(sighting, Needed::ByAny).collect();
         let mut unknown: Vec<_> =
-            needed.into_iter().filter(|arn| !self.revisions.contains_key(*arn)).cloned().collect();
+            needed.into_iter().filter(|arn| !self.revisions.contains_key(arn)).collect();
         unknown.sort();
-        let revisions = &mut self.revisions;
-        let keep = |arn, revision| drop(revisions.insert(arn, Arc::new(revision)));
-        self.reader.revisions(unknown, patience, keep).await
+        let (reader, mut read) = (self.reader.clone(), Vec::new());
+        let keep = |arn, revision| read.push((arn, Arc::new(revision)));
+        let unread = self.attend(cell, reader.revisions(unknown, patience, keep)).await;
+        self.revisions.extend(read);
+        unread
     }
 
-    fn take_in(&mut self, sighting: Sighting, unread: &Unread, now: SystemTime) -> View {
+    fn take_in(&mut self, sighting: Sighting, now: SystemTime) {
         let before = std::mem::replace(&mut self.services, sighting.services);
         for (arn, service) in &mut self.services {
             // A service whose new task definition can't be read goes on as it was described before.
-            if service.definition.as_ref().is_some_and(|definition| unread.contains_key(definition)) {
+            if service.definition.as_ref().is_some_and(|definition| self.unread.contains_key(definition)) {
                 service.definition = before.get(arn).and_then(|known| known.definition.clone());
             }
         }
@@ -149,17 +339,9 @@ impl EcsSource {
             of_services.chain(self.tasks.iter().map(|task| Arc::clone(&task.facts.definition))).collect()
         };
         self.revisions.retain(|arn, _| used.contains(arn));
-        let knowledge = Knowledge {
-            cluster: Cluster { name: &self.cluster, rules: &self.namespaces },
-            services: &self.services,
-            revisions: &self.revisions,
-            tasks: &self.tasks,
-            unread,
-            now,
-        };
         self.spoken = true;
-        self.view = knowledge.view(&self.view);
-        self.view.clone()
+        self.find_young();
+        self.drawn = self.knowledge(now).draw(&self.drawn);
     }
 }
 
@@ -177,20 +359,6 @@ fn needed(sighting: &Sighting, by: Needed) -> impl Iterator<Item = &Arc<str>> {
     let up = sighting.tasks.tasks.iter().filter(|task| task.status != Status::Gone);
     let up = up.filter(move |task| by == Needed::ByAny || task.service.is_some());
     of_services.chain(up.map(|task| &task.definition))
-}
-
-impl Sweep for EcsSource {
-    async fn sweep(&mut self) -> Result<View, SourceError> {
-        let (services, tasks) = try_join(self.read_services(), self.read_tasks()).await?;
-        let sighting = Sighting { services, tasks };
-        let unread = self.read_revisions(&sighting).await;
-        if !self.spoken
-            && let Some(error) = needed(&sighting, Needed::ByServices).find_map(|arn| unread.get(arn))
-        {
-            return Err(error.clone());
-        }
-        Ok(self.take_in(sighting, &unread, SystemTime::now()))
-    }
 }
 
 #[cfg(test)]

@@ -234,7 +234,8 @@ impl Session {
             Names::All(names) => names.len(),
             Names::Increment(add, drop) => {
                 let has = &self.of(kind).names;
-                let new = add.iter().filter(|name| !has.contains(name.as_str())).count();
+                let is_new = |name: &&String| has.is_empty() || !has.contains(name.as_str());
+                let new = add.iter().filter(is_new).count();
                 if new == 0 { drop.len() } else { (has.len() + new).max(drop.len()) }
             }
         };
@@ -264,7 +265,12 @@ impl Session {
     /// it reconnects. A cluster gives itself away because its load assignment, of the same name, is asked for, and
     /// the listener of an alias because its routes are (`xds.md`, item 54).
     fn find_orphans(&mut self) {
+        // Only what was asked for can be told to be gone, and only where that can be told.
+        let delta = self.terms.protocol == Protocol::Delta;
         for kind in PARENTS {
+            if !delta || !self.of(kind).requested {
+                continue;
+            }
             let follower = &self.subscriptions[follower(kind) as usize];
             let asked: Vec<_> = follower.names.iter().cloned().collect();
             asked.iter().for_each(|name| self.find_orphan(kind, name));

@@ -15,7 +15,7 @@ use crate::source::words::{self, Wrong};
 /// One port of one ECS service under its name in the mesh.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Offer {
-    pub spec: ServiceSpec,
+    pub spec: Arc<ServiceSpec>,
     /// Whose tasks are its endpoints.
     pub service: Arc<str>,
     /// On which port of each.
@@ -218,7 +218,8 @@ impl Reader<'_> {
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
-        Some(Offer { spec, service, port, number: layers.number, active: self.service.active })
+        let (spec, number) = (Arc::new(spec), layers.number);
+        Some(Offer { spec, service, port, number, active: self.service.active })
     }
 }
 

@@ -5,7 +5,10 @@
 //! Invariant: knowledge of a task only moves forward. An older version, a missing answer and a listing that
 //! lost it change nothing, and a task that has gone never comes back.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::facts::{Revision, Status, TaskFacts};
@@ -33,6 +36,9 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tasks {
     known: BTreeMap<InstanceId, Known>,
+    /// The known tasks by ECS service and by address: an event must not look at all of them.
+    of_service: HashMap<Arc<str>, BTreeSet<InstanceId>>,
+    at_address: HashMap<IpAddr, BTreeSet<InstanceId>>,
     buried: HashMap<InstanceId, SystemTime>,
     burials: VecDeque<(SystemTime, InstanceId)>,
 }
@@ -61,6 +67,34 @@ impl Tasks {
         self.known.values()
     }
 
+    /// A task that is shown.
+    pub(super) fn get(&self, arn: &InstanceId) -> Option<&Known> {
+        self.known.get(arn)
+    }
+
+    /// The tasks of an ECS service that are shown, ordered.
+    pub(super) fn of_service(&self, service: &str) -> impl Iterator<Item = &Known> {
+        self.of_service.get(service).into_iter().flatten().filter_map(|arn| self.known.get(arn))
+    }
+
+    /// The tasks at an address that are shown, ordered.
+    pub(super) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &Known> {
+        self.at_address.get(&address).into_iter().flatten().filter_map(|arn| self.known.get(arn))
+    }
+
+    /// Takes in what an event tells, which says nothing of health: that stays as it was. Returns whether it is news.
+    pub(super) fn hear(&mut self, mut task: TaskFacts, now: SystemTime) -> bool {
+        let arn = task.arn.clone();
+        let before = self.known.get(&arn).cloned();
+        for container in &mut task.containers {
+            let known = before.iter().flat_map(|known| &known.facts.containers);
+            container.healthy =
+                known.into_iter().find(|one| one.name == container.name).and_then(|one| one.healthy);
+        }
+        self.take(task, now);
+        self.known.get(&arn) != before.as_ref()
+    }
+
     /// Takes in a complete answer.
     pub(super) fn merge(&mut self, answer: Answer, now: SystemTime) {
         for task in answer.tasks {
@@ -87,15 +121,37 @@ impl Tasks {
         match self.known.get_mut(&arn) {
             Some(known) if known.outdates(&task) => return,
             Some(known) if known.facts == task => {} // keeps the memory that views share
-            Some(known) => known.facts = TaskFacts { arn: known.facts.arn.clone(), ..task },
+            Some(known) => {
+                let task = TaskFacts { arn: known.facts.arn.clone(), ..task };
+                let (before, after) = (Place::of(&known.facts), Place::of(&task));
+                known.facts = task;
+                self.leave(&arn, &before);
+                self.enter(&arn, after);
+            }
             None if gone => {}
             None => {
+                let place = Place::of(&task);
                 self.known.insert(arn.clone(), Known { facts: task, missed: false, gone_at: None });
+                self.enter(&arn, place);
             }
         }
         if gone {
             self.bury(&arn, now);
         }
+    }
+
+    fn enter(&mut self, arn: &InstanceId, place: Place) {
+        if let Some(service) = place.service {
+            self.of_service.entry(service).or_default().insert(arn.clone());
+        }
+        if let Some(address) = place.address {
+            self.at_address.entry(address).or_default().insert(arn.clone());
+        }
+    }
+
+    fn leave(&mut self, arn: &InstanceId, place: &Place) {
+        place.service.iter().for_each(|service| take_out(&mut self.of_service, service, arn));
+        place.address.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
     }
 
     /// ECS answers late at times, so it takes two answers in a row that know nothing of a task, and even then
@@ -119,7 +175,13 @@ impl Tasks {
 
     fn expire(&mut self, now: SystemTime) {
         let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
-        self.known.retain(|_, known| known.gone_at.is_none_or(|at| age(at) < SHOWN));
+        let expired = self.known.iter().filter(|(_, known)| known.gone_at.is_some_and(|at| age(at) >= SHOWN));
+        let expired: Vec<_> = expired.map(|(arn, _)| arn.clone()).collect();
+        for arn in expired {
+            if let Some(known) = self.known.remove(&arn) {
+                self.leave(&arn, &Place::of(&known.facts));
+            }
+        }
         while let Some((at, _)) = self.burials.front() {
             if age(*at) < BURIED && self.burials.len() <= MOST_BURIED {
                 break;
@@ -127,6 +189,27 @@ impl Tasks {
             if let Some((_, arn)) = self.burials.pop_front() {
                 self.buried.remove(&arn);
             }
+        }
+    }
+}
+
+/// Where a task is found.
+struct Place {
+    service: Option<Arc<str>>,
+    address: Option<IpAddr>,
+}
+
+impl Place {
+    fn of(facts: &TaskFacts) -> Self {
+        Self { service: facts.service.clone(), address: facts.address }
+    }
+}
+
+fn take_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<InstanceId>>, key: &K, arn: &InstanceId) {
+    if let Some(arns) = index.get_mut(key) {
+        arns.remove(arn);
+        if arns.is_empty() {
+            index.remove(key);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Invariant: everything is made of the SDK's own types or of the JSON that ECS sends.
 
 mod describing;
+mod hearing;
 mod judging;
 mod reading;
 mod unread;

@@ -16,8 +16,8 @@ use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::read::Unread;
 use super::tasks::{Known, Tasks};
 use crate::model::{
-    Finding, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState, TasksByAddress,
-    View,
+    Finding, InstanceId, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState,
+    TasksByAddress, View,
 };
 use crate::source::SourceError;
 
@@ -49,47 +49,104 @@ impl Judged<'_> {
     fn address(&self) -> Option<IpAddr> {
         self.task.facts.address.filter(|_| self.revision.is_none_or(|revision| revision.own_address))
     }
+
+    /// Its service, if it runs and has no address of its own.
+    fn unplaced(&self) -> Option<&Arc<str>> {
+        let unplaced = matches!(self.phase, Phase::Running(_)) && self.address().is_none();
+        self.task.facts.service.as_ref().filter(|_| unplaced)
+    }
 }
 
-impl Knowledge<'_> {
+/// A view, and what it was drawn from that only a reading changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Drawn {
+    pub view: View,
+    offers: BTreeMap<ServiceKey, Offer>,
+    /// The names that an ECS service offers.
+    offered_by: HashMap<Arc<str>, Vec<ServiceKey>>,
+}
+
+impl<'a> Knowledge<'a> {
     /// The view, sharing with `before` what has not changed.
-    pub(super) fn view(&self, before: &View) -> View {
-        let judged: Vec<Judged<'_>> = self
-            .tasks
-            .iter()
-            .map(|task| {
-                let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
-                Judged { task, revision, phase: task.phase(revision, self.now) }
-            })
-            .collect();
-        let mut by_service: HashMap<&str, Vec<Judged<'_>>> = HashMap::new();
-        for one in &judged {
-            if let Some(service) = &one.task.facts.service {
-                by_service.entry(service).or_default().push(*one);
-            }
-        }
+    pub(super) fn draw(&self, before: &Drawn) -> Drawn {
+        let judged: Vec<Judged<'_>> = self.tasks.iter().map(|task| self.judge(task)).collect();
         let by_name: HashMap<&str, &ServiceFacts> =
             self.services.values().map(|service| (&*service.name, service)).collect();
         let (offers, mut findings) = self.offers();
+        let offers = one_owner(offers, &mut findings);
         let mut services = OrdMap::new();
-        for (key, offer) in one_owner(offers, &mut findings) {
+        for (key, offer) in &offers {
             let facts = by_name.get(&*offer.service).copied();
-            let tasks = by_service.get(&*offer.service).map(Vec::as_slice).unwrap_or_default();
-            let registrations = tasks.iter().map(|task| register(task, &offer, facts)).collect();
-            let service = shared(before.services.get(&key), offer, registrations);
-            services.insert(key, service);
+            services.insert(key.clone(), self.service(before.view.services.get(key), offer, facts));
         }
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
         findings.sort();
         findings.dedup();
-        View {
+        let view = View {
             services,
             clusters: [self.cluster.name.into()].into(),
             occupied: occupied(&judged),
             tasks: by_address(&judged),
-            unplaced: unplaced(&judged),
+            unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),
             findings,
+        };
+        let mut offered_by: HashMap<Arc<str>, Vec<ServiceKey>> = HashMap::new();
+        for (key, offer) in &offers {
+            offered_by.entry(Arc::clone(&offer.service)).or_default().push(key.clone());
         }
+        Drawn { view, offers, offered_by }
+    }
+
+    /// Draws anew what follows from these tasks, which may have gone. `addresses` are those that they had before.
+    pub(super) fn redraw(&self, drawn: &mut Drawn, tasks: &[InstanceId], addresses: &[IpAddr]) {
+        let touched = || tasks.iter().filter_map(|arn| self.tasks.get(arn));
+        let services: BTreeSet<&Arc<str>> =
+            touched().filter_map(|task| task.facts.service.as_ref()).collect();
+        let view = &mut drawn.view;
+        for service in services {
+            let facts = self.services.values().find(|facts| facts.name == *service);
+            for key in drawn.offered_by.get(service).into_iter().flatten() {
+                if let Some(offer) = drawn.offers.get(key) {
+                    let renewed = self.service(view.services.get(key), offer, facts);
+                    view.services.insert(key.clone(), renewed);
+                }
+            }
+            if self.tasks.of_service(service).any(|task| self.judge(task).unplaced().is_some()) {
+                view.unplaced.insert(Arc::clone(service));
+            } else {
+                view.unplaced.remove(service);
+            }
+        }
+        for arn in tasks {
+            match self.tasks.get(arn).and_then(|task| occupies(&self.judge(task))) {
+                Some((arn, ports)) => drop(view.occupied.insert(arn, ports)),
+                None => drop(view.occupied.remove(arn)),
+            }
+        }
+        let addresses = addresses.iter().copied().chain(touched().filter_map(|task| task.facts.address));
+        for address in addresses.collect::<BTreeSet<_>>() {
+            let there: Vec<_> = self.tasks.at_address(address).map(|task| self.judge(task)).collect();
+            match by_address(&there).remove(&address) {
+                Some(state) => drop(view.tasks.insert(address, state)),
+                None => drop(view.tasks.remove(&address)),
+            }
+        }
+    }
+
+    fn judge(&self, task: &'a Known) -> Judged<'a> {
+        let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
+        Judged { task, revision, phase: task.phase(revision, self.now) }
+    }
+
+    fn service(
+        &self,
+        before: Option<&Arc<ServiceView>>,
+        offer: &Offer,
+        facts: Option<&ServiceFacts>,
+    ) -> Arc<ServiceView> {
+        let tasks = self.tasks.of_service(&offer.service).map(|task| self.judge(task));
+        let registrations = tasks.map(|task| register(&task, offer, facts)).collect();
+        shared(before, offer, registrations)
     }
 
     fn cannot_read(&self, definition: &str, error: &SourceError) -> Finding {
@@ -179,14 +236,14 @@ fn port_of<'a>(revision: &'a Revision, offer: &Offer) -> Option<&'a NamedPort> {
 
 fn shared(
     before: Option<&Arc<ServiceView>>,
-    offer: Offer,
+    offer: &Offer,
     registrations: Vec<Registration>,
 ) -> Arc<ServiceView> {
+    let (spec, active) = (Arc::clone(&offer.spec), offer.active);
     let Some(before) = before else {
-        return Arc::new(ServiceView { spec: Arc::new(offer.spec), active: offer.active, registrations });
+        return Arc::new(ServiceView { spec, active, registrations });
     };
-    let active = offer.active;
-    let spec = share(&before.spec, offer.spec);
+    let spec = if before.spec == spec { Arc::clone(&before.spec) } else { spec };
     let same = before.active == active && before.registrations == registrations;
     if Arc::ptr_eq(&spec, &before.spec) && same {
         return Arc::clone(before);
@@ -194,20 +251,14 @@ fn shared(
     Arc::new(ServiceView { spec, active, registrations })
 }
 
-fn share<T: PartialEq>(before: &Arc<T>, now: T) -> Arc<T> {
-    if **before == now { Arc::clone(before) } else { Arc::new(now) }
-}
-
 /// Until its containers are gone a task's ports stay its own: a stopping sidecar must not fail either.
-fn occupied(tasks: &[Judged<'_>]) -> OccupiedPorts {
-    let up = tasks.iter().filter(|task| task.phase != Phase::Stopped);
-    up.filter_map(|task| Some((task.task.facts.arn.clone(), Arc::clone(&task.revision?.occupied)))).collect()
+fn occupies(task: &Judged<'_>) -> Option<(InstanceId, Arc<[u16]>)> {
+    let ports = Arc::clone(&task.revision?.occupied);
+    (task.phase != Phase::Stopped).then(|| (task.task.facts.arn.clone(), ports))
 }
 
-/// The services with running tasks that have no address of their own.
-fn unplaced(tasks: &[Judged<'_>]) -> BTreeSet<Arc<str>> {
-    let up = tasks.iter().filter(|task| matches!(task.phase, Phase::Running(_)) && task.address().is_none());
-    up.filter_map(|task| task.task.facts.service.clone()).collect()
+fn occupied(tasks: &[Judged<'_>]) -> OccupiedPorts {
+    tasks.iter().filter_map(occupies).collect()
 }
 
 fn by_address(tasks: &[Judged<'_>]) -> TasksByAddress {

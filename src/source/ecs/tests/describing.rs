@@ -66,7 +66,7 @@ impl Given<'_> {
         let facts = facts::service(&service).expect("complete");
         let cluster = Cluster { name: "prod-a", rules: &self.rules };
         let (offers, findings) = describe::describe(cluster, &facts, revision);
-        (offers.into_iter().map(|offer| offer.spec).collect(), findings)
+        (offers.into_iter().map(|offer| (*offer.spec).clone()).collect(), findings)
     }
 
     /// The offers as `namespace/name protocol alias…`, and the findings as `code object`.

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::world::{Cluster, refusal, service_arn, task_arn};
 use super::{at, rule};
 use crate::model::{Health, Phase, Registration, ServiceKey, ServiceView, StopCause, View};
+use crate::source::SourceError;
 use crate::source::aws::scripted::Answer;
-use crate::source::ecs::{Discover, EcsSource, Tasks, Unread, facts, tasks};
-use crate::source::{SourceError, Sweep};
+use crate::source::ecs::{Discover, EcsSource, Tasks, facts, tasks};
 
 const RUNNING: Phase = Phase::Running(Health::NoCheck);
 
@@ -37,7 +37,7 @@ pub(super) fn payments(view: &View) -> Vec<(String, String, Phase)> {
 }
 
 async fn fails(source: &mut EcsSource) -> SourceError {
-    source.sweep().await.expect_err("a failure")
+    source.sweep(None).await.expect_err("a failure")
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_cluster_becomes_a_view() {
     let cluster = Cluster::payments();
     cluster.world().task("c", "payments", 3);
     cluster.world().set("c", "group", json!("family:batch"));
-    let view = prod(&cluster).sweep().await.expect("a view");
+    let view = prod(&cluster).sweep(None).await.expect("a view");
     let expected =
         [("a".into(), "10.0.0.1:8080".into(), RUNNING), ("b".into(), "10.0.0.2:8080".into(), RUNNING)];
     assert_eq!(payments(&view), expected);
@@ -78,7 +78,7 @@ async fn pages_and_batches_are_read_to_the_end() {
             world.task(&format!("t{n:03}"), "payments", 1_000 + n);
         }
     }
-    let view = prod(&cluster).sweep().await.expect("a view");
+    let view = prod(&cluster).sweep(None).await.expect("a view");
     assert_eq!((view.services.len(), payments(&view).len()), (26, 252));
     let calls = ["ListServices", "ListTasks", "DescribeServices", "DescribeTasks", "DescribeTaskDefinition"];
     assert_eq!(calls.map(|call| cluster.count(call)), [4, 36, 3, 3, 26]);
@@ -89,15 +89,15 @@ async fn what_has_not_changed_is_the_same_memory() {
     let cluster = Cluster::payments();
     cluster.world().service("ledger", 100);
     let mut source = prod(&cluster);
-    let first = source.sweep().await.expect("a view");
-    let second = source.sweep().await.expect("a view");
+    let first = source.sweep(None).await.expect("a view");
+    let second = source.sweep(None).await.expect("a view");
     assert_eq!(first, second);
     assert!(Arc::ptr_eq(service(&first, "payments"), service(&second, "payments")));
     assert!(first.occupied == second.occupied && first.tasks == second.tasks);
     assert_eq!(cluster.count("DescribeTaskDefinition"), 2, "revisions never change");
     cluster.world().set("a", "desiredStatus", json!("STOPPED"));
     cluster.world().set("a", "version", json!(4));
-    let third = source.sweep().await.expect("a view");
+    let third = source.sweep(None).await.expect("a view");
     assert!(Arc::ptr_eq(service(&second, "ledger"), service(&third, "ledger")));
     assert!(!Arc::ptr_eq(service(&second, "payments"), service(&third, "payments")));
     assert!(Arc::ptr_eq(&service(&second, "payments").spec, &service(&third, "payments").spec));
@@ -108,24 +108,24 @@ async fn what_has_not_changed_is_the_same_memory() {
 async fn a_stop_is_seen_confirmed_and_shown() {
     let cluster = Cluster::payments();
     let mut source = prod(&cluster);
-    source.sweep().await.expect("a view");
+    source.sweep(None).await.expect("a view");
     // ECS stops listing a task as soon as it is told to stop.
     cluster.world().unlisted.insert("a".into());
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, RUNNING, "a listing alone withdraws nobody");
     cluster.world().set("a", "desiredStatus", json!("STOPPED"));
     cluster.world().set("a", "version", json!(4));
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopping(StopCause::Planned));
     cluster.world().set("a", "lastStatus", json!("DEPROVISIONING"));
     cluster.world().set("a", "version", json!(5));
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopped);
     assert_eq!((view.occupied.len(), view.tasks.len()), (1, 1));
     // A replica of ECS that is behind.
     cluster.world().unlisted.clear();
     cluster.world().task("a", "payments", 1);
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopped);
 }
 
@@ -134,31 +134,31 @@ async fn missing_ends_only_what_is_not_listed() {
     let cluster = Cluster::payments();
     cluster.world().service("ledger", 100);
     let mut source = prod(&cluster);
-    let first = source.sweep().await.expect("a view");
+    let first = source.sweep(None).await.expect("a view");
     {
         let mut world = cluster.world();
         world.tasks.remove("a");
         world.services.remove("ledger");
         world.invented = ["a".into(), "ledger".into()].into();
     }
-    assert_eq!(source.sweep().await.expect("a view"), first, "listed and missing: nothing is lost");
+    assert_eq!(source.sweep(None).await.expect("a view"), first, "listed and missing: nothing is lost");
     cluster.world().invented.clear();
-    source.sweep().await.expect("a view"); // one answer may be late
-    let view = source.sweep().await.expect("a view");
+    source.sweep(None).await.expect("a view"); // one answer may be late
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopped);
     assert_eq!(view.services.len(), 1);
     // A service that a listing forgets is asked about, like a task; an inactive one is over.
     cluster.world().unlisted.insert("payments".into());
-    assert_eq!(source.sweep().await.expect("a view").services.len(), 1);
+    assert_eq!(source.sweep(None).await.expect("a view").services.len(), 1);
     cluster.world().services.get_mut("payments").expect("it is there")["status"] = json!("INACTIVE");
-    assert_eq!(source.sweep().await.expect("a view").services.len(), 0);
+    assert_eq!(source.sweep(None).await.expect("a view").services.len(), 0);
 }
 
 #[tokio::test]
 async fn any_failure_is_a_failure_of_the_whole() {
     let cluster = Cluster::payments();
     let mut source = prod(&cluster);
-    let first = source.sweep().await.expect("a view");
+    let first = source.sweep(None).await.expect("a view");
     let json = |document: Value| Answer::Json(200, document);
     let failure = |arn: String| json!([{"arn": arn, "reason": "ACCESS_DENIED", "detail": "no"}]);
     let partial_tasks = json!({"tasks": [], "failures": failure(task_arn("a"))});
@@ -191,7 +191,7 @@ async fn any_failure_is_a_failure_of_the_whole() {
         );
         assert_eq!(cluster.count(operation) - before, faults.len(), "every fault was met");
         cluster.world().faults.clear();
-        assert_eq!(source.sweep().await.expect("a view"), first, "{operation}: {error}");
+        assert_eq!(source.sweep(None).await.expect("a view"), first, "{operation}: {error}");
     }
 }
 
@@ -209,7 +209,7 @@ async fn revisions_that_arrived_before_a_failure_are_kept() {
     cluster.world().definitions.insert("arn:aws:ecs:eu-west-1:1:task-definition/s4:1".into(), broken);
     let throttled = || ("DescribeTaskDefinition", refusal("ThrottlingException"));
     cluster.world().faults = vec![throttled(), throttled(), throttled()];
-    source.sweep().await.expect("a view, in spite of throttling");
+    source.sweep(None).await.expect("a view, in spite of throttling");
     let again = cluster.count("DescribeTaskDefinition") - asked;
     assert!((4..=4 + 5).contains(&again), "three refusals and what was missing, not everything: {again}");
 }
@@ -226,7 +226,7 @@ async fn each_task_is_reached_as_its_own_deployment_says() {
         world.set("c", "taskDefinitionArn", json!("arn:aws:ecs:eu-west-1:1:task-definition/payments:3"));
     }
     let mut source = prod(&cluster);
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     let ports: Vec<_> = service(&view, "payments").registrations.iter().map(|one| one.port).collect();
     assert_eq!(ports, [Some(8080), Some(9090), None], "the port of the task's own revision");
     {
@@ -239,7 +239,7 @@ async fn each_task_is_reached_as_its_own_deployment_says() {
         world.set("b", "startedBy", json!("ecs-svc/older"));
         world.set("c", "startedBy", json!("somebody else"));
     }
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     let reached: Vec<_> =
         service(&view, "http").registrations.iter().map(|one| (one.port, one.foreign_tls)).collect();
     assert_eq!(reached, [(Some(15555), true), (Some(9090), false), (Some(15555), true)]);
@@ -253,14 +253,14 @@ async fn the_older_service_keeps_a_name() {
     let tags = json!([{"key": "legation:discovery-name/http", "value": "payments"}]);
     cluster.world().services.get_mut("new-payments").expect("it is there")["tags"] = tags;
     let mut source = prod(&cluster);
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(&*service(&view, "payments").spec.origin, "ecs prod-a/payments");
     assert_eq!((view.services.len(), view.findings.len()), (1, 1));
     let finding = &view.findings[0];
     assert_eq!((finding.code, finding.object.as_str()), ("NAME002", "ecs prod-a/new-payments, port http"));
     assert!(finding.message.contains("belongs to ecs prod-a/payments"), "{}", finding.message);
     cluster.world().services.get_mut("payments").expect("it is there")["status"] = json!("DRAINING");
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(
         &*service(&view, "payments").spec.origin,
         "ecs prod-a/new-payments",
@@ -274,7 +274,7 @@ async fn an_empty_cluster_is_an_empty_view() {
     let cluster = Cluster::payments();
     cluster.world().services.clear();
     cluster.world().tasks.clear();
-    let view = prod(&cluster).sweep().await.expect("a view");
+    let view = prod(&cluster).sweep(None).await.expect("a view");
     assert_eq!((view.services.len(), view.occupied.len(), view.clusters.len()), (0, 0, 1));
     assert_eq!(cluster.count("DescribeTasks") + cluster.count("DescribeServices"), 0);
 }
@@ -290,14 +290,14 @@ async fn addresses_belong_to_the_youngest_and_only_in_awsvpc() {
         world.set("c", "createdAt", json!(2_000));
     }
     let mut source = prod(&cluster);
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     let owner =
         view.tasks.get(&"10.0.0.1".parse::<std::net::IpAddr>().expect("an address")).expect("somebody");
     assert_eq!((owner.instance.as_str(), owner.phase), (task_arn("c").as_str(), Phase::Starting));
     assert_eq!(owner.started_at, Some(at(2_000)));
     let cluster = Cluster::payments();
     cluster.world().definitions.values_mut().for_each(|one| one["networkMode"] = json!("bridge"));
-    let view = prod(&cluster).sweep().await.expect("a view");
+    let view = prod(&cluster).sweep(None).await.expect("a view");
     assert_eq!(view.tasks.len(), 0);
     assert!(service(&view, "payments").registrations.iter().all(|one| one.address.is_none()));
 }
@@ -347,10 +347,10 @@ async fn twenty_thousand_tasks_are_taken_in_quickly() {
         source.revisions.insert(definition, Arc::clone(&revision));
     }
     assert_eq!(Tasks::default(), source.tasks);
-    source.take_in(first, &Unread::new(), at(2_000));
+    source.take_in(first, at(2_000));
     let started = Instant::now();
-    let view = source.take_in(second, &Unread::new(), at(2_000));
-    let took = started.elapsed();
+    source.take_in(second, at(2_000));
+    let (took, view) = (started.elapsed(), source.drawn.view.clone());
     let registrations: usize = view.services.values().map(|service| service.registrations.len()).sum();
     assert_eq!((view.occupied.len(), registrations), (20_000, 20_000));
     // Unoptimised and on a busy machine; optimised it is a tenth of this.

@@ -5,13 +5,12 @@ use serde_json::json;
 use super::reading::{payments, prod};
 use super::world::{ARN, Cluster};
 use crate::model::{Phase, StopCause};
-use crate::source::Sweep;
 
 #[tokio::test]
 async fn one_definition_that_cannot_be_read_does_not_hide_a_stop() {
     let cluster = Cluster::payments();
     let mut source = prod(&cluster);
-    source.sweep().await.expect("a view");
+    source.sweep(None).await.expect("a view");
     {
         let mut world = cluster.world();
         world.set("a", "desiredStatus", json!("STOPPED"));
@@ -19,7 +18,7 @@ async fn one_definition_that_cannot_be_read_does_not_hide_a_stop() {
         world.task("x", "batch", 9); // nobody can describe batch:1
         world.set("x", "group", json!("family:batch"));
     }
-    let view = source.sweep().await.expect("a view");
+    let view = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&view)[0].2, Phase::Stopping(StopCause::Planned));
     let findings: Vec<_> =
         view.findings.iter().map(|finding| (finding.code, finding.object.as_str())).collect();
@@ -31,20 +30,23 @@ async fn the_first_reading_wants_every_definition_of_a_service_and_of_nobody_els
     let cluster = Cluster::payments();
     cluster.world().task("x", "batch", 9);
     cluster.world().set("x", "group", json!("family:batch"));
-    assert!(prod(&cluster).sweep().await.is_ok());
+    assert!(prod(&cluster).sweep(None).await.is_ok());
     cluster.world().definitions.clear();
-    assert_eq!(prod(&cluster).sweep().await.expect_err("no view").operation, "ecs:DescribeTaskDefinition");
+    assert_eq!(
+        prod(&cluster).sweep(None).await.expect_err("no view").operation,
+        "ecs:DescribeTaskDefinition"
+    );
 }
 
 #[tokio::test]
 async fn a_service_whose_new_definition_cannot_be_read_goes_on_as_before() {
     let cluster = Cluster::payments();
     let mut source = prod(&cluster);
-    let before = source.sweep().await.expect("a view");
+    let before = source.sweep(None).await.expect("a view");
     let arn = format!("{ARN}task-definition/payments:2");
     cluster.world().services.get_mut("payments").expect("payments")["deployments"][0]["taskDefinition"] =
         json!(arn);
-    let after = source.sweep().await.expect("a view");
+    let after = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&after), payments(&before));
     assert_eq!(after.services.keys().collect::<Vec<_>>(), before.services.keys().collect::<Vec<_>>());
 }
@@ -53,7 +55,7 @@ async fn a_service_whose_new_definition_cannot_be_read_goes_on_as_before() {
 async fn a_deployment_that_renames_a_port_keeps_the_old_tasks() {
     let cluster = Cluster::payments();
     let mut source = prod(&cluster);
-    let before = source.sweep().await.expect("a view");
+    let before = source.sweep(None).await.expect("a view");
     {
         let mut world = cluster.world();
         world.definition("payments:2", 8080);
@@ -63,6 +65,6 @@ async fn a_deployment_that_renames_a_port_keeps_the_old_tasks() {
         world.services.get_mut("payments").expect("payments")["deployments"][0]["taskDefinition"] =
             json!(arn);
     }
-    let after = source.sweep().await.expect("a view");
+    let after = source.sweep(None).await.expect("a view");
     assert_eq!(payments(&after), payments(&before), "old tasks serve until the new ones do");
 }

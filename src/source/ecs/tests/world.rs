@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use crate::source::aws::scripted::{Answer, Scripted};
-use crate::source::ecs::{EcsSource, NamespaceRule, Settings};
+use crate::source::ecs::{EcsSource, Inbox, NamespaceRule, Settings};
 
 pub(super) const ARN: &str = "arn:aws:ecs:eu-west-1:1:";
 
@@ -159,8 +159,13 @@ impl Cluster {
     }
 
     pub(super) fn source(&self, namespaces: Vec<NamespaceRule>) -> EcsSource {
+        self.source_hearing(namespaces, Inbox::default())
+    }
+
+    pub(super) fn source_hearing(&self, namespaces: Vec<NamespaceRule>, inbox: Inbox) -> EcsSource {
         let cluster = format!("{ARN}cluster/prod-a");
-        EcsSource::new(crate::source::aws::ecs(&self.script.config()), Settings { cluster, namespaces })
+        let client = crate::source::aws::ecs(&self.script.config());
+        EcsSource::new(client, Settings { cluster, namespaces }, inbox)
     }
 
     /// How often an operation was called.

@@ -1,0 +1,155 @@
+//! Tests of what is kept of ECS's answers.
+//!
+//! It is not code of the product. Invariant: answers are made of the SDK's own types.
+
+use aws_sdk_ecs::types::{ApplicationProtocol, Attachment, ContainerDefinition, HealthCheck, KeyValuePair};
+use aws_sdk_ecs::types::{NetworkInterface, TaskSet};
+
+use super::*;
+
+fn mapping(number: i32) -> aws_sdk_ecs::types::builders::PortMappingBuilder {
+    PortMapping::builder().container_port(number)
+}
+
+#[test]
+fn revisions_keep_named_ports_in_order_and_every_collision() {
+    let check = HealthCheck::builder().command("CMD").build().expect("a check");
+    let range = PortMapping::builder().container_port_range("9000-9003").name("range").build();
+    let app = ContainerDefinition::builder().name("app").health_check(check);
+    let app = app
+        .port_mappings(mapping(8080).name("http").app_protocol(ApplicationProtocol::Http).build())
+        .port_mappings(mapping(7000).name("admin").build())
+        .port_mappings(mapping(53).name("dns").protocol(TransportProtocol::Udp).build())
+        .port_mappings(range)
+        .build();
+    let side = ContainerDefinition::builder().name("side").essential(false);
+    let side = side.port_mappings(mapping(15001).build()).port_mappings(mapping(0).name("odd").build());
+    let definition = TaskDefinition::builder()
+        .task_definition_arn("arn:aws:ecs:eu-west-1:1:task-definition/payments:7")
+        .container_definitions(app)
+        .container_definitions(side.build())
+        .build();
+    let revision = revision(&definition).expect("an ARN");
+    assert_eq!(revision.label, "payments:7");
+    assert!(revision.own_address, "a definition that does not say may be Fargate's");
+    assert_eq!(*revision.occupied, [7000, 8080, 9000, 9001, 9002, 9003, 15001]);
+    let names: Vec<&str> = revision.ports.iter().map(|port| &*port.name).collect();
+    assert_eq!(names, ["http", "admin", "dns", "range", "odd"]);
+    let number = |name| revision.port(name).expect(name).number;
+    assert_eq!(number("http"), Ok(8080));
+    assert_eq!(number("dns"), Err("a UDP port"));
+    assert_eq!(number("range"), Err("a range of ports"));
+    assert_eq!(number("odd"), Err("a port without a number"));
+    assert_eq!(revision.port("http").expect("http").protocol, Some(Protocol::Http));
+    assert_eq!(revision.port("admin").expect("admin").protocol, None);
+    let app = Container { essential: true, checked: true };
+    let side = Container { essential: false, checked: false };
+    assert_eq!(revision.containers, BTreeMap::from([("app".into(), app), ("side".into(), side)]));
+}
+
+#[test]
+fn ranges_from_outside_can_be_anything() {
+    for (range, ports) in [
+        ("80-82", vec![80, 81, 82]),
+        ("82-80", vec![]),
+        ("0-1", vec![1]),
+        ("65535-65535", vec![65535]),
+        ("80", vec![]),
+        ("a-b", vec![]),
+        ("1-99999", vec![]),
+    ] {
+        let mapping = PortMapping::builder().container_port_range(range).build();
+        assert_eq!(collisions(&mapping).collect::<Vec<_>>(), ports, "{range}");
+    }
+}
+
+#[test]
+fn shared_network_modes_have_no_own_address() {
+    let of = |mode| TaskDefinition::builder().task_definition_arn("x").network_mode(mode).build();
+    for (mode, own) in [
+        (NetworkMode::Awsvpc, true),
+        (NetworkMode::Bridge, false),
+        (NetworkMode::Host, false),
+        (NetworkMode::None, false),
+    ] {
+        assert_eq!(revision(&of(mode)).expect("an ARN").own_address, own);
+    }
+    assert_eq!(revision(&TaskDefinition::builder().build()), Err(Lacks("taskDefinitionArn")));
+}
+
+#[test]
+fn the_address_is_looked_for_where_ecs_puts_it() {
+    let base = || Task::builder().task_arn("t").task_definition_arn("d").last_status("RUNNING");
+    let interface = |interface: NetworkInterface| {
+        let container = aws_sdk_ecs::types::Container::builder().network_interfaces(interface).build();
+        base().containers(container)
+    };
+    let detail = |name: &str, value: &str| KeyValuePair::builder().name(name).value(value).build();
+    let eni = |details: KeyValuePair| Attachment::builder().details(details).build();
+    let four = NetworkInterface::builder().private_ipv4_address("10.0.0.1");
+    let six = NetworkInterface::builder().ipv6_address("fd00::1");
+    let attached = || eni(detail("privateIPv4Address", "10.0.0.2"));
+    for (task, expected) in [
+        (interface(four.clone().build()).attachments(attached()), Some("10.0.0.1")),
+        (base().attachments(attached()), Some("10.0.0.2")),
+        (base().attachments(eni(detail("privateIpv4Address", "10.0.0.2"))), None),
+        (base().attachments(eni(detail("privateIPv4Address", "soon"))), None),
+        (interface(four.ipv6_address("fd00::2").build()), Some("10.0.0.1")),
+        (interface(six.clone().build()), Some("fd00::1")),
+        (interface(six.build()).attachments(attached()), Some("10.0.0.2")),
+        (base(), None),
+    ] {
+        let facts = super::task(&task.build()).expect("complete");
+        assert_eq!(facts.address, expected.map(|text| text.parse().expect("an address")));
+    }
+}
+
+#[test]
+fn tasks_without_an_identity_are_refused() {
+    let whole = || Task::builder().task_arn("t").task_definition_arn("d").last_status("RUNNING");
+    assert!(task(&whole().build()).is_ok());
+    for (task_, lacks) in [
+        (whole().set_task_arn(None), "taskArn"),
+        (whole().set_task_definition_arn(None), "taskDefinitionArn"),
+        (whole().set_last_status(None), "lastStatus"),
+    ] {
+        assert_eq!(task(&task_.build()), Err(Lacks(lacks)));
+    }
+}
+
+#[test]
+fn services_are_described_by_their_primary_deployment() {
+    let block = |namespace: &str, enabled| {
+        ServiceConnectConfiguration::builder().enabled(enabled).namespace(namespace).build()
+    };
+    let deployment = |id: &str, status: &str, block| {
+        let deployment = Deployment::builder().id(id).status(status).task_definition(format!("d-{id}"));
+        deployment.service_connect_configuration(block).build()
+    };
+    let tag = |key: &str| aws_sdk_ecs::types::Tag::builder().key(key).value("v").build();
+    let service_ = Service::builder()
+        .service_arn("a")
+        .service_name("payments")
+        .status("ACTIVE")
+        .task_definition("older")
+        .deployments(deployment("1", "ACTIVE", block("prod", true)))
+        .deployments(deployment("2", "PRIMARY", block("arn:aws:servicediscovery:x", true)))
+        .deployments(deployment("3", "INACTIVE", block("prod", false)))
+        .tags(tag("legation:role"))
+        .tags(tag("team"))
+        .build();
+    let facts = service(&service_).expect("complete");
+    assert_eq!(facts.definition.as_deref(), Some("d-2"));
+    assert_eq!(facts.connect.as_ref().expect("enabled").namespace, None, "an ARN is no name");
+    let named = facts.deployments.get("1").expect("kept").as_ref().expect("enabled");
+    assert_eq!(named.namespace.as_deref(), Some("prod"));
+    assert_eq!(facts.deployments.get("3"), Some(&None));
+    assert_eq!(facts.tags, BTreeMap::from([("role".to_owned(), "v".to_owned())]));
+    assert!(facts.active && !facts.inactive);
+
+    let set = TaskSet::builder().status("PRIMARY").task_definition("from-set").build();
+    let external = Service::builder().service_arn("a").service_name("b").status("DRAINING").task_sets(set);
+    let facts = service(&external.build()).expect("complete");
+    assert_eq!(facts.definition.as_deref(), Some("from-set"));
+    assert!(!facts.active && !facts.inactive);
+}

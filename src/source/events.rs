@@ -1,0 +1,233 @@
+//! A queue of ECS events (SQS) as letters to the sources of their clusters.
+//!
+//! It is no source of its own: what events change is in the views of the clusters, and what they miss a reading of the
+//! cluster finds. Its cell tells only how the queue itself fares.
+//!
+//! Invariant: a message is deleted only after what it tells has been taken in; one that can't be read is left to the
+//! queue's dead-letter queue.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
+use backon::BackoffBuilder;
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use self::message::{Told, read};
+use super::aws::failed;
+use super::ecs::{Outbox, TaskEvent};
+use super::{CellWriter, SourceError, backoff};
+use crate::model::View;
+use crate::telemetry::{EventLabels, Metrics, QueueLabels};
+
+mod message;
+
+const RECEIVE: &str = "sqs:ReceiveMessage";
+const DELETE: &str = "sqs:DeleteMessage";
+/// How long an empty queue is listened to in one call, in seconds: the most that SQS allows.
+const LONG_POLL: i32 = 20;
+/// How many messages come at a time: the most that SQS allows.
+const BATCH: i32 = 10;
+/// How many messages that can't be read are remembered, so that each is told once.
+const REMEMBERED: usize = 1_000;
+
+/// Where events come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The URL of the queue.
+    pub queue_url: String,
+    /// How many calls listen to it side by side.
+    pub receivers: usize,
+}
+
+/// A cluster whose events are wanted.
+#[derive(Clone, Debug)]
+pub struct Addressee {
+    /// Its ARN, if it is known: then a cluster of the same name elsewhere is another one.
+    pub arn: Option<String>,
+    /// Where its letters go.
+    pub outbox: Outbox,
+}
+
+/// The queue with those who want to hear.
+#[derive(Debug)]
+pub struct Queue {
+    client: Client,
+    settings: Settings,
+    /// The clusters by their short names.
+    addressees: BTreeMap<String, Addressee>,
+    metrics: Metrics,
+    unreadable: Mutex<Unreadable>,
+}
+
+/// The messages that could not be read.
+#[derive(Debug, Default)]
+struct Unreadable {
+    ids: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+/// What came for one cluster, with the receipts of its messages.
+#[derive(Debug, Default)]
+struct Parcel {
+    events: Vec<TaskEvent>,
+    asks_for_reading: bool,
+    receipts: Vec<String>,
+}
+
+impl Queue {
+    /// A queue that nobody listens to yet.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        addressees: BTreeMap<String, Addressee>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { client, settings, addressees, metrics, unreadable: Mutex::default() }
+    }
+
+    /// Listens until `shutdown`. Failures are waited out, the longer the more often they come.
+    pub async fn run(self, cell: CellWriter, max_backoff: Duration, shutdown: CancellationToken) {
+        let receivers = (0..self.settings.receivers).map(|_| self.listen(&cell, max_backoff));
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = join_all(receivers) => {}
+        }
+    }
+
+    async fn listen(&self, cell: &CellWriter, max_backoff: Duration) {
+        let mut pauses = backoff(max_backoff).build();
+        loop {
+            let began = Instant::now();
+            match self.receive().await {
+                Ok(()) => {
+                    cell.publish(View::default(), began);
+                    pauses = backoff(max_backoff).build();
+                }
+                Err(error) => {
+                    cell.fail(error);
+                    tokio::time::sleep(pauses.next().unwrap_or(max_backoff)).await;
+                }
+            }
+        }
+    }
+
+    /// Takes a batch of messages, has it taken in, and deletes it.
+    async fn receive(&self) -> Result<(), SourceError> {
+        let call = self.client.receive_message().queue_url(&self.settings.queue_url);
+        let call = call.max_number_of_messages(BATCH).wait_time_seconds(LONG_POLL);
+        let answer = call.send().await.map_err(|error| failed(RECEIVE, error))?;
+        let (parcels, mut done) = self.sort(answer.messages());
+        for (cluster, parcel) in parcels {
+            let Some(addressee) = self.addressees.get(&cluster) else { continue };
+            let count = parcel.receipts.len() as u64;
+            if addressee.outbox.send(parcel.events, parcel.asks_for_reading).await {
+                self.count("applied").inc_by(count);
+                done.extend(parcel.receipts);
+            }
+        }
+        self.delete(done).await
+    }
+
+    /// What came for each cluster, and the receipts of what concerns none.
+    fn sort(&self, messages: &[Message]) -> (BTreeMap<String, Parcel>, Vec<String>) {
+        let (mut parcels, mut strangers) = (BTreeMap::<String, Parcel>::new(), Vec::new());
+        for message in messages {
+            let Some(receipt) = message.receipt_handle() else { continue };
+            let told = match read(message.body().unwrap_or_default()) {
+                Ok(told) => told,
+                Err(why) => {
+                    self.leave(message, &why);
+                    continue;
+                }
+            };
+            self.note_lag(told.at());
+            let Some(cluster) = told.cluster().and_then(|arn| self.name_of(arn)) else {
+                self.count("ignored").inc();
+                strangers.push(receipt.to_owned());
+                continue;
+            };
+            let parcel = parcels.entry(cluster.to_owned()).or_default();
+            parcel.receipts.push(receipt.to_owned());
+            match told {
+                Told::Task { event, .. } => parcel.events.push(*event),
+                Told::Other { .. } => parcel.asks_for_reading = true,
+            }
+        }
+        (parcels, strangers)
+    }
+
+    /// The short name of a cluster that is watched.
+    fn name_of<'a>(&self, arn: &'a str) -> Option<&'a str> {
+        let name = arn.rsplit('/').next()?;
+        let known = self.addressees.get(name)?;
+        known.arn.as_ref().is_none_or(|known| known == arn).then_some(name)
+    }
+
+    /// Leaves a message where it is: after some tries SQS moves it to the dead-letter queue, where people find it.
+    fn leave(&self, message: &Message, why: &str) {
+        let id = message.message_id().unwrap_or_default();
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unreadable.ids.insert(id.to_owned()) {
+            return;
+        }
+        unreadable.order.push_back(id.to_owned());
+        if unreadable.order.len() > REMEMBERED
+            && let Some(oldest) = unreadable.order.pop_front()
+        {
+            unreadable.ids.remove(&oldest);
+        }
+        self.count("unreadable").inc();
+        warn!(
+            queue = self.settings.queue_url,
+            message = id,
+            why,
+            "an event can't be read and is left in its queue"
+        );
+    }
+
+    async fn delete(&self, receipts: Vec<String>) -> Result<(), SourceError> {
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        let entry = |(number, receipt): (usize, String)| {
+            DeleteMessageBatchRequestEntry::builder().id(number.to_string()).receipt_handle(receipt).build()
+        };
+        let entries: Result<Vec<_>, _> = receipts.into_iter().enumerate().map(entry).collect();
+        let entries = entries.map_err(|error| super::aws::bad_response(DELETE, error))?;
+        let call = self.client.delete_message_batch().queue_url(&self.settings.queue_url);
+        let answer = call.set_entries(Some(entries)).send().await.map_err(|error| failed(DELETE, error))?;
+        for failure in answer.failed() {
+            debug!(code = failure.code(), message = failure.message(), "an event comes once more");
+        }
+        Ok(())
+    }
+
+    fn count(&self, outcome: &'static str) -> crate::telemetry::Counter {
+        let queue = self.queue();
+        self.metrics.events.get_or_create_owned(&EventLabels { queue, outcome })
+    }
+
+    fn note_lag(&self, at: Option<SystemTime>) {
+        if let Some(lag) = at.and_then(|at| SystemTime::now().duration_since(at).ok()) {
+            self.metrics.lag.get_or_create(&QueueLabels { queue: self.queue() }).set(lag.as_secs_f64());
+        }
+    }
+
+    fn queue(&self) -> String {
+        queue_name(&self.settings.queue_url).to_owned()
+    }
+}
+
+/// The name of a queue, which is the last word of its URL.
+pub fn queue_name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
+#[cfg(test)]
+mod tests;
