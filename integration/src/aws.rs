@@ -1,12 +1,13 @@
 //! An endpoint that answers like AWS about a [`World`].
 //!
-//! ECS and Cloud Map over awsJson1.1, with paging, batch limits, refusals and faults. It changes nothing
+//! ECS, Cloud Map and a queue of SQS over awsJson, with paging, batch limits, refusals and faults. It changes nothing
 //! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
 //! port stays reserved, so that connections are refused and the same port is opened again.
 
 mod cloudmap;
 mod ecs;
 mod faults;
+mod queue;
 mod render;
 mod wire;
 
@@ -29,6 +30,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::world::{State, World};
 pub use faults::{Fault, Faults};
+pub use queue::{Delivery, Queue};
 pub use wire::{Api, Operation};
 use wire::{ApiError, Input};
 
@@ -40,7 +42,9 @@ const LONGEST: usize = 1 << 20;
 pub struct FakeAws {
     address: SocketAddr,
     faults: Faults,
+    queue: Queue,
     server: JoinHandle<()>,
+    events: JoinHandle<()>,
 }
 
 impl FakeAws {
@@ -55,10 +59,13 @@ impl FakeAws {
         let address = reserved.local_addr()?;
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
-        let endpoint = Arc::new(Endpoint { world, faults: faults.clone(), requests: AtomicU64::new(1) });
+        let queue = Queue::default();
+        let events = tokio::spawn(queue.clone().follow(world.clone()));
+        let requests = AtomicU64::new(1);
+        let endpoint = Endpoint { world, faults: faults.clone(), queue: queue.clone(), requests };
         faults.set_listening(true);
-        let server = tokio::spawn(endpoint.run(address, listener, reserved));
-        Ok(Self { address, faults, server })
+        let server = tokio::spawn(Arc::new(endpoint).run(address, listener, reserved));
+        Ok(Self { address, faults, queue, server, events })
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -74,6 +81,16 @@ impl FakeAws {
     /// Its faults and call counts.
     pub fn faults(&self) -> Faults {
         self.faults.clone()
+    }
+
+    /// The queue that events come to, at [`FakeAws::queue_url`].
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Where the queue is.
+    pub fn queue_url(&self) -> String {
+        Queue::url(&self.url())
     }
 
     /// Calls of one operation so far, failed ones too.
@@ -97,6 +114,7 @@ impl FakeAws {
 impl Drop for FakeAws {
     fn drop(&mut self) {
         self.server.abort();
+        self.events.abort();
     }
 }
 
@@ -112,6 +130,7 @@ fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
 struct Endpoint {
     world: World,
     faults: Faults,
+    queue: Queue,
     requests: AtomicU64,
 }
 
@@ -237,6 +256,9 @@ impl Endpoint {
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Fault::HalfPages | Fault::Empty | Fault::Stale) | None => {}
         }
+        if operation.api() == Api::Sqs {
+            return Ok(self.queue.answer(operation, &input).await.map(Outcome::Json));
+        }
         let answer = match &fate.frozen {
             Some(frozen) => look_up(operation, frozen, &input),
             None => self.world.read(|state| look_up(operation, state, &input)),
@@ -283,6 +305,7 @@ fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, 
     match operation.api() {
         Api::Ecs => ecs::answer(operation, state, input),
         Api::CloudMap => cloudmap::answer(operation, state, input),
+        Api::Sqs => Err(ApiError::new("UnknownOperationException", "A queue is no part of the world.")),
     }
 }
 

@@ -26,6 +26,8 @@ const END: Duration = Duration::from_secs(20);
 pub struct Setup {
     /// The endpoint in place of AWS.
     pub aws: Option<String>,
+    /// The queue of ECS's events.
+    pub queue: Option<String>,
     /// Between two readings of a source.
     pub interval: Duration,
     /// The longest pause between failed readings.
@@ -105,6 +107,7 @@ impl Setup {
         let second = Duration::from_secs(1);
         Self {
             aws: None,
+            queue: None,
             interval: second,
             max_backoff: second * 2,
             shutdown_grace: second * 5,
@@ -112,6 +115,11 @@ impl Setup {
             namespaces: BTreeMap::new(),
             ports: None,
         }
+    }
+
+    /// Events from a queue, and readings so seldom that they explain nothing.
+    pub fn hearing(self, queue: String) -> Self {
+        Self { queue: Some(queue), interval: Duration::from_secs(30), ..self }
     }
 
     /// Adds a namespace.
@@ -136,7 +144,9 @@ impl Setup {
             let _ = writeln!(text, "  endpointUrl: {url}");
         }
         let millis = self.interval.as_millis();
-        let _ = writeln!(text, "ecs: {{ interval: {millis}ms }}\ncloudMap: {{ interval: {millis}ms }}");
+        let queue = self.queue.as_ref().map_or(String::new(), |url| format!(", queueUrl: {url}"));
+        let _ =
+            writeln!(text, "ecs: {{ interval: {millis}ms{queue} }}\ncloudMap: {{ interval: {millis}ms }}");
         let _ = writeln!(text, "maxBackoff: {}ms", self.max_backoff.as_millis());
         let _ = writeln!(text, "shutdownGrace: {}ms", self.shutdown_grace.as_millis());
         if !self.xds.is_empty() {

@@ -29,6 +29,8 @@ pub const PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOC
 pub enum Knowledge {
     /// It polls ECS every second.
     Aws,
+    /// It hears of each task from a queue, and polls ECS every half minute.
+    Events,
     /// It follows a file that is written on every change.
     File,
 }
@@ -63,9 +65,12 @@ impl Stage {
         let prod = raise_estate(&World::new()).await?;
         let aws = FakeAws::start(prod.world.clone()).await.context("opening the endpoint")?;
         let (setup, feed) = match knowledge {
-            Knowledge::Aws => {
+            Knowledge::Aws | Knowledge::Events => {
                 let sources = Sources { clusters: vec![estate::CLUSTER.to_owned()], ..Sources::default() };
-                (Setup::aws(&aws.url()).namespace(estate::NAMESPACE, sources), None)
+                let polled = Setup::aws(&aws.url()).namespace(estate::NAMESPACE, sources);
+                let hears = knowledge == Knowledge::Events;
+                let setup = if hears { polled.hearing(aws.queue_url()) } else { polled };
+                (setup, None)
             }
             Knowledge::File => {
                 let feed = Feed::start(&prod, folder)?;

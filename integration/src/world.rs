@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub use discovery::{HealthCheck, Instance, MapService, Namespace, NamespaceKind};
 pub use model::{
@@ -82,6 +82,8 @@ pub struct World(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     generation: watch::Sender<u64>,
+    /// Who wants to hear of every version of every task.
+    listeners: Mutex<Vec<mpsc::UnboundedSender<Arc<Task>>>>,
     pace: Pace,
     /// Where tasks live; none when the world was created outside a runtime.
     runtime: Option<Handle>,
@@ -128,6 +130,7 @@ impl World {
         Self(Arc::new(Inner {
             state: Mutex::new(State::new(config.account, config.region, seed)),
             generation: watch::Sender::new(0),
+            listeners: Mutex::default(),
             pace: config.pace,
             runtime: Handle::try_current().ok(),
         }))
@@ -228,6 +231,13 @@ impl World {
         })
     }
 
+    /// Every version of every task from now on, in order: what ECS raises events about.
+    pub fn events(&self) -> mpsc::UnboundedReceiver<Arc<Task>> {
+        let (listener, events) = mpsc::unbounded_channel();
+        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        events
+    }
+
     /// Reads under the lock; must not wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
         read(&self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
@@ -243,7 +253,13 @@ impl World {
         &self,
         change: impl FnOnce(&mut State) -> Result<R, WorldError>,
     ) -> Result<R, WorldError> {
-        let result = change(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        let raised = std::mem::take(&mut state.raised);
+        // Under the lock of the state, so that versions are told in order.
+        let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| raised.iter().all(|task| listener.send(Arc::clone(task)).is_ok()));
+        drop((listeners, state));
         if result.is_ok() {
             self.0.generation.send_modify(|generation| *generation += 1);
         }

@@ -66,6 +66,10 @@ operations! {
     DiscoverInstances = CloudMap "DiscoverInstances",
     /// Cloud Map DiscoverInstancesRevision.
     DiscoverInstancesRevision = CloudMap "DiscoverInstancesRevision",
+    /// SQS ReceiveMessage.
+    ReceiveMessage = Sqs "ReceiveMessage",
+    /// SQS DeleteMessageBatch.
+    DeleteMessageBatch = Sqs "DeleteMessageBatch",
 }
 
 impl Operation {
@@ -82,22 +86,25 @@ impl Operation {
     }
 }
 
-/// The two APIs.
+/// The APIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Api {
     /// Amazon ECS.
     Ecs,
     /// AWS Cloud Map.
     CloudMap,
+    /// Amazon SQS.
+    Sqs,
 }
 
 impl Api {
-    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap];
+    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap, Self::Sqs];
 
     fn target_prefix(self) -> &'static str {
         match self {
             Self::Ecs => "AmazonEC2ContainerServiceV20141113",
             Self::CloudMap => "Route53AutoNaming_v20170314",
+            Self::Sqs => "AmazonSQS",
         }
     }
 
@@ -105,6 +112,7 @@ impl Api {
         match self {
             Self::Ecs => "ecs",
             Self::CloudMap => "servicediscovery",
+            Self::Sqs => "sqs",
         }
     }
 }
@@ -137,12 +145,14 @@ impl ApiError {
         match api {
             Api::Ecs => Self::parameter(message),
             Api::CloudMap => Self::input(message),
+            Api::Sqs => Self::new("InvalidParameterValue", message),
         }
     }
 
     pub(super) fn throttled(api: Api) -> Self {
         match api {
             Api::Ecs => Self::new("ThrottlingException", "Rate exceeded"),
+            Api::Sqs => Self::new("RequestThrottled", "Rate exceeded"),
             Api::CloudMap => Self::new("RequestLimitExceeded", "Rate exceeded"),
         }
     }
@@ -150,7 +160,7 @@ impl ApiError {
     pub(super) fn server(api: Api) -> Self {
         let kind = match api {
             Api::Ecs => "ServerException",
-            Api::CloudMap => "InternalFailure",
+            Api::CloudMap | Api::Sqs => "InternalFailure",
         };
         Self { status: 500, kind, message: "Service Unavailable. Please try again later.".to_owned() }
     }

@@ -161,7 +161,9 @@ impl State {
         let cluster = self.cluster_mut(&task.cluster)?;
         let own = task.service.as_ref().and_then(|name| cluster.services.get_mut(name));
         own.map_or(&mut cluster.standalone, |service| &mut service.tasks).insert(arn.clone());
-        self.tasks.insert(arn.clone(), Arc::new(task));
+        let task = Arc::new(task);
+        self.raised.push(Arc::clone(&task));
+        self.tasks.insert(arn.clone(), task);
         Ok(Launched { arn, settled, bound })
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     pub(crate) map_services: BTreeMap<String, MapService>,
     pub(crate) ids: Ids,
+    /// Tasks whose version rose, until somebody is told.
+    pub(super) raised: Vec<Arc<Task>>,
 }
 
 impl State {
@@ -42,6 +44,7 @@ impl State {
             namespaces: BTreeMap::new(),
             map_services: BTreeMap::new(),
             ids: Ids(seed),
+            raised: Vec::new(),
         }
     }
 
@@ -123,11 +126,16 @@ impl State {
     ) -> Result<R, WorldError> {
         let found = self.tasks.get(arn).ok_or_else(|| WorldError::Missing(format!("task {arn}")))?;
         let mut task = Task::clone(found);
+        let before = task.version;
         let result = change(&mut task);
         task.note_version();
         self.sync_registrations(&mut task);
         let (cluster, service) = (task.cluster.clone(), task.service.clone());
-        self.tasks.insert(arn.to_owned(), Arc::new(task));
+        let task = Arc::new(task);
+        if task.version > before {
+            self.raised.push(Arc::clone(&task));
+        }
+        self.tasks.insert(arn.to_owned(), task);
         if let Some(service) = service {
             self.settle_service(&cluster, &service);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use integration::load::Way;
 use integration::scene::play;
 use integration::stage::{Knowledge, Stage};
+use integration::wait;
 use integration::withdrawal::{quantile, stop_tasks};
 
 const STOPS: usize = 20;
@@ -34,6 +35,13 @@ async fn withdraw(folder: &std::path::Path, knowledge: Knowledge) -> anyhow::Res
     let p99 = quantile(&seen_to_acked, 0.99);
     println!("seen → last ACK: median {:?}, p99 {p99:?}", quantile(&seen_to_acked, 0.5));
     assert!(quantile(&seen_to_acked, 0.9) <= USUAL && p99 < NEVER, "{withdrawals:#?}");
+    if knowledge == Knowledge::Events {
+        let seen: Vec<_> = withdrawals.iter().map(|one| one.seen).collect();
+        println!("stop → seen: median {:?}, last {:?}", quantile(&seen, 0.5), quantile(&seen, 1.0));
+        assert!(quantile(&seen, 0.9) <= USUAL * 2 && quantile(&seen, 1.0) < NEVER, "not by events: {seen:?}");
+        let queue = stage.aws.queue();
+        wait::until(NEVER, "every event to be deleted", async || Ok(queue.is_empty().then_some(()))).await?;
+    }
 
     assert!(stage.oracle().await? >= 20, "hardly a counter was looked at");
     for envoy in &stage.envoys {
@@ -49,6 +57,11 @@ async fn withdraw(folder: &std::path::Path, knowledge: Knowledge) -> anyhow::Res
 #[test]
 fn with_ecs_polled_each_second() -> anyhow::Result<()> {
     play("polled", async |scene| withdraw(scene.folder(), Knowledge::Aws).await)
+}
+
+#[test]
+fn with_events_from_a_queue() -> anyhow::Result<()> {
+    play("events", async |scene| withdraw(scene.folder(), Knowledge::Events).await)
 }
 
 #[test]
