@@ -49,6 +49,8 @@ pub struct AdminState {
     pub ledger: Ledger,
     /// What each source has said.
     pub cells: Vec<Cell>,
+    /// How the queue of events fares, if there is one: it is no source of its own.
+    pub queue: Option<Cell>,
     /// What hot paths count.
     pub registry: Arc<Registry>,
     /// Cancelled once the process is told to end.
@@ -60,6 +62,11 @@ pub struct AdminState {
 impl AdminState {
     fn mesh(&self) -> Arc<Mesh> {
         Arc::clone(&self.mesh.borrow())
+    }
+
+    /// Whatever is read, the queue of events too.
+    fn every_cell(&self) -> impl Iterator<Item = &Cell> {
+        self.cells.iter().chain(&self.queue)
     }
 }
 

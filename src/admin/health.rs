@@ -38,6 +38,7 @@ pub(super) async fn readyz(State(state): State<AdminState>, uri: Uri) -> Respons
 
 fn checks(state: &AdminState) -> Vec<Check> {
     let mut checks: Vec<_> = state.cells.iter().map(source).collect();
+    checks.extend(state.queue.as_ref().map(queue));
     let published =
         if state.store.is_synced() { Ok("ok".to_owned()) } else { Err("is not published yet".to_owned()) };
     checks.push(Check { name: "snapshot".to_owned(), outcome: published });
@@ -61,6 +62,18 @@ fn source(cell: &Cell) -> Check {
         (false, Some(error)) => Err(format!("waiting for the first complete reading: last error {error}")),
     };
     Check { name: cell.name.to_string(), outcome }
+}
+
+/// Without its queue the server is as good as one that has none: it is told, and is no reason to be unready.
+fn queue(cell: &Cell) -> Check {
+    let outcome = match cell.reading().failing {
+        Some(failing) => format!(
+            "fails, so that stops are seen by readings alone: {}",
+            one_line(&failing.error.to_string())
+        ),
+        None => "ok".to_owned(),
+    };
+    Check { name: cell.name.to_string(), outcome: Ok(outcome) }
 }
 
 /// The first line of what may be a page.

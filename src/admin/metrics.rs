@@ -88,7 +88,7 @@ impl Collector for Figures {
 impl Figures {
     fn sources(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let readings: Vec<(&Cell, Reading)> =
-            self.0.cells.iter().map(|cell| (cell, cell.reading())).collect();
+            self.0.every_cell().map(|cell| (cell, cell.reading())).collect();
         let each = |figure: &dyn Fn(&Reading) -> Option<f64>| -> Values<1> {
             let values = readings
                 .iter()

@@ -33,7 +33,7 @@ pub(super) async fn status(State(pages): State<Pages>) -> Answer {
             "uptimeMs": between(state.started_at, now),
             "ready": state.store.is_synced() && !state.stopping.is_cancelled(),
             "stopping": state.stopping.is_cancelled(),
-            "sources": state.cells.iter().map(|cell| source(cell, now)).collect::<Vec<_>>(),
+            "sources": state.every_cell().map(|cell| source(cell, now)).collect::<Vec<_>>(),
             "namespaces": mesh.namespaces.len(),
             "services": services.sum::<usize>(),
             "endpoints": endpoints.sum::<usize>(),
@@ -83,7 +83,7 @@ pub(super) async fn findings(State(pages): State<Pages>) -> Answer {
 /// What is wrong with the descriptions, and what only shows in sources and sidecars.
 pub(super) fn all_findings(state: &AdminState, clients: &[Client]) -> Vec<Finding> {
     let mut findings = state.mesh().findings.clone();
-    for cell in &state.cells {
+    for cell in state.every_cell() {
         if let Some(failing) = cell.reading().failing {
             let (count, error) = (failing.count, failing.error);
             findings.push(Finding {

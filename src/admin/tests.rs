@@ -69,6 +69,7 @@ pub(crate) fn world() -> World {
         clients: Clients::default(),
         ledger: Ledger::default(),
         cells: vec![ecs_cell, cloud_map_cell],
+        queue: None,
         registry: Arc::new(registry),
         stopping: CancellationToken::new(),
         started_at: at(0),

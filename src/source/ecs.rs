@@ -88,8 +88,9 @@ pub struct EcsSource {
     inbox: Inbox,
     /// Whether an event asked for another reading since the last one began.
     is_asked_for: bool,
-    /// Tasks that run and whose health is not known yet.
+    /// Tasks that run and whose health is not known yet, and which of them was asked about last.
     young: BTreeSet<InstanceId>,
+    asked_last: Option<InstanceId>,
     /// Task definitions that events named and that were not asked for yet.
     wanted: HashSet<Arc<str>>,
 }
@@ -118,6 +119,7 @@ impl EcsSource {
             inbox,
             is_asked_for: false,
             young: BTreeSet::new(),
+            asked_last: None,
             wanted: HashSet::new(),
         }
     }
@@ -131,8 +133,11 @@ impl EcsSource {
                 let started = tokio::time::Instant::now();
                 self.is_asked_for = false;
                 let outcome = self.sweep(Some(&cell)).await;
+                let is_good = outcome.is_ok();
                 let wake = pacer.next(&cell, started, outcome);
-                self.rest(&cell, started + SOONEST, wake).await;
+                // What fails is not asked more often because of events.
+                let soonest = if is_good { started + SOONEST } else { wake };
+                self.rest(&cell, soonest, wake).await;
             }
         };
         tokio::select! {
@@ -189,25 +194,36 @@ impl EcsSource {
                 continue;
             }
             let wake = if self.is_asked_for { wake.min(soonest) } else { wake };
-            let young: Vec<_> = self.young.iter().take(MOST_YOUNG).cloned().collect();
             tokio::select! {
                 biased;
                 letters = self.inbox.next() => self.hear(Some(cell), letters),
                 () = tokio::time::sleep_until(wake) => return,
-                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if !young.is_empty() => {
-                    let reader = self.reader.clone();
-                    let answer = self.attend(Some(cell), reader.tasks(&young)).await;
+                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if !self.young.is_empty() => {
+                    self.look_after_young(cell).await;
                     looked = tokio::time::Instant::now();
-                    // What failed here is told by the reading that fails too.
-                    if let Ok((tasks, _)) = answer {
-                        let listed = HashSet::new();
-                        self.tasks.merge(Answer { listed, tasks, missing: Vec::new() }, SystemTime::now());
-                        self.note_young(&young);
-                        self.draw_again(cell, &young, &[]);
-                    }
                 }
             }
         }
+    }
+
+    /// Asks for the health of young tasks, of the next ones if there are too many. What fails here is told by the
+    /// reading that fails too.
+    async fn look_after_young(&mut self, cell: &CellWriter) {
+        let last = self.asked_last.take();
+        let after = |arn: &&InstanceId| last.as_ref().is_none_or(|last| *arn > last);
+        let (later, earlier): (Vec<_>, Vec<_>) = self.young.iter().partition(after);
+        let next = later.into_iter().chain(earlier).take(MOST_YOUNG);
+        let young: Vec<_> = next.cloned().collect();
+        self.asked_last = young.last().cloned();
+        let reader = self.reader.clone();
+        let answer = self.attend(Some(cell), reader.tasks(&young)).await;
+        let Ok((tasks, _)) = answer else { return };
+        let known = young.iter().filter_map(|arn| self.tasks.get(arn));
+        let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
+        let answer = Answer { listed: HashSet::new(), tasks, missing: Vec::new() };
+        self.tasks.merge(answer, SystemTime::now());
+        self.note_young(&young);
+        self.draw_again(cell, &young, &addresses);
     }
 
     /// Takes in events, draws what follows from them, and says that it is done.

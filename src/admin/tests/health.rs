@@ -39,3 +39,19 @@ async fn ready_even_if_aws_is_down_later_and_not_while_stopping() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.contains("[-]shutdown is under way\nnot ready\n"), "{text}");
 }
+
+#[tokio::test]
+async fn a_queue_of_events_keeps_nobody_waiting_and_is_told_when_it_fails() {
+    let mut world = world();
+    world.publish();
+    let (queue, queue_cell) = cell("events/legation");
+    world.state.queue = Some(queue_cell);
+    assert_eq!(world.metrics("/readyz").await, (StatusCode::OK, "ready\n".to_owned()), "nothing came yet");
+    queue.fail(throttled());
+    let (status, text) = world.metrics("/readyz?verbose").await;
+    assert_eq!(status, StatusCode::OK);
+    let told = "[+]events/legation fails, so that stops are seen by readings alone: ";
+    assert!(text.contains(told), "{text}");
+    let (_, metrics) = world.metrics("/metrics").await;
+    assert!(metrics.contains("legation_source_failing{source=\"events/legation\"} 1"), "{metrics}");
+}
