@@ -127,9 +127,13 @@ impl CellWriter {
         });
     }
 
-    /// Replaces the view by one that an event changed: as complete as the reading before it, and no younger.
+    /// Replaces the view by one that an event changed: as complete as the reading before it, and no younger. Where no
+    /// reading came before it there is nothing to amend.
     pub fn amend(&self, view: View) {
         let now = SystemTime::now();
+        if self.view().is_none() {
+            return;
+        }
         if let Some(view) = self.differing(view) {
             self.cell.send_modify(|reading| {
                 reading.view = Some(Arc::new(view));

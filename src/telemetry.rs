@@ -61,7 +61,7 @@ pub struct StageLabels {
 pub struct EventLabels {
     /// The name of the queue.
     pub queue: String,
-    /// `applied`, `ignored` (of no cluster that is watched) or `unreadable`.
+    /// `applied`, `ignored` (of no cluster that is watched), `unreadable`, or `undeleted` although taken in.
     pub outcome: &'static str,
 }
 

@@ -60,7 +60,7 @@ impl FakeAws {
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
         let queue = Queue::default();
-        let events = tokio::spawn(queue.clone().follow(world.clone()));
+        let events = tokio::spawn(queue.clone().follow(world.clone(), world.events()));
         let requests = AtomicU64::new(1);
         let endpoint = Endpoint { world, faults: faults.clone(), queue: queue.clone(), requests };
         faults.set_listening(true);

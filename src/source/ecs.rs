@@ -14,7 +14,7 @@ use futures_util::future::try_join;
 use tokio_util::sync::CancellationToken;
 
 use self::describe::Cluster;
-use self::facts::{ServiceFacts, Status};
+use self::facts::{ServiceFacts, Status, TaskFacts};
 use self::read::{Reader, Unread};
 use self::tasks::{Answer, Known, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
@@ -39,7 +39,7 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(120);
 const HEALTH_LOOK: Duration = Duration::from_secs(2);
 /// How many of them are looked at: one call.
 const MOST_YOUNG: usize = 100;
-/// The least time between the beginnings of two readings that events ask for.
+/// The least time after a reading until one that events ask for; and twice what the reading took.
 const SOONEST: Duration = Duration::from_secs(5);
 
 /// Which services of a cluster join a namespace.
@@ -88,6 +88,12 @@ pub struct EcsSource {
     inbox: Inbox,
     /// Whether an event asked for another reading since the last one began.
     is_asked_for: bool,
+    /// Whether the reading under way comes early, because an event asked for it.
+    is_early: bool,
+    /// When the last complete reading began: whatever was so then is known.
+    read_at: Option<SystemTime>,
+    /// Tasks that only an event knows which is older than the last reading: ECS is asked before they are believed.
+    unsure: BTreeSet<InstanceId>,
     /// Tasks that run and whose health is not known yet, and which of them was asked about last.
     young: BTreeSet<InstanceId>,
     asked_last: Option<InstanceId>,
@@ -118,6 +124,9 @@ impl EcsSource {
             drawn: Drawn::default(),
             inbox,
             is_asked_for: false,
+            is_early: false,
+            read_at: None,
+            unsure: BTreeSet::new(),
             young: BTreeSet::new(),
             asked_last: None,
             wanted: HashSet::new(),
@@ -125,7 +134,8 @@ impl EcsSource {
     }
 
     /// Reads until `shutdown`, and takes in events meanwhile. Each of them is published at once, also while a reading is
-    /// under way or fails; but before the first reading it is only remembered.
+    /// under way or fails. Those that come before the first reading has ended only have another one follow it: nobody
+    /// knows yet whether they are old.
     pub async fn run(mut self, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
         let work = async {
             let mut pacer = Pacer::new(pace);
@@ -135,8 +145,10 @@ impl EcsSource {
                 let outcome = self.sweep(Some(&cell)).await;
                 let is_good = outcome.is_ok();
                 let wake = pacer.next(&cell, started, outcome);
+                self.share(&cell);
                 // What fails is not asked more often because of events.
-                let soonest = if is_good { started + SOONEST } else { wake };
+                let pause = SOONEST.max(started.elapsed() * 2);
+                let soonest = if is_good { tokio::time::Instant::now() + pause } else { wake };
                 self.rest(&cell, soonest, wake).await;
             }
         };
@@ -148,7 +160,7 @@ impl EcsSource {
 
     /// Reads everything once. An error, a refusal or a half-read page is `Err`: never a smaller view.
     async fn sweep(&mut self, cell: Option<&CellWriter>) -> Result<View, SourceError> {
-        let reader = self.reader.clone();
+        let (reader, began) = (self.reader.clone(), SystemTime::now());
         let listing = try_join(reader.service_arns(), reader.task_arns());
         let (listed_services, listed) = self.attend(cell, listing).await?;
         let service_arns = self.services_to_ask(&listed_services);
@@ -156,7 +168,8 @@ impl EcsSource {
         let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns));
         let ((described, missing_services), (tasks, missing)) = self.attend(cell, asking).await?;
         let services = self.services_of(&listed_services, described, &missing_services);
-        let missing = missing.into_iter().map(InstanceId::from).collect();
+        // Two answers in a row that lack a task prove something only if time passes between them.
+        let missing = missing.into_iter().filter(|_| !self.is_early).map(InstanceId::from).collect();
         let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
         self.unread = self.read_revisions(cell, needed(&sighting, Needed::ByAny).cloned().collect()).await;
         if !self.spoken
@@ -165,6 +178,7 @@ impl EcsSource {
             return Err(error.clone());
         }
         self.take_in(sighting, SystemTime::now());
+        self.read_at = Some(began);
         Ok(self.drawn.view.clone())
     }
 
@@ -193,44 +207,57 @@ impl EcsSource {
                 self.draw_anew(cell);
                 continue;
             }
-            let wake = if self.is_asked_for { wake.min(soonest) } else { wake };
+            let early = wake.min(soonest);
+            self.is_early = self.is_asked_for && early < wake;
+            let wake = if self.is_asked_for { early } else { wake };
             tokio::select! {
                 biased;
                 letters = self.inbox.next() => self.hear(Some(cell), letters),
                 () = tokio::time::sleep_until(wake) => return,
-                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if !self.young.is_empty() => {
-                    self.look_after_young(cell).await;
+                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if self.has_questions() => {
+                    self.ask_again(cell).await;
                     looked = tokio::time::Instant::now();
                 }
             }
         }
     }
 
-    /// Asks for the health of young tasks, of the next ones if there are too many. What fails here is told by the
-    /// reading that fails too.
-    async fn look_after_young(&mut self, cell: &CellWriter) {
+    fn has_questions(&self) -> bool {
+        !self.young.is_empty() || !self.unsure.is_empty()
+    }
+
+    /// Asks about tasks of which nobody is sure, and for the health of young ones; of the next ones, if there are too
+    /// many. What fails here is told by the reading that fails too.
+    async fn ask_again(&mut self, cell: &CellWriter) {
+        let unsure: Vec<_> = self.unsure.iter().take(MOST_YOUNG).cloned().collect();
+        self.unsure.retain(|arn| !unsure.contains(arn));
         let last = self.asked_last.take();
         let after = |arn: &&InstanceId| last.as_ref().is_none_or(|last| *arn > last);
         let (later, earlier): (Vec<_>, Vec<_>) = self.young.iter().partition(after);
-        let next = later.into_iter().chain(earlier).take(MOST_YOUNG);
-        let young: Vec<_> = next.cloned().collect();
-        self.asked_last = young.last().cloned();
+        let next = later.into_iter().chain(earlier).cloned();
+        let asked: Vec<_> = unsure.into_iter().chain(next).take(MOST_YOUNG).collect();
+        self.asked_last = asked.last().cloned();
         let reader = self.reader.clone();
-        let answer = self.attend(Some(cell), reader.tasks(&young)).await;
+        let answer = self.attend(Some(cell), reader.tasks(&asked)).await;
         let Ok((tasks, _)) = answer else { return };
-        let known = young.iter().filter_map(|arn| self.tasks.get(arn));
+        let known = asked.iter().filter_map(|arn| self.tasks.get(arn));
         let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
-        let answer = Answer { listed: HashSet::new(), tasks, missing: Vec::new() };
-        self.tasks.merge(answer, SystemTime::now());
-        self.note_young(&young);
-        self.draw_again(cell, &young, &addresses);
+        self.tasks.learn(tasks, SystemTime::now());
+        self.note_young(&asked);
+        self.note_wanted(&asked);
+        self.draw_again(cell, &asked, &addresses);
     }
 
     /// Takes in events, draws what follows from them, and says that it is done.
     fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
         let (mut tasks, mut addresses, now) = (Vec::new(), Vec::new(), SystemTime::now());
-        for facts in letters.iter().flat_map(|letter| &letter.events).filter_map(|event| event.facts().ok()) {
+        let events = letters.iter().flat_map(|letter| &letter.events);
+        for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
+            if !self.may_believe(event, &facts) {
+                self.is_asked_for |= self.read_at.is_none();
+                continue;
+            }
             addresses.extend(self.tasks.get(&arn).and_then(|known| known.facts.address));
             if self.tasks.hear(facts, now) {
                 tasks.push(arn);
@@ -239,10 +266,35 @@ impl EcsSource {
         self.note_young(&tasks);
         self.note_wanted(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
-        if let Some(cell) = cell.filter(|_| self.spoken && !tasks.is_empty()) {
+        if let Some(cell) = cell.filter(|_| !tasks.is_empty()) {
             self.draw_again(cell, &tasks, &addresses);
         }
         letters.into_iter().for_each(Letter::done);
+    }
+
+    /// Whether what an event tells can be taken in. Before the first reading nothing is; nor is a task of another account
+    /// or Region; and a task that is not known although it was so before the last reading is asked about first.
+    fn may_believe(&mut self, event: &TaskEvent, facts: &TaskFacts) -> bool {
+        let Some(read_at) = self.read_at else { return false };
+        let of = |arn: &str| arn.splitn(6, ':').take(5).map(str::to_owned).collect::<Vec<_>>();
+        let tasks = || self.tasks.iter().map(|task| task.facts.arn.as_str());
+        let home = self.services.keys().map(AsRef::as_ref).chain(tasks()).next();
+        if home.is_some_and(|home| of(home) != of(facts.arn.as_str())) {
+            return false;
+        }
+        let is_old = event.updated_at().is_none_or(|at| at < read_at);
+        if is_old && facts.status != Status::Gone && self.tasks.get(&facts.arn).is_none() {
+            self.unsure.insert(facts.arn.clone());
+            return false;
+        }
+        true
+    }
+
+    /// Goes on from what readers see, which shares with what they saw before whatever did not change.
+    fn share(&mut self, cell: &CellWriter) {
+        if let Some(view) = cell.view() {
+            self.drawn.view = View::clone(&view);
+        }
     }
 
     /// Draws anew what follows from these tasks, and publishes it.
@@ -251,14 +303,14 @@ impl EcsSource {
         self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, addresses);
         self.drawn = drawn;
         cell.amend(self.drawn.view.clone());
+        self.share(cell);
     }
 
     /// Draws everything anew, and publishes it.
     fn draw_anew(&mut self, cell: &CellWriter) {
         self.drawn = self.knowledge(SystemTime::now()).draw(&self.drawn);
-        if self.spoken {
-            cell.amend(self.drawn.view.clone());
-        }
+        cell.amend(self.drawn.view.clone());
+        self.share(cell);
     }
 
     fn knowledge(&self, now: SystemTime) -> Knowledge<'_> {

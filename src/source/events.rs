@@ -202,6 +202,7 @@ impl Queue {
         let entries = entries.map_err(|error| super::aws::bad_response(DELETE, error))?;
         let call = self.client.delete_message_batch().queue_url(&self.settings.queue_url);
         let answer = call.set_entries(Some(entries)).send().await.map_err(|error| failed(DELETE, error))?;
+        self.count("undeleted").inc_by(answer.failed().len() as u64);
         for failure in answer.failed() {
             debug!(code = failure.code(), message = failure.message(), "an event comes once more");
         }

@@ -118,7 +118,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
 /// What a push costs that goes to streams with fifty times as many subscriptions.
 fn unscoped_to_scoped(lines: &[Line]) -> Option<Line> {
     let cost = |scenario| lines.iter().find(|line| line.scenario.starts_with(scenario) && line.metric == CPU);
-    let (scoped, unscoped) = (cost("S1")?, cost("S2")?);
+    let (scoped, unscoped) = (cost("S1: ")?, cost("S2: ")?);
     let mut figures = Figures::default();
     figures.values.insert(Kind::Legation, vec![unscoped.of_legation()? / scoped.of_legation()?]);
     let (scenario, metric) = (unscoped.scenario.clone(), "server CPU per push, to that of S1");

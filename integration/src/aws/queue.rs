@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::render;
@@ -110,9 +110,8 @@ impl Queue {
         self.0.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of every task of this world whose version rises, until the world is gone.
-    pub(super) async fn follow(self, world: World) {
-        let mut events = world.events();
+    /// Tells of every task of this world whose version rises.
+    pub(super) async fn follow(self, world: World, mut events: mpsc::UnboundedReceiver<Arc<Task>>) {
         let mut dice = fastrand::Rng::with_seed(7);
         while let Some(task) = events.recv().await {
             let delivery = self.content().delivery.clone();

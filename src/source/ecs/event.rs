@@ -33,6 +33,7 @@ pub struct TaskEvent {
     availability_zone: Option<String>,
     created_at: Option<String>,
     started_at: Option<String>,
+    updated_at: Option<String>,
     #[serde(default)]
     containers: Vec<ContainerDetail>,
     #[serde(default)]
@@ -77,7 +78,11 @@ impl TaskEvent {
     /// What it tells, with the health of no container.
     pub(super) fn facts(&self) -> Result<TaskFacts, Lacks> {
         let there = |text: &str, what| if text.is_empty() { Err(Lacks(what)) } else { Ok(()) };
+        there(&self.cluster_arn, "clusterArn")?;
         there(&self.task_arn, "taskArn")?;
+        if !self.is_of_its_cluster() {
+            return Err(Lacks("a taskArn of the same cluster"));
+        }
         there(&self.task_definition_arn, "taskDefinitionArn")?;
         there(&self.last_status, "lastStatus")?;
         let text = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
@@ -96,6 +101,19 @@ impl TaskEvent {
             started_at: time(self.started_at.as_deref()),
             containers: self.containers.iter().map(ContainerDetail::facts).collect(),
         })
+    }
+
+    /// Whether the task is of the same partition, Region and account as the cluster; the old form of ARNs does not say of
+    /// which cluster.
+    fn is_of_its_cluster(&self) -> bool {
+        let Some((of, cluster)) = self.cluster_arn.split_once(":cluster/") else { return false };
+        let Some((task_of, task)) = self.task_arn.split_once(":task/") else { return false };
+        of == task_of && task.rsplit_once('/').is_none_or(|(named, _)| named == cluster)
+    }
+
+    /// When ECS changed the task to what this says, if it tells.
+    pub(super) fn updated_at(&self) -> Option<SystemTime> {
+        time(self.updated_at.as_deref())
     }
 
     fn address(&self) -> Option<IpAddr> {
@@ -140,7 +158,7 @@ mod tests {
             "group": "service:payments", "startedBy": "ecs-svc/1", "desiredStatus": "STOPPED",
             "lastStatus": "STOPPED", "createdAt": "2020-08-14T18:05:49.598Z",
             "startedAt": "2020-08-14T18:06:20.694Z", "updatedAt": "2020-08-14T18:06:47.229Z",
-            "stopCode": "EssentialContainerExited", "taskArn": "t", "taskDefinitionArn": "d:2", "version": 5,
+            "stopCode": "EssentialContainerExited", "taskArn": "arn:aws:ecs:us-east-1:1:task/prod-a/t", "taskDefinitionArn": "d:2", "version": 5,
             "overrides": {"containerOverrides": [{"name": "main"}]}, "somethingNew": [1, 2],
         })
     }
@@ -154,7 +172,10 @@ mod tests {
         let event = event(crashed());
         let facts = event.facts().expect("complete");
         assert_eq!(event.cluster_arn, "arn:aws:ecs:us-east-1:1:cluster/prod-a");
-        assert_eq!((facts.arn.as_str(), facts.version, &*facts.definition), ("t", 5, "d:2"));
+        assert_eq!(
+            (facts.arn.as_str().rsplit('/').next(), facts.version, &*facts.definition),
+            (Some("t"), 5, "d:2")
+        );
         assert_eq!(
             (facts.service.as_deref(), facts.started_by.as_deref()),
             (Some("payments"), Some("ecs-svc/1"))
@@ -173,6 +194,7 @@ mod tests {
     #[test]
     fn an_event_without_identity_or_order_is_refused() {
         for (key, lacks) in [
+            ("clusterArn", "clusterArn"),
             ("taskArn", "taskArn"),
             ("taskDefinitionArn", "taskDefinitionArn"),
             ("lastStatus", "lastStatus"),
@@ -181,6 +203,17 @@ mod tests {
             let mut detail = crashed();
             detail.as_object_mut().expect("an object").remove(key);
             assert_eq!(event(detail).facts(), Err(Lacks(lacks)));
+        }
+        for (arn, sound) in [
+            ("arn:aws:ecs:us-east-1:1:task/t", true),
+            ("arn:aws:ecs:us-east-1:1:task/prod-b/t", false),
+            ("arn:aws:ecs:us-east-2:1:task/prod-a/t", false),
+            ("arn:aws:ecs:us-east-1:2:task/t", false),
+            ("t", false),
+        ] {
+            let mut elsewhere = crashed();
+            elsewhere["taskArn"] = json!(arn);
+            assert_eq!(event(elsewhere).facts().is_ok(), sound, "{arn}");
         }
         let mut standalone = crashed();
         standalone["group"] = json!("family:batch");

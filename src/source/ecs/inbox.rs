@@ -19,6 +19,12 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// A letter whose answer nobody awaits.
+    #[cfg(test)]
+    pub(super) fn of(events: Vec<TaskEvent>) -> Self {
+        Self { events, asks_for_reading: false, taken_in: oneshot::channel().0 }
+    }
+
     pub(in crate::source) fn done(self) {
         let _ = self.taken_in.send(()); // whoever sent it may be gone
     }

@@ -82,7 +82,8 @@ impl Tasks {
         self.at_address.get(&address).into_iter().flatten().filter_map(|arn| self.known.get(arn))
     }
 
-    /// Takes in what an event tells, which says nothing of health: that stays as it was. Returns whether it is news.
+    /// Takes in what an event tells, which says nothing of health: that stays as it was. Nor does it prove that ECS still
+    /// knows the task, unless it is newer than what is known. Returns whether it is news.
     pub(super) fn hear(&mut self, mut task: TaskFacts, now: SystemTime) -> bool {
         let arn = task.arn.clone();
         let before = self.known.get(&arn).cloned();
@@ -91,15 +92,21 @@ impl Tasks {
             container.healthy =
                 known.into_iter().find(|one| one.name == container.name).and_then(|one| one.healthy);
         }
-        self.take(task, now);
+        let proves = before.as_ref().is_none_or(|known| task.version > known.facts.version);
+        self.take(task, proves, now);
         self.known.get(&arn) != before.as_ref()
+    }
+
+    /// Takes in descriptions of some tasks, which say nothing of others.
+    pub(super) fn learn(&mut self, tasks: Vec<TaskFacts>, now: SystemTime) {
+        for task in tasks {
+            self.take(task, true, now);
+        }
     }
 
     /// Takes in a complete answer.
     pub(super) fn merge(&mut self, answer: Answer, now: SystemTime) {
-        for task in answer.tasks {
-            self.take(task, now);
-        }
+        self.learn(answer.tasks, now);
         for arn in answer.missing {
             // Listed and missing is a contradiction, and no reason to forget anything.
             if !answer.listed.contains(&arn) {
@@ -109,13 +116,14 @@ impl Tasks {
         self.expire(now);
     }
 
-    fn take(&mut self, task: TaskFacts, now: SystemTime) {
+    /// `proves` says that ECS knows of it now.
+    fn take(&mut self, task: TaskFacts, proves: bool, now: SystemTime) {
         if self.buried.contains_key(&task.arn) {
             return;
         }
         let gone = task.status == Status::Gone;
         let arn = task.arn.clone();
-        if let Some(known) = self.known.get_mut(&arn).filter(|_| !gone) {
+        if let Some(known) = self.known.get_mut(&arn).filter(|_| proves && !gone) {
             (known.missed, known.gone_at) = (false, None);
         }
         match self.known.get_mut(&arn) {

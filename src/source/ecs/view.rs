@@ -104,7 +104,7 @@ impl<'a> Knowledge<'a> {
             touched().filter_map(|task| task.facts.service.as_ref()).collect();
         let view = &mut drawn.view;
         for service in services {
-            let facts = self.services.values().find(|facts| facts.name == *service);
+            let facts = self.services.values().rfind(|facts| facts.name == *service);
             for key in drawn.offered_by.get(service).into_iter().flatten() {
                 if let Some(offer) = drawn.offers.get(key) {
                     let renewed = self.service(view.services.get(key), offer, facts);

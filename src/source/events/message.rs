@@ -10,6 +10,9 @@ use serde_json::Value;
 use crate::source::ecs::TaskEvent;
 
 const TASK: &str = "ECS Task State Change";
+/// Other events that may change what a reading tells. Those of container instances come with every placement, and change
+/// nothing that is read.
+const OTHERS: [&str; 2] = ["ECS Deployment State Change", "ECS Service Action"];
 
 /// What a message tells.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(super) enum Told {
     },
     /// That something else happened.
     Other {
-        /// In which cluster, if it is about one.
+        /// In which cluster, if a reading of it may tell more.
         cluster: Option<String>,
         /// When it was sent.
         at: Option<SystemTime>,
@@ -65,8 +68,9 @@ fn event(message: Value) -> Result<Told, String> {
     let at = at.map(SystemTime::from);
     match message.get("detail-type").and_then(Value::as_str) {
         Some(TASK) => task(message.get("detail").cloned().unwrap_or_default(), at),
-        Some(_) if message.get("source").and_then(Value::as_str) == Some("aws.ecs") => {
-            Ok(Told::Other { cluster: cluster(&message), at })
+        Some(kind) if message.get("source").and_then(Value::as_str) == Some("aws.ecs") => {
+            let cluster = if OTHERS.contains(&kind) { cluster(&message) } else { None };
+            Ok(Told::Other { cluster, at })
         }
         Some(kind) => Err(format!("an event of the type {kind:?}, which is not ECS's")),
         None if message.get("taskArn").is_some() => task(message, at),
@@ -104,7 +108,7 @@ mod tests {
     const CLUSTER: &str = "arn:aws:ecs:eu-west-1:1:cluster/prod-a";
 
     fn detail() -> Value {
-        json!({"taskArn": "t", "taskDefinitionArn": "d:1", "clusterArn": CLUSTER, "lastStatus": "RUNNING",
+        json!({"taskArn": "arn:aws:ecs:eu-west-1:1:task/prod-a/t", "taskDefinitionArn": "d:1", "clusterArn": CLUSTER, "lastStatus": "RUNNING",
             "desiredStatus": "STOPPED", "version": 4})
     }
 
@@ -133,7 +137,8 @@ mod tests {
     fn other_events_tell_their_cluster_if_they_can() {
         let service = json!(["arn:aws:ecs:eu-west-1:1:service/prod-a/payments"]);
         for (kind, detail, resources, expected) in [
-            ("ECS Container Instance State Change", json!({"clusterArn": CLUSTER}), json!([]), Some(CLUSTER)),
+            ("ECS Service Action", json!({"clusterArn": CLUSTER}), json!([]), Some(CLUSTER)),
+            ("ECS Container Instance State Change", json!({"clusterArn": CLUSTER}), json!([]), None),
             ("ECS Deployment State Change", json!({"deploymentId": "ecs-svc/1"}), service, Some(CLUSTER)),
             ("ECS Service Action", json!({}), json!(["arn:aws:ecs:eu-west-1:1:service/payments"]), None),
             ("ECS Something New", json!(null), json!([]), None),

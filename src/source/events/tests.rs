@@ -15,7 +15,8 @@ use crate::source::ecs::{Inbox, mailbox};
 const CLUSTER: &str = "arn:aws:ecs:eu-west-1:1:cluster/prod-a";
 
 fn task(id: &str, cluster: &str) -> String {
-    json!({"taskArn": id, "taskDefinitionArn": "d:1", "clusterArn": cluster, "lastStatus": "RUNNING", "version": 4})
+    let arn = format!("{}/{id}", cluster.replace(":cluster/", ":task/"));
+    json!({"taskArn": arn, "taskDefinitionArn": "d:1", "clusterArn": cluster, "lastStatus": "RUNNING", "version": 4})
         .to_string()
 }
 

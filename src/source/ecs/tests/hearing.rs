@@ -4,19 +4,20 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::reading::payments;
-use super::world::{ARN, Cluster, task_arn};
+use super::world::{ARN, Cluster, refusal, task_arn};
 use super::{at, rule};
 use crate::model::{Health, InstanceId, Phase, StopCause, View};
 use crate::source::ecs::facts::Status;
 use crate::source::ecs::tasks::{Answer, Tasks};
-use crate::source::ecs::{Discover, Outbox, TaskEvent, mailbox};
+use crate::source::ecs::view::Drawn;
+use crate::source::ecs::{Discover, Letter, Outbox, TaskEvent, mailbox};
 use crate::source::{Cell, Pace, cell};
 
 const RUNNING: Phase = Phase::Running(Health::NoCheck);
@@ -26,7 +27,7 @@ fn event(changes: Value) -> TaskEvent {
         "taskArn": task_arn("a"), "clusterArn": format!("{ARN}cluster/prod-a"), "version": 4,
         "taskDefinitionArn": format!("{ARN}task-definition/payments:1"), "group": "service:payments",
         "startedBy": "ecs-svc/payments", "desiredStatus": "RUNNING", "lastStatus": "RUNNING",
-        "createdAt": "1970-01-01T00:16:30Z", "startedAt": "1970-01-01T00:16:40Z", "availabilityZone": "eu-west-1a",
+        "updatedAt": jiff::Timestamp::now().to_string(), "createdAt": "1970-01-01T00:16:30Z", "startedAt": "1970-01-01T00:16:40Z", "availabilityZone": "eu-west-1a",
         "containers": [{"name": "app", "lastStatus": "RUNNING",
             "networkInterfaces": [{"privateIpv4Address": "10.0.0.1"}]}],
     });
@@ -188,6 +189,101 @@ async fn health_is_asked_for_and_no_event_takes_it_away() {
     }
     running.until(|payments| payments[3].2 == Phase::Running(Health::Healthy)).await;
     assert_eq!(cluster.count("ListTasks"), 1, "it was no reading");
+}
+
+#[tokio::test]
+async fn nothing_is_published_before_the_first_reading_however_much_is_heard() {
+    let cluster = Cluster::payments();
+    cluster.world().faults = vec![("ListServices", refusal("AccessDeniedException")); 100];
+    let (outbox, inbox) = mailbox();
+    let source = cluster.source_hearing(vec![rule("prod", Discover::Labelled)], inbox);
+    let (writer, mut cell) = cell("ecs/prod-a");
+    let token = CancellationToken::new();
+    let pace = Pace { interval: Duration::from_secs(3600), max_backoff: Duration::from_millis(50) };
+    tokio::spawn(source.run(writer, pace, token.clone()));
+    for version in 4..9 {
+        assert!(outbox.send(vec![event(json!({"version": version}))], false).await, "nobody took it in");
+        assert!(cell.changed().await, "it ended");
+        assert_eq!(cell.reading().view, None);
+    }
+    token.cancel();
+}
+
+#[tokio::test]
+async fn who_is_only_known_by_an_old_event_is_asked_about_before_it_is_believed() {
+    let cluster = Cluster::payments();
+    let mut running = Running::start(&cluster).await;
+    let before = running.view();
+    let old = json!({"updatedAt": "2020-01-01T00:00:00Z"});
+    running.tell(newcomer(old.clone())).await; // of whom ECS knows nothing any more
+    while cluster.count("DescribeTasks") < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await; // for the call, which nothing else tells of
+    }
+    running.tell(stop()).await; // after the answer
+    assert_eq!(payments(&running.view()).len(), 2);
+    cluster.world().task("c", "payments", 3);
+    running.tell(newcomer(old)).await;
+    assert_eq!(payments(&running.view()).len(), 2);
+    running.until(|payments| payments.len() == 3 && payments[2].2 == RUNNING).await;
+    assert_eq!(before.clusters, running.view().clusters);
+}
+
+#[tokio::test]
+async fn a_task_of_another_region_is_nobody_here() {
+    let cluster = Cluster::payments();
+    let running = Running::start(&cluster).await;
+    let elsewhere = ARN.replace("eu-west-1", "us-east-1");
+    let (cluster_arn, arn) = (format!("{elsewhere}cluster/prod-a"), format!("{elsewhere}task/prod-a/x"));
+    let before = running.view();
+    running.tell(newcomer(json!({"clusterArn": cluster_arn, "taskArn": arn}))).await;
+    assert_eq!(running.view(), before);
+}
+
+#[test]
+fn an_event_that_is_no_news_revives_nobody() {
+    let facts = |version: i64| event(json!({"version": version})).facts().expect("complete");
+    let mut tasks = Tasks::default();
+    tasks.learn(vec![facts(3)], at(2_000));
+    for _ in 0..2 {
+        let missing = vec![facts(3).arn];
+        tasks.merge(Answer { listed: HashSet::new(), tasks: vec![], missing }, at(2_000));
+    }
+    let phase = |tasks: &Tasks| tasks.iter().next().expect("shown").phase(None, at(2_001));
+    assert_eq!(phase(&tasks), Phase::Stopped);
+    tasks.hear(facts(3), at(2_001)); // delivered once more
+    assert_eq!(phase(&tasks), Phase::Stopped);
+    tasks.hear(facts(4), at(2_001));
+    assert_eq!(phase(&tasks), RUNNING, "ECS speaks of it again");
+}
+
+/// What is drawn after an event is what a reading of the same would draw.
+#[tokio::test]
+async fn to_draw_what_changed_is_to_draw_everything() {
+    let cluster = Cluster::payments();
+    cluster.world().service("ledger", 100);
+    let mut source = cluster.source(vec![rule("prod", Discover::Labelled)]);
+    source.sweep(None).await.expect("a view");
+    let (writer, _cell) = cell("ecs/prod-a");
+    writer.publish(source.drawn.view.clone(), std::time::Instant::now());
+    let mut dice = fastrand::Rng::with_seed(11);
+    for step in 0..2_000 {
+        let (task, host) = (dice.u8(0..6), dice.u8(1..4));
+        let service = ["payments", "ledger", "stranger"][usize::from(task % 3)];
+        let (last, desired) =
+            [("PENDING", "RUNNING"), ("RUNNING", "RUNNING"), ("RUNNING", "STOPPED")][dice.usize(0..3)];
+        let last = if dice.u8(0..40) == 0 { "STOPPED" } else { last };
+        let interface = json!([{"privateIpv4Address": format!("10.0.0.{host}")}]);
+        let started = format!("1970-01-01T00:{:02}:00Z", dice.u8(0..60));
+        let told = event(json!({
+            "taskArn": task_arn(&format!("{}-{task}", step / 200)), "version": dice.i64(1..9), "lastStatus": last,
+            "desiredStatus": desired, "group": format!("service:{service}"), "startedAt": started,
+            "taskDefinitionArn": format!("{ARN}task-definition/{service}:1"),
+            "containers": [{"name": "app", "lastStatus": last, "networkInterfaces": interface}],
+        }));
+        source.hear(Some(&writer), vec![Letter::of(vec![told])]);
+        let whole = source.knowledge(SystemTime::now()).draw(&Drawn::default());
+        assert_eq!(source.drawn.view, whole.view, "after step {step}");
+    }
 }
 
 /// The life of a task: what each of its versions says.
