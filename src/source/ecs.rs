@@ -82,15 +82,13 @@ pub struct EcsSource {
     revisions: Revisions,
     /// Task definitions that could not be read last.
     unread: Unread,
-    /// Whether it has spoken: the first reading is either complete or none.
-    spoken: bool,
     drawn: Drawn,
     inbox: Inbox,
     /// Whether an event asked for another reading since the last one began.
     is_asked_for: bool,
     /// Whether the reading under way comes early, because an event asked for it.
     is_early: bool,
-    /// When the last complete reading began: whatever was so then is known.
+    /// When the last complete reading began: whatever was so then is known. The first one is either complete or none.
     read_at: Option<SystemTime>,
     /// Tasks that only an event knows which is older than the last reading: ECS is asked before they are believed.
     unsure: BTreeSet<InstanceId>,
@@ -120,7 +118,6 @@ impl EcsSource {
             tasks: Tasks::default(),
             revisions: Revisions::new(),
             unread: Unread::new(),
-            spoken: false,
             drawn: Drawn::default(),
             inbox,
             is_asked_for: false,
@@ -172,7 +169,7 @@ impl EcsSource {
         let missing = missing.into_iter().filter(|_| !self.is_early).map(InstanceId::from).collect();
         let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
         self.unread = self.read_revisions(cell, needed(&sighting, Needed::ByAny).cloned().collect()).await;
-        if !self.spoken
+        if self.read_at.is_none()
             && let Some(error) = needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn))
         {
             return Err(error.clone());
@@ -382,7 +379,7 @@ impl EcsSource {
     /// Fetches those of these task definitions that never were fetched. At the first reading there may be more than a
     /// burst of calls allows, so throttling is waited out; later a stopped task must not wait for it.
     async fn read_revisions(&mut self, cell: Option<&CellWriter>, needed: HashSet<Arc<str>>) -> Unread {
-        let patience = if self.spoken { Duration::ZERO } else { FIRST_PATIENCE };
+        let patience = if self.read_at.is_some() { Duration::ZERO } else { FIRST_PATIENCE };
         let mut unknown: Vec<_> =
             needed.into_iter().filter(|arn| !self.revisions.contains_key(arn)).collect();
         unknown.sort();
@@ -407,7 +404,6 @@ impl EcsSource {
             of_services.chain(self.tasks.iter().map(|task| Arc::clone(&task.facts.definition))).collect()
         };
         self.revisions.retain(|arn, _| used.contains(arn));
-        self.spoken = true;
         self.find_young();
         self.drawn = self.knowledge(now).draw(&self.drawn);
     }

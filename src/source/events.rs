@@ -7,8 +7,7 @@
 //! queue's dead-letter queue.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_sqs::Client;
@@ -23,7 +22,7 @@ use super::aws::failed;
 use super::ecs::{Outbox, TaskEvent};
 use super::{CellWriter, SourceError, backoff};
 use crate::model::View;
-use crate::telemetry::{EventLabels, Metrics, QueueLabels};
+use crate::telemetry::{Counter, EventLabels, Metrics, QueueLabels};
 
 mod message;
 
@@ -209,7 +208,7 @@ impl Queue {
         Ok(())
     }
 
-    fn count(&self, outcome: &'static str) -> crate::telemetry::Counter {
+    fn count(&self, outcome: &'static str) -> Counter {
         let queue = self.queue();
         self.metrics.events.get_or_create_owned(&EventLabels { queue, outcome })
     }

@@ -24,8 +24,6 @@ const HIDDEN: Duration = Duration::from_secs(30);
 /// How events come.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
-    /// Whether they come at all.
-    pub on: bool,
     /// The share that is lost.
     pub lost: f64,
     /// The share that comes twice.
@@ -38,7 +36,7 @@ pub struct Delivery {
 
 impl Default for Delivery {
     fn default() -> Self {
-        Self { on: true, lost: 0.0, doubled: 0.0, late: Duration::ZERO, by_sns: false }
+        Self { lost: 0.0, doubled: 0.0, late: Duration::ZERO, by_sns: false }
     }
 }
 
@@ -60,7 +58,6 @@ struct Content {
     in_flight: HashMap<String, (Message, Instant)>,
     sent: u64,
     receipts: u64,
-    deleted: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -80,19 +77,13 @@ impl Queue {
         self.content().delivery = delivery;
     }
 
-    /// Puts a message into it.
-    pub fn send(&self, body: String) {
+    fn send(&self, body: String) {
         let mut content = self.content();
         content.sent += 1;
         let id = format!("message-{}", content.sent);
         content.waiting.push(Message { id, body });
         drop(content);
         self.0.arrived.notify_waiters();
-    }
-
-    /// How many messages have been deleted.
-    pub fn deleted(&self) -> u64 {
-        self.content().deleted
     }
 
     /// How many messages are in it, hidden ones too.
@@ -115,7 +106,7 @@ impl Queue {
         let mut dice = fastrand::Rng::with_seed(7);
         while let Some(task) = events.recv().await {
             let delivery = self.content().delivery.clone();
-            if !delivery.on || dice.f64() < delivery.lost {
+            if dice.f64() < delivery.lost {
                 continue;
             }
             let body = world.read(|state| event(render::task(state, &task, false), &task));
@@ -159,7 +150,7 @@ impl Queue {
         let entries = input["Entries"].as_array().into_iter().flatten();
         let done = entries.map(|entry| {
             let receipt = entry["ReceiptHandle"].as_str().unwrap_or_default();
-            content.deleted += u64::from(content.in_flight.remove(receipt).is_some());
+            content.in_flight.remove(receipt);
             json!({ "Id": entry["Id"] })
         });
         let done: Vec<_> = done.collect();

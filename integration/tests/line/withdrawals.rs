@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use integration::aws::Delivery;
 use integration::load::Way;
 use integration::scene::play;
 use integration::stage::{Knowledge, Stage};
 use integration::wait;
-use integration::withdrawal::{quantile, stop_tasks};
+use integration::withdrawal::{Withdrawal, quantile, stop_tasks};
+use integration::world::StopPlan;
 
 const STOPS: usize = 20;
 const HOLD: Duration = Duration::from_secs(3);
@@ -17,6 +20,9 @@ const NEVER: Duration = Duration::from_secs(1);
 
 async fn withdraw(folder: &std::path::Path, knowledge: Knowledge) -> anyhow::Result<()> {
     let mut stage = Stage::open(folder, knowledge, None).await?;
+    // As SQS may: half of them twice, and late enough to overtake each other.
+    let late = Duration::from_millis(20);
+    stage.aws.queue().deliver(Delivery { doubled: 0.5, late, by_sns: true, ..Delivery::default() });
     stage.start_sidecars(2).await?;
     let mut ways = stage.payments_ways().await?;
     ways.push(Way::http2("ledger", stage.alias("ledger", 50051).await?, "ledger:50051"));
@@ -62,6 +68,21 @@ fn with_ecs_polled_each_second() -> anyhow::Result<()> {
 #[test]
 fn with_events_from_a_queue() -> anyhow::Result<()> {
     play("events", async |scene| withdraw(scene.folder(), Knowledge::Events).await)
+}
+
+#[test]
+fn what_no_event_tells_the_next_reading_finds() -> anyhow::Result<()> {
+    play("lost", async |scene| {
+        let mut stage = Stage::open(scene.folder(), Knowledge::Events, None).await?;
+        stage.start_sidecars(1).await?;
+        stage.aws.queue().deliver(Delivery { lost: 1.0, ..Delivery::default() });
+        stage.payments_settled().await?;
+        let task = stage.prod.payments.running().first().context("payments has no task")?.arn.clone();
+        stage.prod.world.stop_task(&task, StopPlan::hold(HOLD))?;
+        let withdrawal = Withdrawal::follow(&stage, &task, HOLD).await?;
+        assert!(withdrawal.seen > NEVER, "an event told it: {withdrawal:?}");
+        stage.close().await
+    })
 }
 
 #[test]
