@@ -191,6 +191,10 @@ impl Session {
         (&mut self.subscriptions[kind as usize], Sight { kind, slice, protocol, confirmed })
     }
 
+    fn sight(&self, kind: ResourceType) -> Sight<'_> {
+        Sight { kind, slice: &self.slice, protocol: self.terms.protocol, confirmed: self.confirmed }
+    }
+
     fn of(&self, kind: ResourceType) -> &Subscription {
         &self.subscriptions[kind as usize]
     }
@@ -309,10 +313,9 @@ impl Session {
             && self.terms.only.is_none()
             && !self.of(ResourceType::Cluster).requested;
         let presented = presented.into_iter().filter(|_| !cut_off);
-        let sight = self.look(kind).1;
-        let presented = presented.map(|(name, version)| (sight.name(&name), version.parse().ok())).collect();
-        let confirmed = self.confirmed;
-        self.look(kind).0.start(presented, confirmed);
+        let (confirmed, (subscription, sight)) = (self.confirmed, self.look(kind));
+        let presented = presented.map(|(name, version)| (sight.name(&name), version.parse().ok()));
+        subscription.start(presented, confirmed);
         match kind {
             ResourceType::Endpoint => std::mem::take(&mut self.owed),
             _ => HashSet::default(),
@@ -321,21 +324,19 @@ impl Session {
 
     /// What was passed over before the last one proves nothing.
     fn on_ack(&mut self, kind: ResourceType, sent: &[Sent]) -> Heard {
-        let full = self.is_full(kind);
         let Some(last) = sent.last() else { return Heard::Names(kind) };
-        let subscription = self.look(kind).0;
-        subscription.clear(last, full);
-        subscription.accept(last, full);
+        let (subscription, sight) = self.look(kind);
+        subscription.clear(sight, last);
+        subscription.accept(sight, last);
         let names = last.resources.iter().map(|resource| &resource.name).chain(&last.removed);
         Heard::Ack(kind, last.generation, names.map(Arc::clone).collect())
     }
 
     fn on_nack(&mut self, kind: ResourceType, sent: &[Sent], reason: Arc<str>) -> Heard {
-        let (full, class) = (self.is_full(kind), self.slice.class());
         // A response that carries everything carried what came before it too.
         let Some(last) = sent.last() else { return Heard::Names(kind) };
-        let subscription = self.look(kind).0;
-        subscription.refuse(last, &reason, class, full);
+        let (subscription, sight) = self.look(kind);
+        subscription.refuse(sight, last, &reason);
         let members = last.resources.iter();
         let guilty = members.filter(|it| {
             subscription.rejected().get(&it.name).is_some_and(|rejection| rejection.version == it.version)
@@ -362,20 +363,21 @@ impl Session {
         let same_listeners = self.slice.hides_like(&before);
         let snapshot = Arc::clone(self.slice.snapshot());
         for kind in ResourceType::ALL {
-            let subscription = &mut self.subscriptions[kind as usize];
+            let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
+            let (subscription, sight) = self.look(kind);
             if !subscription.requested {
                 continue;
             }
             let names = snapshot.changed_since(since, kind);
-            let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
             let names = names.filter(|_| kind != ResourceType::Listener || same_listeners);
-            match names.filter(|names| !subscription.is_outnumbered_by(names.clone().count())) {
+            let names = names.filter(|names| !subscription.is_outnumbered_by(names.clone().count()));
+            match names {
                 Some(names) => {
-                    subscription.look_again(names.clone());
+                    subscription.look_again(sight, &before, names.clone());
                     names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));
                 }
                 None => {
-                    subscription.look_at_everything(kind, &self.slice);
+                    subscription.look_at_everything(sight, &before);
                     if may_be_orphans {
                         self.find_orphans();
                     }
@@ -431,8 +433,8 @@ impl Session {
     fn respond(&mut self, kind: ResourceType, batch: Batch, now: Instant) -> Response {
         let (version, full) = (self.slice.version(kind), self.is_full(kind));
         batch.resources.iter().for_each(|resource| self.note_dependents(resource));
-        let subscription = self.of(kind);
-        let resources = if full { subscription.whole(&batch) } else { batch.resources };
+        let (subscription, sight) = self.look(kind);
+        let resources = if full { subscription.whole(sight, &batch) } else { batch.resources };
         // What is on its way already may have been refused with what it came with.
         let unsure = resources.iter().filter(|it| full && !subscription.has_accepted(it));
         let unsure: Vec<_> = unsure.map(Arc::clone).collect();
@@ -451,7 +453,8 @@ impl Session {
             fresh,
             at: now,
         };
-        self.look(kind).0.sent(sent, full);
+        let (subscription, sight) = self.look(kind);
+        subscription.sent(sight, sent);
         Response { kind, nonce, generation, version, resources, removed, missing }
     }
 

@@ -3,7 +3,7 @@
 //! It is not about other types nor about order: the session knows those. Nor is it about frames: what is to be
 //! said is the same for delta and for state-of-the-world.
 //!
-//! Invariant: what is subscribed (`names`), what is held (`held`) and what was refused (`rare.rejected`) are
+//! Invariant: what is subscribed (`names`), what is held ([`Held`]) and what was refused (`rare.rejected`) are
 //! separate facts; confusing them is what broke other servers (`xds.md`, bug classes B3 to B6).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +14,7 @@ use absence::{Absence, absence};
 pub(super) use aside::Cold;
 pub(super) use batch::Batch;
 use foldhash::{HashMap, HashSet};
+pub(super) use held::Held;
 use rare::Rare;
 
 use super::session::Protocol;
@@ -23,6 +24,7 @@ mod absence;
 mod aside;
 mod batch;
 mod flight;
+mod held;
 mod rare;
 mod refusal;
 
@@ -85,8 +87,8 @@ pub(super) struct Subscription {
     /// Whether any name was ever asked for: then no names mean nothing (item 14).
     ever_named: bool,
     pub(super) names: HashSet<Name>,
-    /// What the client holds; `None` where it can't be known, as after a NACK.
-    held: HashMap<Name, Option<Version>>,
+    /// What the client holds, where that is not what it asked for as it is served.
+    unlike: HashMap<Name, Held>,
     /// To be sent whatever the client holds.
     must_send: BTreeSet<Name>,
     /// To be compared with what the client holds.
@@ -103,15 +105,21 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// The first request of this type: `presented` is what the client says that it holds already. Only until the
-    /// slice is `confirmed` is it to be known who was presented.
-    pub(super) fn start(&mut self, presented: HashMap<Name, Option<Version>>, confirmed: bool) {
+    /// The first request of this type: `presented` is what the client says that it holds already, of which version
+    /// if it says that too. Only until the slice is `confirmed` is it to be known who was presented.
+    pub(super) fn start(
+        &mut self,
+        presented: impl Iterator<Item = (Name, Option<Version>)>,
+        confirmed: bool,
+    ) {
         self.requested = true;
-        self.changed.extend(presented.keys().cloned());
-        if !presented.is_empty() && !confirmed {
-            self.rare_mut().presented.extend(presented.keys().cloned());
+        self.unlike =
+            presented.map(|(name, version)| (name, version.map_or(Held::Unknown, Held::Version))).collect();
+        self.changed.extend(self.unlike.keys().cloned());
+        if !self.unlike.is_empty() && !confirmed {
+            let presented = self.unlike.keys().cloned().collect();
+            self.rare_mut().presented = presented;
         }
-        self.held = presented;
     }
 
     /// Names to add, then names to drop (item 17). `first` is a type's first request, which asks for everything
@@ -134,14 +142,15 @@ impl Subscription {
                 continue;
             }
             let name = sight.name(name);
-            let compared = first.is_some_and(|owed| self.held.contains_key(&name) && !owed.contains(&name));
-            self.subscribe(name, compared);
+            let presented = || self.held(sight, &name) != Held::Nothing;
+            let compared = first.is_some_and(|owed| presented() && !owed.contains(&name));
+            self.subscribe(sight, name, compared);
         }
         for name in drop {
             if name == "*" {
                 self.stop_wildcard();
             } else {
-                self.unsubscribe(name, sight.protocol == Protocol::Delta && self.wildcard);
+                self.unsubscribe(sight, name, sight.protocol == Protocol::Delta && self.wildcard);
             }
         }
     }
@@ -160,16 +169,16 @@ impl Subscription {
             self.stop_wildcard();
         }
         for name in dropped {
-            self.unsubscribe(&name, false);
+            self.unsubscribe(sight, &name, false);
         }
         for name in asked {
             if !self.names.contains(name) {
-                self.subscribe(sight.name(name), false);
+                self.subscribe(sight, sight.name(name), false);
             }
         }
     }
 
-    fn subscribe(&mut self, name: Name, compared: bool) {
+    fn subscribe(&mut self, sight: Sight<'_>, name: Name, compared: bool) {
         if let Some(rare) = &mut self.rare {
             rare.rejected.remove(&name);
             rare.told_missing.remove(&name);
@@ -177,24 +186,31 @@ impl Subscription {
         let list = if compared { &mut self.changed } else { &mut self.must_send };
         list.insert(Arc::clone(&name));
         if self.names.insert(Arc::clone(&name)) {
+            if !self.wildcard && sight.get(&name).is_some() {
+                self.unlike.entry(Arc::clone(&name)).or_insert(Held::Nothing);
+            }
             self.rare_mut().turned.push(name);
         }
     }
 
     /// Forgets the name and what the client holds of it (item 19). `answered` says that the client must learn
     /// whether the wildcard still gives it (item 20).
-    fn unsubscribe(&mut self, name: &str, answered: bool) {
+    fn unsubscribe(&mut self, sight: Sight<'_>, name: &str, answered: bool) {
         let Some(name) = self.names.take(name) else { return };
         self.rare_mut().turned.push(Arc::clone(&name));
         if !self.wildcard || answered {
             self.forget(&name);
         }
         if answered {
+            self.hold(sight, &name, Held::Nothing);
             self.must_send.insert(name);
         }
     }
 
     fn start_wildcard(&mut self, sight: Sight<'_>, resend: bool) {
+        if !self.wildcard {
+            self.hold_nothing_new(sight);
+        }
         self.wildcard = true;
         self.rare_mut().turned.push("*".into());
         self.reply_due = true;
@@ -206,9 +222,10 @@ impl Subscription {
         self.wildcard = false;
         self.rare_mut().turned.push("*".into());
         self.reply_due = false;
-        let stale: Vec<_> = self.held.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
+        let stale: Vec<_> = self.unlike.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
         stale.iter().for_each(|name| self.forget(name));
         let names = &self.names;
+        self.good.retain(|name, _| names.contains(name));
         self.must_send.retain(|name| names.contains(name));
         self.changed.retain(|name| names.contains(name));
         if let Some(rare) = &mut self.rare {
@@ -218,36 +235,12 @@ impl Subscription {
     }
 
     fn forget(&mut self, name: &Name) {
-        self.held.remove(name);
+        self.unlike.remove(name);
         self.good.remove(name);
         self.must_send.remove(name);
         self.changed.remove(name);
         if let Some(rare) = &mut self.rare {
             rare.forget(name);
-        }
-    }
-
-    /// Notes names that may differ now, if they concern this stream.
-    pub(super) fn look_again<'a>(&mut self, names: impl IntoIterator<Item = &'a Name>) {
-        for name in names {
-            if self.requested && (self.wants(name) || self.held.contains_key(name)) {
-                self.changed.insert(Arc::clone(name));
-            }
-        }
-    }
-
-    /// Whether to look at everything is less work than to look for each of so many names.
-    pub(super) fn is_outnumbered_by(&self, changed: usize) -> bool {
-        !self.wildcard && changed > 4 * (self.names.len() + self.held.len())
-    }
-
-    /// Notes that everything may differ now.
-    pub(super) fn look_at_everything(&mut self, kind: ResourceType, slice: &Slice) {
-        let served = self.names.iter().filter(|name| slice.get(kind, name).is_some());
-        let known: Vec<_> = self.held.keys().chain(served).cloned().collect();
-        self.look_again(&known);
-        if self.wildcard {
-            self.look_again(slice.names(kind));
         }
     }
 
@@ -260,8 +253,8 @@ impl Subscription {
 
     /// Notes that the client holds something of that name that it does not present: compared as if it did.
     pub(super) fn find(&mut self, name: &Name, confirmed: bool) {
-        if self.wildcard && !self.held.contains_key(name) {
-            self.held.insert(Arc::clone(name), None);
+        if self.wildcard && !self.holds_unserved(name) {
+            self.unlike.insert(Arc::clone(name), Held::Unknown);
             if !confirmed {
                 self.rare_mut().presented.insert(Arc::clone(name));
             }
@@ -351,8 +344,8 @@ impl Subscription {
             match sight.get(&name) {
                 Some(resource) if self.should_send(resource, must) => {
                     size += resource.bytes.len();
-                    let before = self.held.insert(name, Some(resource.version)).flatten();
-                    batch.push(resource, before.is_none());
+                    let before = self.unlike.remove(&name);
+                    batch.push(resource, matches!(before, Some(Held::Nothing | Held::Unknown)));
                 }
                 Some(_) => {}
                 None => self.tell_absent(sight, name, must, &mut batch),
@@ -380,7 +373,7 @@ impl Subscription {
 
     /// Listeners go before others come: one may take the address of another.
     fn remove_listeners(&mut self, sight: Sight<'_>, limit: usize, batch: &mut Batch) {
-        let gone = |name: &&Name| self.held.contains_key(*name) && sight.get(name).is_none();
+        let gone = |name: &&Name| self.holds_unserved(name) && sight.get(name).is_none();
         let gone: Vec<_> = self.changed.iter().filter(gone).cloned().collect();
         for name in gone {
             if batch.absent_len >= limit {
@@ -409,13 +402,16 @@ impl Subscription {
                 rare.withheld.remove(&resource.name);
             }
         }
-        !refused && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
+        if self.unlike.get(&resource.name) == Some(&Held::Version(resource.version)) {
+            self.unlike.remove(&resource.name);
+        }
+        !refused && (must || self.unlike.contains_key(&resource.name))
     }
 
     /// A name that isn't served: what that means, and whether it is said now.
     fn tell_absent(&mut self, sight: Sight<'_>, name: Name, must: bool, batch: &mut Batch) {
         let must = must || self.rare().withheld.contains(&name);
-        let held = self.held.contains_key(&name);
+        let held = self.holds_unserved(&name);
         if held && !sight.confirmed && self.rare().presented.contains(&name) {
             *self.rare_mut().unconfirmed.entry(name).or_default() |= must;
             return;
@@ -424,7 +420,7 @@ impl Subscription {
         match absence(sight.kind, sight.protocol, held, must, named) {
             Absence::RemoveLater => {
                 if must && !sight.is_full() {
-                    self.held.insert(Arc::clone(&name), None); // still due, should it come back first
+                    self.unlike.insert(Arc::clone(&name), Held::Unknown); // still due, should it come back first
                 }
                 self.rare_mut().removals.insert(name);
             }
@@ -451,7 +447,7 @@ impl Subscription {
     }
 
     fn gone(&mut self, name: &Name) {
-        self.held.remove(name);
+        self.unlike.remove(name);
         if let Some(rare) = &mut self.rare {
             rare.rejected.remove(name);
             rare.withheld.remove(name);
@@ -473,11 +469,6 @@ impl Subscription {
             }
         }
         (!batch.is_empty()).then_some(batch)
-    }
-
-    /// What is known of each name that the client asked for or holds.
-    pub(super) fn held(&self) -> impl Iterator<Item = (&Name, Option<Version>)> {
-        self.held.iter().map(|(name, version)| (name, *version))
     }
 
     /// The names in responses that are not answered yet.

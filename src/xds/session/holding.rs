@@ -4,7 +4,7 @@
 //!
 //! Invariant: looking changes nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Rejection, Session};
@@ -24,14 +24,12 @@ impl Session {
     /// Every resource of one type that the client asked for or holds, by name: for people who look.
     pub fn resources(&self, kind: ResourceType) -> Vec<Holding> {
         let subscription = self.of(kind);
-        let (held, on_the_way) = (subscription.held().collect::<HashMap<_, _>>(), subscription.on_the_way());
-        let served = self.slice.names(kind).filter(|name| subscription.wants(name));
-        let names: BTreeSet<_> =
-            served.chain(subscription.names.iter()).chain(held.keys().copied()).collect();
+        let (sight, on_the_way) = (self.sight(kind), subscription.on_the_way());
+        let names: BTreeSet<_> = subscription.concerned(sight).collect();
         let each = names.into_iter().map(|name| Holding {
             name: Arc::clone(name),
             served: self.slice.get(kind, name).cloned(),
-            held: held.get(name).copied().flatten(),
+            held: subscription.held(sight, name).version(),
             awaited: on_the_way.contains(&**name),
             rejected: subscription.rejected().get(name).cloned(),
         });

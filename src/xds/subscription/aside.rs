@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::HashSet;
 
-use super::{Name, Sight, Subscription};
+use super::{Held, Name, Sight, Subscription};
 use crate::snapshot::{Resource, ResourceType, Slice};
 
 /// The clusters that the client does not have yet, though they are on their way.
@@ -49,19 +49,20 @@ impl Subscription {
         let since = |name: &Name| first.or(before.get(name).map(|(since, _)| *since)).unwrap_or(now);
         let may_wait = |name: &&Name| since(name) + cold.wait > now;
         let leads = |name: &&Name| {
-            let due = sight.get(name).filter(|it| self.is_due(it));
+            let due = sight.get(name).filter(|it| self.is_due(sight, it));
             due.is_some_and(|it| cold.is_led_to(sight.slice, it))
         };
         let listed = || self.must_send.iter().chain(&self.changed).filter(may_wait);
         let mut aside: HashSet<Name> = listed().filter(leads).cloned().collect();
         if sight.kind == ResourceType::Listener && !aside.is_empty() {
             // One that goes may make room for one that waits: nobody would listen there meanwhile.
-            let goes = |name: &Name| self.held.contains_key(name) && sight.get(name).is_none();
+            let goes = |name: &Name| self.holds_unserved(name) && sight.get(name).is_none();
             if sight.is_full() {
                 aside.extend(listed().cloned()); // half of everything is not said
             } else if listed().any(goes) {
                 // And one that comes may need the room.
-                let due = |name: &&Name| goes(name) || sight.get(name).is_some_and(|it| self.is_due(it));
+                let due =
+                    |name: &&Name| goes(name) || sight.get(name).is_some_and(|it| self.is_due(sight, it));
                 aside.extend(listed().filter(due).cloned());
             }
         }
@@ -74,9 +75,10 @@ impl Subscription {
     }
 
     /// Whether it would be sent now.
-    fn is_due(&self, resource: &Resource) -> bool {
+    fn is_due(&self, sight: Sight<'_>, resource: &Resource) -> bool {
         let must = self.must_send.contains(&resource.name);
-        !self.refuses(resource) && (must || self.held.get(&resource.name) != Some(&Some(resource.version)))
+        let differs = || self.held(sight, &resource.name) != Held::Version(resource.version);
+        !self.refuses(resource) && (must || differs())
     }
 
     /// Takes note that the name is said, or need not be.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Batch, Name, Sent, Subscription};
+use super::{Batch, Held, Name, Sent, Sight, Subscription};
 use crate::snapshot::Resource;
 
 /// How many unanswered responses are remembered. Beyond that even what is urgent waits for the oldest answer, so that
@@ -17,23 +17,23 @@ const REMEMBERED: usize = 64;
 impl Subscription {
     /// Whether the client is to go on holding what it was sent. It is not if it dropped the name meanwhile, even
     /// if it asked for it again.
-    fn keeps(&self, name: &Name) -> bool {
-        self.wants(name) && self.held.contains_key(name)
+    fn keeps(&self, sight: Sight<'_>, name: &Name) -> bool {
+        self.wants(name) && self.held(sight, name) != Held::Nothing
     }
 
     /// Everything that the client will hold once it has applied `batch`, where a response carries everything:
     /// what it accepted, what is on its way and not in doubt, and this.
-    pub(in crate::xds) fn whole(&self, batch: &Batch) -> Vec<Arc<Resource>> {
+    pub(in crate::xds) fn whole(&self, sight: Sight<'_>, batch: &Batch) -> Vec<Arc<Resource>> {
         let mut whole: BTreeMap<&Name, &Arc<Resource>> = self.good.iter().collect();
         let on_the_way = self.outstanding.iter().map(|sent| (&sent.resources, &sent.removed));
-        let trusted = |it: &&Arc<Resource>| self.held.get(&it.name) == Some(&Some(it.version));
+        let trusted = |it: &&Arc<Resource>| self.held(sight, &it.name) == Held::Version(it.version);
         for (resources, removed) in on_the_way.chain([(&batch.resources, &batch.removed)]) {
             whole.extend(resources.iter().filter(trusted).map(|resource| (&resource.name, resource)));
             for name in removed {
                 whole.remove(name);
             }
         }
-        let kept = whole.into_iter().filter(|(name, _)| self.keeps(name));
+        let kept = whole.into_iter().filter(|(name, _)| self.keeps(sight, name));
         kept.map(|(_, resource)| Arc::clone(resource)).collect()
     }
 
@@ -48,11 +48,11 @@ impl Subscription {
     }
 
     /// Notes a response on its way.
-    pub(in crate::xds) fn sent(&mut self, sent: Sent, full: bool) {
+    pub(in crate::xds) fn sent(&mut self, sight: Sight<'_>, sent: Sent) {
         if self.outstanding.len() == REMEMBERED
             && let Some(oldest) = self.outstanding.pop_front()
         {
-            self.accept(&oldest, full);
+            self.accept(sight, &oldest);
         }
         self.outstanding.push_back(sent);
     }
@@ -65,10 +65,11 @@ impl Subscription {
     }
 
     /// Notes what the client has accepted: what stands in for what it refuses later. What it left out is gone.
-    pub(in crate::xds) fn accept(&mut self, sent: &Sent, full: bool) {
-        if full {
+    pub(in crate::xds) fn accept(&mut self, sight: Sight<'_>, sent: &Sent) {
+        if sight.is_full() {
             // What was dropped and asked for again is the client's own once it is sent again.
-            let anew = |name: &Name| self.must_send.contains(name) && !self.held.contains_key(name);
+            let anew =
+                |name: &Name| self.must_send.contains(name) && self.held(sight, name) == Held::Nothing;
             let wanted = sent.resources.iter().filter(|it| self.wants(&it.name) && !anew(&it.name));
             // What was refused meanwhile leaves what stands in for it.
             let good =
@@ -77,10 +78,10 @@ impl Subscription {
         }
     }
 
-    /// Clears who was refused or suspected in another response and is in this one, which was accepted. `full` as
-    /// above: then a newer response may leave it out.
-    pub(in crate::xds) fn clear(&mut self, sent: &Sent, full: bool) {
-        let in_force = !full || self.outstanding.is_empty();
+    /// Clears who was refused or suspected in another response and is in this one, which was accepted.
+    pub(in crate::xds) fn clear(&mut self, sight: Sight<'_>, sent: &Sent) {
+        // Where each response carries everything, a newer one may leave it out.
+        let in_force = !sight.is_full() || self.outstanding.is_empty();
         for resource in &sent.resources {
             let name = &resource.name;
             let refused = self.refuses(resource);
@@ -94,10 +95,8 @@ impl Subscription {
                 let list = if rare.withheld.remove(name) { &mut self.must_send } else { &mut self.changed };
                 list.insert(Arc::clone(name));
             }
-            if let Some(unknown @ None) = self.held.get_mut(name).filter(|_| refused || suspected)
-                && in_force
-            {
-                *unknown = Some(resource.version);
+            if (refused || suspected) && in_force && self.held(sight, name) == Held::Unknown {
+                self.hold(sight, name, Held::Version(resource.version));
             }
         }
     }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use foldhash::HashMap;
+
 use super::{Name, Subscription};
 use crate::snapshot::Version;
 use crate::xds::session::Rejection;
@@ -97,6 +99,9 @@ impl Subscription {
     /// Lets the room go when nothing is left in it.
     pub(in crate::xds) fn tidy(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
+        if self.unlike.is_empty() {
+            self.unlike = HashMap::default();
+        }
     }
 
     /// The names that were asked for or given up since this was last called, and which of the two; `*` is everything.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Batch, Name, Sent, Sight, Subscription};
+use super::{Batch, Held, Name, Sent, Sight, Subscription};
 use crate::snapshot::{ProxyClass, Resource, Version};
 use crate::xds::session::{REASON_BYTES, Rejection};
 
@@ -25,28 +25,31 @@ struct Verdict {
 impl Subscription {
     /// After a NACK nothing is known of its resources (`xds.md`, section 2.6). One that was alone is not sent
     /// again until it changes; of several, the bad one is searched for. What was to be removed along with them
-    /// is removed again, alone. `full` where each response carries everything.
-    pub(in crate::xds) fn refuse(&mut self, sent: &Sent, reason: &Arc<str>, class: ProxyClass, full: bool) {
+    /// is removed again, alone.
+    pub(in crate::xds) fn refuse(&mut self, sight: Sight<'_>, sent: &Sent, reason: &Arc<str>) {
         // A response that carries everything carries also what was accepted before.
         let new = |it: &&Arc<Resource>| self.good.get(&it.name).is_none_or(|good| good.version != it.version);
         let members: Vec<_> = sent.resources.iter().filter(new).cloned().collect();
         // Unless something newer has been sent since, or it has gone. One that is searched already is found if it
         // was refused alone.
         let (alone, only_removed) = (members.len() == 1, members.is_empty());
-        let held = |it: &Resource| {
-            self.held.get(&it.name).is_some_and(|held| held.map_or(alone, |held| held == it.version))
+        let held = |it: &Resource| match self.held(sight, &it.name) {
+            Held::Nothing => false,
+            Held::Unknown => alone,
+            Held::Version(version) => version == it.version,
         };
+        let (class, full) = (sight.slice.class(), sight.is_full());
         let Verdict { guilty, innocent, groups } = judge(&members, held, reason, class, full);
         let suspects: Vec<_> = members.into_iter().filter(|it| held(it)).collect();
         for resource in &suspects {
-            self.held.insert(Arc::clone(&resource.name), None);
+            self.unlike.insert(Arc::clone(&resource.name), Held::Unknown);
         }
         for resource in guilty {
             let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
             self.rare_mut().rejected.insert(Arc::clone(&resource.name), rejection);
         }
         for resource in innocent {
-            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
+            self.hold(sight, &resource.name, Held::Version(resource.version));
             if full {
                 self.good.insert(Arc::clone(&resource.name), resource);
             }
@@ -56,7 +59,9 @@ impl Subscription {
         }
         for name in sent.removed.iter().filter(|_| !only_removed) {
             if self.wants(name) {
-                self.held.entry(Arc::clone(name)).or_insert(None);
+                if self.held(sight, name) == Held::Nothing {
+                    self.unlike.insert(Arc::clone(name), Held::Unknown);
+                }
                 self.changed.insert(Arc::clone(name));
             }
         }
@@ -66,7 +71,7 @@ impl Subscription {
     pub(super) fn next_suspects(&mut self, sight: Sight<'_>) -> Batch {
         let mut batch = Batch::default();
         while let Some(group) = self.rare.as_mut().and_then(|rare| rare.suspects.pop_front()) {
-            for (name, _) in group.iter().filter(|(name, _)| self.held.get(name) == Some(&None)) {
+            for (name, _) in group.iter().filter(|(name, _)| self.unlike.get(name) == Some(&Held::Unknown)) {
                 if let Some(resource) = sight.get(name)
                     && self.wants(name)
                     && !self.refuses(resource)
@@ -79,7 +84,7 @@ impl Subscription {
             }
         }
         for resource in &batch.resources {
-            self.held.insert(Arc::clone(&resource.name), Some(resource.version));
+            self.unlike.remove(&resource.name);
             self.must_send.remove(&resource.name);
             self.changed.remove(&resource.name);
             self.let_go(&resource.name);

@@ -393,9 +393,9 @@ pub(super) fn i1_is_told_of_what_it_wants(session: &Session, latest: &Slice) -> 
 /// I15: nothing is kept about names that are neither asked for nor served.
 pub(super) fn i15_nothing_is_left_behind(audit: &Audit, session: &Session, kind: ResourceType) -> Verdict {
     let subscription = session.of(kind);
-    let stray = subscription.held().map(|(name, _)| name).find(|name| !audit.of(kind).wants(name));
+    let stray = subscription.listed().find(|name| !audit.of(kind).wants(name));
     ensure("I15", stray.is_none(), || format!("{kind:?} {stray:?} is held and not asked for"))?;
-    let gone = subscription.held().map(|(name, _)| name);
+    let gone = subscription.listed();
     let gone = gone.filter(|name| session.slice().get(kind, name).is_none()).collect::<Vec<_>>();
     ensure("I15", gone.is_empty(), || format!("{kind:?} {gone:?} are held and gone"))?;
     let refused: BTreeMap<_, _> = subscription.rejected().iter().collect();
