@@ -14,6 +14,7 @@ use foldhash::HashSet;
 use foldhash::fast::RandomState;
 
 use crate::model::{InstanceId, Reason, ServiceKey};
+use crate::snapshot::Name;
 
 /// How many withdrawals are remembered.
 const REMEMBERED: u64 = 512;
@@ -36,7 +37,7 @@ pub struct Withdrawal {
     /// Why.
     pub reason: Reason,
     /// The load assignment that no longer holds it.
-    pub assignment: Arc<str>,
+    pub assignment: Name,
     /// The snapshot that took it out: where the whole service left, the one after its cluster's grace.
     pub generation: u64,
     /// When the source's answer arrived.
@@ -107,7 +108,7 @@ enum Visit {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     entries: Arc<DashMap<u64, Entry, RandomState>>,
-    open: Arc<DashMap<Arc<str>, Vec<u64>, RandomState>>,
+    open: Arc<DashMap<Name, Vec<u64>, RandomState>>,
     next_id: Arc<AtomicU64>,
     next_stream: Arc<AtomicU64>,
 }
@@ -122,7 +123,7 @@ impl Ledger {
     pub fn open(&self, withdrawal: Withdrawal) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let streams_before = self.next_stream.load(Ordering::Relaxed);
-        let assignment = Arc::clone(&withdrawal.assignment);
+        let assignment = withdrawal.assignment.clone();
         let now = withdrawal.published_at;
         let change = Change { id, streams_before, withdrawal, progress: Progress::default() };
         self.entries.insert(id, Entry { change, sent_to: HashSet::default(), acked_by: HashSet::default() });

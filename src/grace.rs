@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use imbl::ordmap::DiffItem;
 
-use crate::snapshot::{ResourceType, Tables};
+use crate::snapshot::{Name, ResourceType, Tables};
 
 /// What is on its way out of one namespace.
 #[derive(Debug)]
 pub struct Grace {
     period: Duration,
-    leaving: BTreeMap<Arc<str>, Instant>,
+    leaving: BTreeMap<Name, Instant>,
 }
 
 impl Grace {
@@ -32,7 +32,7 @@ impl Grace {
         let clusters = &published[ResourceType::Cluster];
         for change in clusters.diff(&desired[ResourceType::Cluster]) {
             if let DiffItem::Remove(name, _) = change {
-                self.leaving.entry(Arc::clone(name)).or_insert(now + self.period);
+                self.leaving.entry(name.clone()).or_insert(now + self.period);
             }
         }
         let wanted = &desired[ResourceType::Cluster];

@@ -140,7 +140,7 @@ pub struct Resource {
     /// Which type it is.
     pub kind: ResourceType,
     /// Its name on the wire.
-    pub name: Arc<str>,
+    pub name: Name,
     /// The hash of its content.
     pub version: Version,
     /// The encoded `envoy.service.discovery.v3.Resource` around it, as delta sends it.
@@ -148,7 +148,7 @@ pub struct Resource {
     /// The part of `bytes` that is the encoded `google.protobuf.Any`, as state-of-the-world sends it.
     pub any: Bytes,
     /// What must be served for it to work.
-    pub depends_on: Box<[(ResourceType, Arc<str>)]>,
+    pub depends_on: Box<[(ResourceType, Name)]>,
     /// The port it binds, for a listener.
     pub port: Option<u16>,
     /// The only clients that may see it; `None` is all.
@@ -157,7 +157,7 @@ pub struct Resource {
 
 impl Resource {
     /// Encodes `message`, which must hold at most one entry in each protobuf map: their order is random.
-    pub fn encode(kind: ResourceType, name: Arc<str>, message: &impl Message) -> Self {
+    pub fn encode(kind: ResourceType, name: Name, message: &impl Message) -> Self {
         let body = message.encode_to_vec();
         let version = Version::of(kind, &body);
         let any = Any { type_url: kind.type_url().to_owned(), value: body };
@@ -173,7 +173,7 @@ impl Resource {
     }
 
     /// The same resource with what it depends on.
-    pub fn depending_on(mut self, names: impl IntoIterator<Item = (ResourceType, Arc<str>)>) -> Self {
+    pub fn depending_on(mut self, names: impl IntoIterator<Item = (ResourceType, Name)>) -> Self {
         self.depends_on = names.into_iter().collect();
         self
     }
@@ -213,8 +213,11 @@ impl PartialEq for Resource {
 
 impl Eq for Resource {}
 
+/// A resource's name on the wire, shared and one word long: each stream keeps thousands.
+pub type Name = arcstr::ArcStr;
+
 /// Resources of one type by name: a copy is free, and comparing it with what it was made from costs what differs.
-pub type Table = OrdMap<Arc<str>, Arc<Resource>>;
+pub type Table = OrdMap<Name, Arc<Resource>>;
 
 /// One [`Table`] for each type, indexed by type.
 #[derive(Clone, Debug, Default)]
@@ -231,7 +234,7 @@ impl std::ops::Index<ResourceType> for Tables {
 impl Tables {
     /// Adds a resource under its own type and name.
     pub fn insert(&mut self, resource: Arc<Resource>) {
-        self.0[resource.kind as usize].insert(Arc::clone(&resource.name), resource);
+        self.0[resource.kind as usize].insert(resource.name.clone(), resource);
     }
 
     /// Takes a resource out.
@@ -240,13 +243,13 @@ impl Tables {
     }
 
     /// The first reference that nothing here answers, as (who, to what).
-    pub fn dangling(&self) -> Option<(Arc<str>, Arc<str>)> {
+    pub fn dangling(&self) -> Option<(Name, Name)> {
         self.0.iter().flat_map(Table::values).find_map(|resource| self.missed_by(resource))
     }
 
-    fn missed_by(&self, resource: &Resource) -> Option<(Arc<str>, Arc<str>)> {
+    fn missed_by(&self, resource: &Resource) -> Option<(Name, Name)> {
         let missing = resource.depends_on.iter().find(|(kind, name)| !self[*kind].contains_key(name))?;
-        Some((Arc::clone(&resource.name), Arc::clone(&missing.1)))
+        Some((resource.name.clone(), missing.1.clone()))
     }
 }
 
@@ -254,7 +257,7 @@ impl Tables {
 #[derive(Debug)]
 struct Change {
     generation: u64,
-    names: [Vec<Arc<str>>; ResourceType::ALL.len()],
+    names: [Vec<Name>; ResourceType::ALL.len()],
     /// Those that were removed, as they were.
     gone: Vec<Arc<Resource>>,
     /// Tasks whose occupied ports are others.
@@ -351,7 +354,7 @@ impl Snapshot {
 
     /// The first reference that nothing here answers, as (who, to what), if what it followed was closed. Where
     /// nothing went it is enough to look at what came.
-    pub fn dangling(&self) -> Option<(Arc<str>, Arc<str>)> {
+    pub fn dangling(&self) -> Option<(Name, Name)> {
         let newest = self.changes.back().filter(|change| change.generation == self.generation);
         let Some(change) = newest else { return self.tables.dangling() };
         let each = || ResourceType::ALL.into_iter().zip(&change.names);
@@ -379,7 +382,7 @@ impl Snapshot {
         &self,
         since: u64,
         kind: ResourceType,
-    ) -> Option<impl Iterator<Item = &Arc<str>> + Clone> {
+    ) -> Option<impl Iterator<Item = &Name> + Clone> {
         let reaches_back = self.changes.front().is_some_and(|oldest| oldest.generation <= since + 1);
         let known = since == self.generation || (since < self.generation && reaches_back);
         let newer = self.changes.iter().filter(move |change| change.generation > since);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arbitrary::Arbitrary;
-use legation::snapshot::{ProxyClass, Resource, ResourceType, Slice, Snapshot, Tables, Version};
+use legation::snapshot::{Name, ProxyClass, Resource, ResourceType, Slice, Snapshot, Tables, Version};
 use legation::xds::session::{Names, Protocol, Request, Response, Session, Terms};
 use libfuzzer_sys::fuzz_target;
 
@@ -59,16 +59,16 @@ struct Play {
     snapshot: Arc<Snapshot>,
     now: Instant,
     /// Each with its members.
-    responses: Vec<(ResourceType, u64, Vec<Arc<str>>)>,
+    responses: Vec<(ResourceType, u64, Vec<Name>)>,
     answered: BTreeSet<u64>,
     /// What a client that believes what it is told holds.
-    told: BTreeMap<(ResourceType, Arc<str>), Version>,
+    told: BTreeMap<(ResourceType, Name), Version>,
     /// What state of the world repeats with each answer.
     asked: BTreeMap<ResourceType, Vec<String>>,
     /// What the client said that it holds, true or not.
     presented: BTreeSet<(ResourceType, String)>,
     /// Who was in a refused response.
-    refused: BTreeSet<(ResourceType, Arc<str>)>,
+    refused: BTreeSet<(ResourceType, Name)>,
 }
 
 fuzz_target!(|script: Script| {
@@ -96,11 +96,11 @@ fn tables(services: &[u8]) -> Tables {
     let mut tables = Tables::default();
     let there = |index: usize| !services[index].is_multiple_of(4);
     for index in (0..services.len()).filter(|index| there(*index)) {
-        let (name, content) = (Arc::<str>::from(format!("s{index}")), services[index]);
+        let (name, content) = (Name::from(format!("s{index}")), services[index]);
         // Each bit pair is the content of one type, so that types change alone and together.
         let text = |shift: u8| (content >> shift & 3).to_string();
-        let encode = |kind, shift| Resource::encode(kind, Arc::clone(&name), &text(shift));
-        let on = |kind| [(kind, Arc::clone(&name))];
+        let encode = |kind, shift| Resource::encode(kind, Name::clone(&name), &text(shift));
+        let on = |kind| [(kind, Name::clone(&name))];
         let cluster = encode(ResourceType::Cluster, 0).depending_on(on(ResourceType::Endpoint));
         let listener = encode(ResourceType::Listener, 4).depending_on(on(ResourceType::Route));
         let route = encode(ResourceType::Route, 6).depending_on(on(ResourceType::Cluster));
@@ -198,7 +198,7 @@ impl Play {
         let place = self.responses.len().checked_sub(1 + usize::from(which));
         let Some((kind, nonce, members)) = place.and_then(|place| self.responses.get(place)) else { return };
         let (kind, nonce) = (*kind, *nonce);
-        let members = members.iter().filter(|_| refused).map(|name| (kind, Arc::clone(name)));
+        let members = members.iter().filter(|_| refused).map(|name| (kind, Name::clone(name)));
         self.refused.extend(members);
         self.answered.insert(nonce);
         let (type_url, nonce) = (kind.type_url().to_owned(), nonce.to_string());
@@ -229,10 +229,10 @@ impl Play {
             self.told.retain(|(other, _), _| *other != kind);
         }
         for name in &response.removed {
-            self.told.remove(&(kind, Arc::clone(name)));
+            self.told.remove(&(kind, Name::clone(name)));
         }
         for resource in &response.resources {
-            self.told.insert((kind, Arc::clone(&resource.name)), resource.version);
+            self.told.insert((kind, resource.name.clone()), resource.version);
         }
     }
 
@@ -264,15 +264,15 @@ impl Play {
     fn judge(&self) {
         assert!(self.session.is_settled(), "something is left to say");
         for kind in ResourceType::ALL {
-            let told = self.told.keys().filter(|(of, _)| *of == kind).map(|(_, name)| Arc::clone(name));
+            let told = self.told.keys().filter(|(of, _)| *of == kind).map(|(_, name)| Name::clone(name));
             let asked = self.session.resources(kind).into_iter().map(|holding| holding.name);
             told.chain(asked).collect::<BTreeSet<_>>().iter().for_each(|name| self.judge_one(kind, name));
         }
     }
 
-    fn judge_one(&self, kind: ResourceType, name: &Arc<str>) {
+    fn judge_one(&self, kind: ResourceType, name: &Name) {
         let Some(asked) = self.session.asked(kind) else { return };
-        let key = (kind, Arc::clone(name));
+        let key = (kind, Name::clone(name));
         let named = self.session.resources(kind).iter().any(|holding| holding.name == *name);
         let (told, claimed) =
             (self.told.get(&key).copied(), self.presented.contains(&(kind, name.to_string())));

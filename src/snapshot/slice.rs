@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{ProxyClass, Resource, ResourceType, Snapshot, Version};
+use super::{Name, ProxyClass, Resource, ResourceType, Snapshot, Version};
 
 /// The part of a snapshot that one client may see: what is meant for its class, without listeners on ports
 /// its own task occupies, since neither the listener nor the application could then bind (`product.md`,
@@ -49,7 +49,7 @@ impl Slice {
     }
 
     /// Every name of a type that the client may see.
-    pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
+    pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = &Name> {
         self.snapshot
             .table(kind)
             .values()
@@ -59,7 +59,7 @@ impl Slice {
 
     /// What the client might have seen of a type and is gone since generation `since`, as far as is remembered; some
     /// names perhaps more than once.
-    pub fn departed(&self, kind: ResourceType, since: u64) -> impl Iterator<Item = &Arc<str>> {
+    pub fn departed(&self, kind: ResourceType, since: u64) -> impl Iterator<Item = &Name> {
         let newer = self.snapshot.changes.iter().filter(move |change| change.generation > since);
         let gone = newer.flat_map(|change| &change.gone).filter(move |resource| resource.kind == kind);
         let gone = gone.filter(|resource| self.is_mine(resource)).map(|resource| &resource.name);

@@ -12,7 +12,7 @@ use slab::Slab;
 use tokio::sync::{Notify, watch};
 
 use super::interest::Interest;
-use crate::snapshot::{ResourceType, Snapshot};
+use crate::snapshot::{Name, ResourceType, Snapshot};
 
 /// How many names are taken in before others have their turn.
 const AT_ONCE: usize = 256;
@@ -138,7 +138,7 @@ impl Follower {
 
     /// Follows these names from now on, or no longer; `*` is every name of its type. What changed before is not
     /// told: take the latest snapshot after this.
-    pub fn follow(&self, turned: &[(ResourceType, Arc<str>, bool)]) {
+    pub fn follow(&self, turned: &[(ResourceType, Name, bool)]) {
         for some in turned.chunks(AT_ONCE) {
             let interest = &mut self.cell.followers().interest;
             for (kind, name, follows) in some {

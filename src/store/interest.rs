@@ -10,7 +10,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use roaring::RoaringBitmap;
 
-use crate::snapshot::{ResourceType, Snapshot};
+use crate::snapshot::{Name, ResourceType, Snapshot};
 
 /// The name that stands for every resource of a type, as in xDS.
 const EVERYTHING: &str = "*";
@@ -31,7 +31,7 @@ pub(super) struct Interest {
     /// How many names those who have gone followed.
     gone_names: usize,
     /// By type and name, those who asked for it.
-    named: [HashMap<Arc<str>, RoaringBitmap>; ResourceType::ALL.len()],
+    named: [HashMap<Name, RoaringBitmap>; ResourceType::ALL.len()],
     /// By task, the sidecars in it: its ports decide what they may see.
     tasks: HashMap<Arc<str>, RoaringBitmap>,
 }
@@ -44,8 +44,8 @@ impl Interest {
     }
 
     /// From now on `follower` is concerned by changes of `name`; `*` is every name.
-    pub(super) fn follow(&mut self, follower: u32, kind: ResourceType, name: &Arc<str>) {
-        self.named[kind as usize].entry(Arc::clone(name)).or_default().insert(follower);
+    pub(super) fn follow(&mut self, follower: u32, kind: ResourceType, name: &Name) {
+        self.named[kind as usize].entry(Name::clone(name)).or_default().insert(follower);
     }
 
     /// And from now on no longer.
@@ -70,13 +70,8 @@ impl Interest {
         let gone = std::mem::take(&mut self.gone);
         self.gone_names = 0;
         self.present -= &gone;
-        for followers in self.named.iter_mut().chain([&mut self.tasks]) {
-            followers.retain(|_, followers| {
-                *followers -= &gone;
-                !followers.is_empty()
-            });
-            followers.shrink_to_fit();
-        }
+        self.named.iter_mut().for_each(|named| tidy(named, &gone));
+        tidy(&mut self.tasks, &gone);
         gone.into_iter().collect()
     }
 
@@ -102,6 +97,15 @@ impl Interest {
     pub(super) fn in_turn(&self, generation: u64) -> impl Iterator<Item = u32> {
         self.present.iter().filter(move |follower| u64::from(*follower) % STRIDE == generation % STRIDE)
     }
+}
+
+/// Takes those who have gone out of each entry.
+fn tidy<K: Eq + std::hash::Hash>(entries: &mut HashMap<K, RoaringBitmap>, gone: &RoaringBitmap) {
+    entries.retain(|_, followers| {
+        *followers -= gone;
+        !followers.is_empty()
+    });
+    entries.shrink_to_fit();
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@
 //!
 //! Invariant: follows from the description alone.
 
-use std::sync::Arc;
-
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, OutlierDetection, circuit_breakers::Thresholds, cluster,
 };
@@ -25,10 +23,10 @@ use prost::Message;
 
 use super::{ads, number, profile, proto};
 use crate::model::{Protocol, ServiceKey, ServiceSpec};
-use crate::snapshot::{Resource, ResourceType};
+use crate::snapshot::{Name, Resource, ResourceType};
 
 /// The name of a service's cluster, and of its load assignment: `prod/payments`.
-pub fn name(key: &ServiceKey) -> Arc<str> {
+pub fn name(key: &ServiceKey) -> Name {
     key.to_string().into()
 }
 
@@ -57,7 +55,7 @@ pub fn cluster(spec: &ServiceSpec) -> Resource {
         typed_extension_protocol_options: http_options(spec).into_iter().collect(),
         ..Default::default()
     };
-    Resource::encode(ResourceType::Cluster, Arc::clone(&name), &cluster)
+    Resource::encode(ResourceType::Cluster, Name::clone(&name), &cluster)
         .depending_on([(ResourceType::Endpoint, name)])
 }
 

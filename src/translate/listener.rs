@@ -6,7 +6,6 @@
 //! Invariant: no listener holds what a route or an endpoint may change, because a changed listener drains.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
@@ -22,7 +21,7 @@ use prost::Message;
 
 use super::{ads, cluster, endpoint, number, profile, proto, route};
 use crate::model::{Alias, MeshNamespace, Namespace, ServiceSpec};
-use crate::snapshot::{ProxyClass, Resource, ResourceType};
+use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 use crate::vip;
 
 const MANAGER: &str = "type.googleapis.com/\
@@ -40,7 +39,7 @@ pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> R
     let name = route::alias_name(spec, alias);
     let (filter, depends_on) = if spec.protocol.is_http() {
         let idle = spec.knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
-        (http_filter(&name, &name, idle), (ResourceType::Route, Arc::clone(&name)))
+        (http_filter(&name, &name, idle), (ResourceType::Route, Name::clone(&name)))
     } else {
         (tcp_filter(spec, &name), (ResourceType::Cluster, cluster::name(&spec.key)))
     };
@@ -51,11 +50,11 @@ pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> R
 pub fn proxy_listener(namespace: &Namespace) -> Resource {
     let name = route::proxy_name(namespace);
     let filter = http_filter(&name, &name, profile::HTTP_IDLE_TIMEOUT);
-    listener(Arc::clone(&name), Ipv4Addr::LOCALHOST, profile::PROXY_PORT, filter)
+    listener(Name::clone(&name), Ipv4Addr::LOCALHOST, profile::PROXY_PORT, filter)
         .depending_on([(ResourceType::Route, name)])
 }
 
-fn listener(name: Arc<str>, address: Ipv4Addr, port: u16, filter: Filter) -> Resource {
+fn listener(name: Name, address: Ipv4Addr, port: u16, filter: Filter) -> Resource {
     let listener = Listener {
         name: name.to_string(),
         address: Some(endpoint::socket_address(IpAddr::V4(address), port)),
@@ -67,7 +66,7 @@ fn listener(name: Arc<str>, address: Ipv4Addr, port: u16, filter: Filter) -> Res
 }
 
 /// What a gRPC library asks for that was told to reach `name`: the service's routes, and no address.
-pub fn api_listener(spec: &ServiceSpec, name: &Arc<str>) -> Resource {
+pub fn api_listener(spec: &ServiceSpec, name: &str) -> Resource {
     let routes = route::service_name(spec);
     let manager = manager(name, &routes);
     let manager = Any { type_url: MANAGER.to_owned(), value: manager.encode_to_vec() };
@@ -76,7 +75,7 @@ pub fn api_listener(spec: &ServiceSpec, name: &Arc<str>) -> Resource {
         api_listener: Some(ApiListener { api_listener: Some(manager) }),
         ..Default::default()
     };
-    Resource::encode(ResourceType::Listener, Arc::clone(name), &listener)
+    Resource::encode(ResourceType::Listener, name.into(), &listener)
         .depending_on([(ResourceType::Route, routes)])
         .only_for(ProxyClass::Grpc)
 }

@@ -21,21 +21,21 @@ use prost::Message;
 use super::host::Names;
 use super::{cluster, number, profile, proto};
 use crate::model::{Alias, Namespace, ServiceName, ServiceSpec};
-use crate::snapshot::{ProxyClass, Resource, ResourceType};
+use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
 /// and its connections too, when the alias goes over to another service.
-pub fn alias_name(spec: &ServiceSpec, alias: &Alias) -> Arc<str> {
+pub fn alias_name(spec: &ServiceSpec, alias: &Alias) -> Name {
     format!("{}/{alias}", spec.key.namespace).into()
 }
 
 /// The name of a service's route configuration: that of its cluster.
-pub fn service_name(spec: &ServiceSpec) -> Arc<str> {
+pub fn service_name(spec: &ServiceSpec) -> Name {
     cluster::name(&spec.key)
 }
 
 /// The name of the Host-routed listener and of its routes. `@` is in no service's name.
-pub fn proxy_name(namespace: &Namespace) -> Arc<str> {
+pub fn proxy_name(namespace: &Namespace) -> Name {
     format!("{namespace}/@http-proxy").into()
 }
 
@@ -49,7 +49,7 @@ pub fn service_routes(spec: &ServiceSpec) -> Resource {
     everything_to(spec, service_name(spec)).only_for(ProxyClass::Grpc)
 }
 
-fn everything_to(spec: &ServiceSpec, name: Arc<str>) -> Resource {
+fn everything_to(spec: &ServiceSpec, name: Name) -> Resource {
     let routes = RouteConfiguration {
         name: name.to_string(),
         virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()])],

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 
 use super::session::{Asked, Holding, Protocol, Rejection, Session};
 use crate::model::Namespace;
-use crate::snapshot::{ProxyClass, ResourceType};
+use crate::snapshot::{Name, ProxyClass, ResourceType};
 use crate::store::Follower;
 
 /// Who is at the other end of a stream, from the first request's `node`.
@@ -60,7 +60,7 @@ pub struct TypeStatus {
     /// The newest refusal, while something is refused or nothing has been accepted since.
     pub nack: Option<Nack>,
     /// Resources that it refused and that have not changed since.
-    pub rejected: BTreeMap<Arc<str>, Rejection>,
+    pub rejected: BTreeMap<Name, Rejection>,
     /// Responses sent.
     pub responses: u64,
     /// Resources and removals sent, in all responses: what really travelled.
@@ -94,7 +94,7 @@ pub struct Client {
     /// The newest generation that it holds completely: everything sent, everything answered.
     pub synced_generation: u64,
     /// Aliases whose listener it can't have, because its own task occupies the port (`LSN002`).
-    pub withheld: Vec<Arc<str>>,
+    pub withheld: Vec<Name>,
     /// By type, those it asked for.
     pub types: Vec<(ResourceType, TypeStatus)>,
 }
@@ -191,7 +191,7 @@ impl Watched {
             connected: Arc::clone(connected),
             protocol: session.terms().protocol,
             synced_generation: self.synced_generation(),
-            withheld: session.slice().withheld().map(|listener| Arc::clone(&listener.name)).collect(),
+            withheld: session.slice().withheld().map(|listener| listener.name.clone()).collect(),
             types: types.collect(),
         }
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use foldhash::HashSet;
 
 use super::subscription::{Batch, Cold, Sent, Sight, Subscription};
-use crate::snapshot::{Resource, ResourceType, Slice, Version};
+use crate::snapshot::{Name, Resource, ResourceType, Slice, Version};
 
 mod holding;
 mod request;
@@ -95,7 +95,7 @@ pub enum Heard {
     /// A type that Legation doesn't serve; it gets no answer, and the others go on.
     UnknownType,
     /// These resources, or their removal, from that generation, are in force.
-    Ack(ResourceType, u64, Vec<Arc<str>>),
+    Ack(ResourceType, u64, Vec<Name>),
     /// A response of that generation was refused.
     Nack(ResourceType, u64, Refusal),
 }
@@ -108,7 +108,7 @@ pub struct Refusal {
     /// How many resources the response held.
     pub members: usize,
     /// Those that are known now to be the cause, and are not sent again.
-    pub guilty: Vec<(Arc<str>, Version)>,
+    pub guilty: Vec<(Name, Version)>,
 }
 
 /// A resource that the client refused and that has not changed since.
@@ -134,9 +134,9 @@ pub struct Response {
     /// What to add or replace; where a response carries everything, everything.
     pub resources: Vec<Arc<Resource>>,
     /// What to remove; where a response carries everything, it is merely left out.
-    pub removed: Vec<Arc<str>>,
+    pub removed: Vec<Name>,
     /// Asked for by name and not there.
-    pub missing: Vec<Arc<str>>,
+    pub missing: Vec<Name>,
 }
 
 /// What a client asks for because of one of these, by the same name.
@@ -155,7 +155,7 @@ pub struct Session {
     subscriptions: [Subscription; ResourceType::ALL.len()],
     /// Load assignments of clusters that went out before the first request for endpoints: they are sent even
     /// if the client presents them (`xds.md`, item 44).
-    owed: HashSet<Arc<str>>,
+    owed: HashSet<Name>,
     waits: Waits,
     last_nonce: u64,
 }
@@ -281,7 +281,7 @@ impl Session {
         }
     }
 
-    fn find_orphan(&mut self, kind: ResourceType, name: &Arc<str>) {
+    fn find_orphan(&mut self, kind: ResourceType, name: &Name) {
         let follower = follower(kind);
         if self.of(follower).names.contains(name) && self.slice.get(follower, name).is_none() {
             self.find_gone(kind, name);
@@ -297,7 +297,7 @@ impl Session {
         }
     }
 
-    fn find_gone(&mut self, kind: ResourceType, name: &Arc<str>) {
+    fn find_gone(&mut self, kind: ResourceType, name: &Name) {
         let gone = self.of(kind).requested && self.slice.get(kind, name).is_none();
         if self.terms.protocol == Protocol::Delta && gone {
             let confirmed = self.confirmed;
@@ -306,7 +306,7 @@ impl Session {
     }
 
     /// The first request of a type. Returns the names that must be sent even if they are presented.
-    fn start(&mut self, kind: ResourceType, presented: HashMap<String, String>) -> HashSet<Arc<str>> {
+    fn start(&mut self, kind: ResourceType, presented: HashMap<String, String>) -> HashSet<Name> {
         // Endpoints before clusters: the client was cut off while a cluster warmed and waits for its load
         // assignment, though it holds an equal one (`xds.md`, item 44).
         let cut_off = kind == ResourceType::Endpoint
@@ -329,7 +329,7 @@ impl Session {
         subscription.clear(sight, last);
         subscription.accept(sight, last);
         let names = last.resources.iter().map(|resource| &resource.name).chain(&last.removed);
-        Heard::Ack(kind, last.generation, names.map(Arc::clone).collect())
+        Heard::Ack(kind, last.generation, names.cloned().collect())
     }
 
     fn on_nack(&mut self, kind: ResourceType, sent: &[Sent], reason: Arc<str>) -> Heard {
@@ -341,14 +341,14 @@ impl Session {
         let guilty = members.filter(|it| {
             subscription.rejected().get(&it.name).is_some_and(|rejection| rejection.version == it.version)
         });
-        let guilty = guilty.map(|it| (Arc::clone(&it.name), it.version)).collect();
+        let guilty = guilty.map(|it| (it.name.clone(), it.version)).collect();
         Heard::Nack(kind, last.generation, Refusal { reason, members: last.resources.len(), guilty })
     }
 
     /// What was asked for or given up since this was last called, and which of the two; `*` is everything of a type.
     /// A newer snapshot in which nothing of all that was asked for differs, nor the ports that the client's own task
     /// occupies, need not be taken in.
-    pub fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+    pub fn turned(&mut self) -> Vec<(ResourceType, Name, bool)> {
         let turned = |kind: ResourceType, subscription: &mut Subscription| {
             subscription.turned().into_iter().map(move |(name, asked)| (kind, name, asked))
         };
@@ -468,7 +468,7 @@ impl Session {
             let subscription = &mut self.subscriptions[*kind as usize];
             subscription.owe(name);
             if !subscription.requested && self.terms.only.is_none() {
-                self.owed.insert(Arc::clone(name));
+                self.owed.insert(Name::clone(name));
             }
         }
     }

@@ -25,7 +25,7 @@ use super::reader::Reader;
 use super::server::Running;
 use super::session::{Heard, Protocol, Refusal, Request, Response, Session, Terms};
 use super::wire::Pieces;
-use crate::snapshot::{ResourceType, Slice};
+use crate::snapshot::{Name, ResourceType, Slice};
 use crate::store::Follower;
 use crate::telemetry::{Metrics, RefusedLabels, StreamLabels};
 
@@ -248,7 +248,7 @@ impl OpenStream {
         Ok(())
     }
 
-    fn on_ack(&self, kind: ResourceType, generation: u64, names: &[Arc<str>]) {
+    fn on_ack(&self, kind: ResourceType, generation: u64, names: &[Name]) {
         let now = SystemTime::now();
         self.counts.acks[kind as usize].inc();
         self.registered.shared.lock().types[kind as usize].acked = Some((generation, now));

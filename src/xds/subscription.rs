@@ -18,7 +18,7 @@ pub(super) use held::Held;
 use rare::Rare;
 
 use super::session::Protocol;
-use crate::snapshot::{ProxyClass, Resource, ResourceType, Slice, Version};
+use crate::snapshot::{Name, ProxyClass, Resource, ResourceType, Slice, Version};
 
 mod absence;
 mod aside;
@@ -27,8 +27,6 @@ mod flight;
 mod held;
 mod rare;
 mod refusal;
-
-type Name = Arc<str>;
 
 /// How long a response may stay unanswered before the next one goes out all the same: a client holds the ACK
 /// of its clusters back while one of them warms.
@@ -64,7 +62,7 @@ impl Sight<'_> {
 
     /// The name as the snapshot holds it, shared by every stream, where it is served.
     pub(super) fn name(&self, name: &str) -> Name {
-        self.get(name).map_or_else(|| name.into(), |resource| Arc::clone(&resource.name))
+        self.get(name).map_or_else(|| name.into(), |resource| resource.name.clone())
     }
 
     /// The most that a response may carry, which is no limit where it must carry everything.
@@ -184,10 +182,10 @@ impl Subscription {
             rare.told_missing.remove(&name);
         }
         let list = if compared { &mut self.changed } else { &mut self.must_send };
-        list.insert(Arc::clone(&name));
-        if self.names.insert(Arc::clone(&name)) {
+        list.insert(Name::clone(&name));
+        if self.names.insert(Name::clone(&name)) {
             if !self.wildcard && sight.get(&name).is_some() {
-                self.unlike.entry(Arc::clone(&name)).or_insert(Held::Nothing);
+                self.unlike.entry(Name::clone(&name)).or_insert(Held::Nothing);
             }
             self.rare_mut().turned.push(name);
         }
@@ -197,7 +195,7 @@ impl Subscription {
     /// whether the wildcard still gives it (item 20).
     fn unsubscribe(&mut self, sight: Sight<'_>, name: &str, answered: bool) {
         let Some(name) = self.names.take(name) else { return };
-        self.rare_mut().turned.push(Arc::clone(&name));
+        self.rare_mut().turned.push(Name::clone(&name));
         if !self.wildcard || answered {
             self.forget(&name);
         }
@@ -247,18 +245,18 @@ impl Subscription {
     /// Makes a subscribed name due, even if the client holds it.
     pub(super) fn owe(&mut self, name: &Name) {
         if self.wants(name) {
-            self.must_send.insert(Arc::clone(name));
+            self.must_send.insert(Name::clone(name));
         }
     }
 
     /// Notes that the client holds something of that name that it does not present: compared as if it did.
     pub(super) fn find(&mut self, name: &Name, confirmed: bool) {
         if self.wildcard && !self.holds_unserved(name) {
-            self.unlike.insert(Arc::clone(name), Held::Unknown);
+            self.unlike.insert(Name::clone(name), Held::Unknown);
             if !confirmed {
-                self.rare_mut().presented.insert(Arc::clone(name));
+                self.rare_mut().presented.insert(Name::clone(name));
             }
-            self.changed.insert(Arc::clone(name));
+            self.changed.insert(Name::clone(name));
         }
     }
 
@@ -396,7 +394,7 @@ impl Subscription {
             rare.unconfirmed.remove(&resource.name);
             rare.told_missing.remove(&resource.name);
             if refused && must {
-                rare.withheld.insert(Arc::clone(&resource.name));
+                rare.withheld.insert(resource.name.clone());
             } else if !refused {
                 rare.rejected.remove(&resource.name);
                 rare.withheld.remove(&resource.name);
@@ -420,7 +418,7 @@ impl Subscription {
         match absence(sight.kind, sight.protocol, held, must, named) {
             Absence::RemoveLater => {
                 if must && !sight.is_full() {
-                    self.unlike.insert(Arc::clone(&name), Held::Unknown); // still due, should it come back first
+                    self.unlike.insert(Name::clone(&name), Held::Unknown); // still due, should it come back first
                 }
                 self.rare_mut().removals.insert(name);
             }
@@ -434,9 +432,9 @@ impl Subscription {
             }
             Absence::SayMissing => {
                 self.gone(&name);
-                if self.rare_mut().told_missing.insert(Arc::clone(&name)) {
+                if self.rare_mut().told_missing.insert(Name::clone(&name)) {
                     batch.absent_len += name.len();
-                    batch.missing.push(Arc::clone(&name));
+                    batch.missing.push(Name::clone(&name));
                 }
                 if held {
                     batch.remove(name);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Rejection, Session};
-use crate::snapshot::{Resource, ResourceType, Version};
+use crate::snapshot::{Name, Resource, ResourceType, Version};
 
 impl Session {
     /// What the client asks for of one type; `None` while it has not asked.
@@ -27,7 +27,7 @@ impl Session {
         let (sight, on_the_way) = (self.sight(kind), subscription.on_the_way());
         let names: BTreeSet<_> = subscription.concerned(sight).collect();
         let each = names.into_iter().map(|name| Holding {
-            name: Arc::clone(name),
+            name: Name::clone(name),
             served: self.slice.get(kind, name).cloned(),
             held: subscription.held(sight, name).version(),
             awaited: on_the_way.contains(&**name),
@@ -45,14 +45,14 @@ pub struct Asked<'a> {
     /// How many names.
     pub names: usize,
     /// Refused and unchanged since.
-    pub rejected: &'a std::collections::BTreeMap<Arc<str>, Rejection>,
+    pub rejected: &'a std::collections::BTreeMap<Name, Rejection>,
 }
 
 /// How a client stands to one resource.
 #[derive(Clone, Debug)]
 pub struct Holding {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: Name,
     /// What is served under that name now.
     pub served: Option<Arc<Resource>>,
     /// The version that it was last sent or said to hold; `None` if it was sent none, or may have applied none.

@@ -5,7 +5,6 @@
 //! Invariant: every wait ends by its time, but that of removals for a listener which is not sure to be gone; and what
 //! endpoints there are waits for nobody.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Cold, LEADS, Session};
@@ -82,7 +81,7 @@ impl Session {
         if self.slice.class() != ProxyClass::Sidecar {
             return Cold::default();
         }
-        let clusters = self.of(ResourceType::Cluster).cold().map(Arc::clone).collect();
+        let clusters = self.of(ResourceType::Cluster).cold().cloned().collect();
         Cold { clusters, wait: self.warming() }
     }
 

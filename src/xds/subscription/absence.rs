@@ -5,16 +5,14 @@
 //! Invariant: a route configuration is never removed, since its listener would warm for ever; and where a
 //! client keeps what is merely left out, it gets an empty one.
 
-use std::sync::Arc;
-
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 
-use crate::snapshot::{Resource, ResourceType};
+use crate::snapshot::{Name, Resource, ResourceType};
 use crate::xds::session::Protocol;
 
 /// An empty resource of that name.
-type Empty = fn(Arc<str>) -> Resource;
+type Empty = fn(Name) -> Resource;
 
 /// What is done about a name that is not there.
 #[derive(Clone, Copy, Debug)]
@@ -62,12 +60,12 @@ pub(super) fn farewell(kind: ResourceType, protocol: Protocol) -> Option<Empty> 
     (kind == ResourceType::Endpoint && protocol == Protocol::StateOfTheWorld).then_some(empty_assignment)
 }
 
-fn empty_assignment(name: Arc<str>) -> Resource {
+fn empty_assignment(name: Name) -> Resource {
     let assignment = ClusterLoadAssignment { cluster_name: name.to_string(), ..Default::default() };
     Resource::encode(ResourceType::Endpoint, name, &assignment)
 }
 
-fn empty_routes(name: Arc<str>) -> Resource {
+fn empty_routes(name: Name) -> Resource {
     let routes = RouteConfiguration { name: name.to_string(), ..Default::default() };
     Resource::encode(ResourceType::Route, name, &routes)
 }

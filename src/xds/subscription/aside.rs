@@ -4,7 +4,6 @@
 //!
 //! Invariant: each name waits for its own clusters and for no others, and no longer than [`Cold::wait`].
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashSet;
@@ -95,7 +94,7 @@ impl Subscription {
             group.retain(|(name, version)| {
                 let changed = sight.get(name).filter(|it| it.version != *version);
                 let released = changed.filter(|it| cold.is_led_to(sight.slice, it));
-                self.changed.extend(released.map(|it| Arc::clone(&it.name)));
+                self.changed.extend(released.map(|it| it.name.clone()));
                 released.is_none()
             });
         }

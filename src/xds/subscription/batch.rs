@@ -27,7 +27,7 @@ pub(in crate::xds) struct Batch {
 impl Batch {
     pub(super) fn push(&mut self, resource: &Arc<Resource>, new: bool) {
         if new && resource.kind == ResourceType::Cluster {
-            self.fresh.insert(Arc::clone(&resource.name));
+            self.fresh.insert(resource.name.clone());
         }
         self.resources.push(Arc::clone(resource));
     }

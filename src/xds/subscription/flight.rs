@@ -68,13 +68,12 @@ impl Subscription {
     pub(in crate::xds) fn accept(&mut self, sight: Sight<'_>, sent: &Sent) {
         if sight.is_full() {
             // What was dropped and asked for again is the client's own once it is sent again.
-            let anew =
-                |name: &Name| self.must_send.contains(name) && self.held(sight, name) == Held::Nothing;
+            let anew = |name: &Name| self.must_send.contains(name) && self.held(sight, name) == Held::Nothing;
             let wanted = sent.resources.iter().filter(|it| self.wants(&it.name) && !anew(&it.name));
             // What was refused meanwhile leaves what stands in for it.
             let good =
                 wanted.filter_map(|it| if self.refuses(it) { self.good.get(&it.name) } else { Some(it) });
-            self.good = good.map(|it| (Arc::clone(&it.name), Arc::clone(it))).collect();
+            self.good = good.map(|it| (it.name.clone(), Arc::clone(it))).collect();
         }
     }
 
@@ -93,7 +92,7 @@ impl Subscription {
                 let rare = self.rare_mut();
                 rare.rejected.remove(name);
                 let list = if rare.withheld.remove(name) { &mut self.must_send } else { &mut self.changed };
-                list.insert(Arc::clone(name));
+                list.insert(Name::clone(name));
             }
             if (refused || suspected) && in_force && self.held(sight, name) == Held::Unknown {
                 self.hold(sight, name, Held::Version(resource.version));

@@ -49,7 +49,7 @@ impl Subscription {
         if held == self.as_served(sight, name) {
             self.unlike.remove(name);
         } else {
-            self.unlike.insert(Arc::clone(name), held);
+            self.unlike.insert(Name::clone(name), held);
         }
     }
 
@@ -61,7 +61,7 @@ impl Subscription {
     /// Notes that the client, which is about to ask for everything, holds nothing of what it has not asked for.
     pub(super) fn hold_nothing_new(&mut self, sight: Sight<'_>) {
         for name in sight.slice.names(sight.kind).filter(|name| !self.names.contains(*name)) {
-            self.unlike.entry(Arc::clone(name)).or_insert(Held::Nothing);
+            self.unlike.entry(Name::clone(name)).or_insert(Held::Nothing);
         }
     }
 
@@ -78,9 +78,9 @@ impl Subscription {
                 if held == self.as_served(sight, name) {
                     continue;
                 }
-                self.unlike.insert(Arc::clone(name), held);
+                self.unlike.insert(Name::clone(name), held);
             }
-            self.changed.insert(Arc::clone(name));
+            self.changed.insert(Name::clone(name));
         }
     }
 

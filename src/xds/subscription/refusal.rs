@@ -42,16 +42,16 @@ impl Subscription {
         let Verdict { guilty, innocent, groups } = judge(&members, held, reason, class, full);
         let suspects: Vec<_> = members.into_iter().filter(|it| held(it)).collect();
         for resource in &suspects {
-            self.unlike.insert(Arc::clone(&resource.name), Held::Unknown);
+            self.unlike.insert(resource.name.clone(), Held::Unknown);
         }
         for resource in guilty {
             let rejection = Rejection { version: resource.version, reason: Arc::clone(reason) };
-            self.rare_mut().rejected.insert(Arc::clone(&resource.name), rejection);
+            self.rare_mut().rejected.insert(resource.name.clone(), rejection);
         }
         for resource in innocent {
             self.hold(sight, &resource.name, Held::Version(resource.version));
             if full {
-                self.good.insert(Arc::clone(&resource.name), resource);
+                self.good.insert(resource.name.clone(), resource);
             }
         }
         if !groups.is_empty() {
@@ -60,9 +60,9 @@ impl Subscription {
         for name in sent.removed.iter().filter(|_| !only_removed) {
             if self.wants(name) {
                 if self.held(sight, name) == Held::Nothing {
-                    self.unlike.insert(Arc::clone(name), Held::Unknown);
+                    self.unlike.insert(Name::clone(name), Held::Unknown);
                 }
-                self.changed.insert(Arc::clone(name));
+                self.changed.insert(Name::clone(name));
             }
         }
     }
@@ -120,7 +120,7 @@ fn judge(
         return Verdict { guilty, innocent, ..verdict };
     }
     let (named, rest): (Vec<_>, Vec<_>) = suspects().partition(named);
-    let group = |of: &[Arc<Resource>]| of.iter().map(|it| (Arc::clone(&it.name), it.version)).collect();
+    let group = |of: &[Arc<Resource>]| of.iter().map(|it| (it.name.clone(), it.version)).collect();
     let (searched, alone) = if rest.is_empty() { (named, Vec::new()) } else { (rest, named) };
     // Where absence means deletion a hint is believed: half of the others would go for a moment.
     let believed = full && !alone.is_empty();

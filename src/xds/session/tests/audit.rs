@@ -171,7 +171,7 @@ impl Audit {
         for name in slice.names(kind).chain(books.told.keys()) {
             let told = books.told.get(name).filter(|told| told.sure).and_then(|told| told.version);
             if told != slice.get(kind, name).map(|it| it.version) || books.due.contains_key(name) {
-                books.differs_since.entry(Arc::clone(name)).or_insert(self.now);
+                books.differs_since.entry(Name::clone(name)).or_insert(self.now);
             }
         }
     }
@@ -194,7 +194,7 @@ impl Audit {
         for kind in [Cluster, Endpoint] {
             let held = self.of(kind).told.iter().filter(|(_, told)| told.version.is_some() || !told.sure);
             let gone = held.map(|(name, _)| name).filter(|name| slice.get(kind, name).is_none());
-            let gone: Vec<_> = gone.map(|name| (kind, Arc::clone(name))).collect();
+            let gone: Vec<_> = gone.map(|name| (kind, Name::clone(name))).collect();
             for key in gone {
                 self.absent.entry(key).or_insert(self.now);
             }
@@ -255,14 +255,14 @@ impl Audit {
             books.perhaps_since.get_or_insert(self.now);
             for name in asked.iter().filter(|name| books.wildcard && !served(name)) {
                 let unsure = Told { version: None, sure: false, resource: None };
-                let told = books.told.entry(Arc::clone(name));
+                let told = books.told.entry(Name::clone(name));
                 told.and_modify(|told| told.sure &= told.version.is_some()).or_insert(unsure);
             }
             // And others may be what went while it was away.
             let departed = slice.departed(kind, 0).filter(|_| self.resumed && books.wildcard);
             for name in departed {
                 let unsure = Told { version: None, sure: false, resource: None };
-                books.told.entry(Arc::clone(name)).or_insert(unsure);
+                books.told.entry(Name::clone(name)).or_insert(unsure);
             }
         }
     }
@@ -287,12 +287,12 @@ impl Audit {
             (books.wildcard, books.reply_due) = (true, true);
         }
         if star && !first {
-            let all = slice.names(kind).map(|name| (Arc::clone(name), Cause::Everything));
+            let all = slice.names(kind).map(|name| (Name::clone(name), Cause::Everything));
             books.due.extend(all.collect::<Vec<_>>());
         }
         for name in add.iter().filter(|name| *name != "*") {
             let name: Name = name.as_str().into();
-            books.names.insert(Arc::clone(&name));
+            books.names.insert(Name::clone(&name));
             books.said_missing.remove(&name);
             books.rounds.retain(|(refused, _), _| *refused != name);
             if !(first && books.presented.contains(&name)) || owed.contains(&name) {
@@ -325,7 +325,7 @@ impl Audit {
         let added: Vec<_> = all.difference(&books.names).cloned().collect();
         for name in books.names.difference(&all) {
             if books.due.remove(name).is_some() {
-                books.may_repeat.insert(Arc::clone(name)); // if a wildcard still covers it
+                books.may_repeat.insert(Name::clone(name)); // if a wildcard still covers it
             }
         }
         let began = star && !books.wildcard;
@@ -338,7 +338,7 @@ impl Audit {
         books.retain_wanted();
         if began {
             books.reply_due = true;
-            let all = slice.names(kind).map(|name| (Arc::clone(name), Cause::Everything));
+            let all = slice.names(kind).map(|name| (Name::clone(name), Cause::Everything));
             books.due.extend(all.collect::<Vec<_>>());
         }
         for name in added {
@@ -371,14 +371,14 @@ impl Audit {
             return;
         }
         for resource in &newest.resources {
-            books.ever_accepted.insert((Arc::clone(&resource.name), resource.version));
+            books.ever_accepted.insert((resource.name.clone(), resource.version));
             let told = books.told.get_mut(&resource.name);
             if let Some(told) = told.filter(|told| told.version == Some(resource.version)) {
                 told.sure = true;
             }
         }
         if full {
-            let all = newest.resources.iter().map(|it| (Arc::clone(&it.name), it.version));
+            let all = newest.resources.iter().map(|it| (it.name.clone(), it.version));
             books.accepted = all.filter(|(name, _)| books.told.contains_key(name)).collect();
         }
     }
@@ -399,15 +399,15 @@ impl Audit {
             let due = books.due.remove(&resource.name).is_some();
             let new =
                 Told { version: Some(resource.version), sure: true, resource: Some(Arc::clone(resource)) };
-            let old = books.told.insert(Arc::clone(&resource.name), new);
+            let old = books.told.insert(resource.name.clone(), new);
             // What it presented, or accepted before, it goes on serving meanwhile.
             let has = books.presented.contains(&resource.name) || books.accepted.contains_key(&resource.name);
             if !has && old.as_ref().is_none_or(|old| !old.sure || old.version.is_none()) {
-                fresh.insert(Arc::clone(&resource.name));
+                fresh.insert(resource.name.clone());
             }
             let same = old.is_some_and(|old| old.sure && old.version == Some(resource.version));
             let accepted = books.accepted.get(&resource.name) == Some(&resource.version);
-            members.push((Arc::clone(&resource.name), resource.version, due));
+            members.push((resource.name.clone(), resource.version, due));
             books.said_missing.remove(&resource.name);
             books.differs_since.remove(&resource.name);
             books.may_repeat.remove(&resource.name);
@@ -428,7 +428,7 @@ impl Audit {
         };
         for name in &left_out {
             books.rounds.retain(|(refused, _), _| refused != name);
-            books.told.insert(Arc::clone(name), Told { version: None, sure: true, resource: None });
+            books.told.insert(Name::clone(name), Told { version: None, sure: true, resource: None });
         }
         for name in response.removed.iter().chain(&response.missing) {
             books.due.remove(name);
@@ -440,7 +440,7 @@ impl Audit {
         }
         let empties = response.resources.iter().filter(|it| is_empty(it)).map(|it| &it.name);
         for name in response.removed.iter().chain(empties) {
-            self.absent.remove(&(kind, Arc::clone(name)));
+            self.absent.remove(&(kind, Name::clone(name)));
         }
         books.flights.push_back(Flight { nonce, at, resources, fresh, members, removed: left_out });
         self.owe(&clusters);
@@ -452,11 +452,11 @@ impl Audit {
         for (cluster, must) in clusters {
             for (_, name) in &cluster.depends_on {
                 if !endpoints.requested {
-                    self.owed.insert(Arc::clone(name));
+                    self.owed.insert(Name::clone(name));
                 } else if endpoints.wants(name) && *must {
-                    endpoints.due.entry(Arc::clone(name)).or_insert(Cause::Owed);
+                    endpoints.due.entry(Name::clone(name)).or_insert(Cause::Owed);
                 } else {
-                    endpoints.may_repeat.insert(Arc::clone(name));
+                    endpoints.may_repeat.insert(Name::clone(name));
                 }
             }
         }
@@ -470,12 +470,12 @@ impl Books {
         let unproven = |name: &Name, version| !applied(name) && accepted.get(name) != Some(version);
         let members: Vec<_> = flight.members.iter().filter(|(name, it, _)| unproven(name, it)).collect();
         for (name, version, due) in &members {
-            self.refused.insert((Arc::clone(name), *version));
+            self.refused.insert((Name::clone(name), *version));
             let current = self.told.get_mut(name).filter(|told| told.version == Some(*version));
             let Some(told) = current else { continue }; // replaced or gone meanwhile: it means nothing
             told.sure = false;
             let new = Rounds { count: 1, members: members.len(), until: last };
-            let rounds = self.rounds.entry((Arc::clone(name), *version));
+            let rounds = self.rounds.entry((Name::clone(name), *version));
             rounds
                 .and_modify(|rounds| {
                     if *due || anew {
@@ -491,7 +491,7 @@ impl Books {
         // Taken back again, alone, unless it is of no interest any more.
         let unsure = Told { version: None, sure: false, resource: None };
         for name in flight.removed.iter().filter(|name| self.wildcard || self.names.contains(*name)) {
-            let told = self.told.entry(Arc::clone(name)).or_insert_with(|| unsure.clone());
+            let told = self.told.entry(Name::clone(name)).or_insert_with(|| unsure.clone());
             told.sure &= told.version.is_some();
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct Chaos {
     protocol: Protocol,
     temper: Temper,
     dice: u64,
-    unanswered: Vec<(ResourceType, String, Vec<Arc<str>>)>,
+    unanswered: Vec<(ResourceType, String, Vec<Name>)>,
     /// The names of each type, for state of the world.
     names: HashMap<ResourceType, Vec<String>>,
     outbox: VecDeque<Request>,
@@ -122,7 +122,7 @@ impl Client for Chaos {
     }
 
     fn receive(&mut self, response: &Response) {
-        let members = response.resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
+        let members = response.resources.iter().map(|resource| resource.name.clone()).collect();
         self.unanswered.push((response.kind, response.nonce.to_string(), members));
         match (self.temper, self.roll(4)) {
             (Temper::Never, _) | (Temper::Fickle, 0) => {}

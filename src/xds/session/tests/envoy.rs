@@ -101,7 +101,7 @@ impl Envoy {
     fn follow(&mut self, parent: ResourceType, child: ResourceType) {
         let parents = self.active(parent).values();
         let wanted: BTreeSet<_> =
-            parents.flat_map(|it| &it.depends_on).map(|(_, name)| Arc::clone(name)).collect();
+            parents.flat_map(|it| &it.depends_on).map(|(_, name)| Name::clone(name)).collect();
         let watch = self.of(child);
         let add = wanted.difference(&watch.names).cloned().collect::<BTreeSet<_>>();
         let drop = watch.names.difference(&wanted).cloned().collect::<BTreeSet<_>>();
@@ -122,11 +122,11 @@ impl Envoy {
         let kind = response.kind;
         let removed = self.removed(response);
         for resource in response.resources.iter().filter(|resource| !is_bad(resource)) {
-            let name = Arc::clone(&resource.name);
+            let name = resource.name.clone();
             if record {
-                self.of(kind).known.insert(Arc::clone(&name), resource.version);
+                self.of(kind).known.insert(Name::clone(&name), resource.version);
             }
-            let before = self.of(kind).active.insert(Arc::clone(&name), Arc::clone(resource));
+            let before = self.of(kind).active.insert(Name::clone(&name), Arc::clone(resource));
             let changed = before.is_none_or(|before| before.version != resource.version);
             match kind {
                 Cluster if changed => _ = self.warming.insert(name),

@@ -62,7 +62,7 @@ impl Grpc {
                 Known::Here(resource) => Some(&resource.depends_on),
                 Known::Missing | Known::Refused => None,
             });
-            wanted = here.flatten().map(|(_, name)| Arc::clone(name)).collect();
+            wanted = here.flatten().map(|(_, name)| Name::clone(name)).collect();
         }
     }
 }
@@ -92,9 +92,9 @@ impl Client for Grpc {
         for resource in response.resources.iter().filter(|it| watch.names.contains(&it.name)) {
             if is_bad(resource) {
                 bad.push(format!("resource {}: no", resource.name));
-                watch.known.entry(Arc::clone(&resource.name)).or_insert(Known::Refused);
+                watch.known.entry(resource.name.clone()).or_insert(Known::Refused);
             } else {
-                watch.known.insert(Arc::clone(&resource.name), Known::Here(Arc::clone(resource)));
+                watch.known.insert(resource.name.clone(), Known::Here(Arc::clone(resource)));
             }
         }
         if response.kind.has_wildcard() {

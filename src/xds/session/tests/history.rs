@@ -41,7 +41,7 @@ pub(super) trait Server {
     fn session(&mut self) -> &mut Session;
     fn request(&mut self, request: Request);
     /// What the stream follows from now on, or no longer.
-    fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+    fn turned(&mut self) -> Vec<(ResourceType, Name, bool)> {
         self.session().turned()
     }
     fn next(&mut self, now: Instant) -> Option<Response>;

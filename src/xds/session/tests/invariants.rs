@@ -75,7 +75,7 @@ fn i1_told_is_served(audit: &Audit, session: &Session, kind: ResourceType) -> Ve
         let right = told.is_some_and(|told| told.sure && told.version == version);
         let quarantined = version.is_some_and(|version| is_quarantined(session, kind, name, version));
         // Who accepted it and refuses it together with others is believed the first time.
-        let accepted = version.map(|version| (Arc::clone(name), version));
+        let accepted = version.map(|version| (Name::clone(name), version));
         let accepted = audit.is_full(kind) && accepted.is_some_and(|it| books.ever_accepted.contains(&it));
         let right = right || quarantined || accepted;
         ensure("I1", right, || format!("{kind:?} {name} is served, but {told:?}"))?;
@@ -92,7 +92,7 @@ fn i1_told_is_served(audit: &Audit, session: &Session, kind: ResourceType) -> Ve
 /// I2: nothing is sent that the client has and that is not due.
 fn i2_minimality(audit: &Audit, response: &Response) -> Verdict {
     let (kind, books) = (response.kind, audit.of(response.kind));
-    let has = |name: &Arc<str>, version: Option<Version>| {
+    let has = |name: &Name, version: Option<Version>| {
         !books.due.contains_key(name)
             && !books.may_repeat.contains(name)
             && books.told.get(name).is_some_and(|told| told.sure && told.version == version)
@@ -195,7 +195,7 @@ fn i5_prefix_safety(audit: &Audit, response: &Response, slice: &Slice) -> Verdic
         }
         false => response.removed.iter().collect(),
     };
-    let held = |name: &Arc<str>| clusters.told.get(name).is_some_and(|it| it.version.is_some() && it.sure);
+    let held = |name: &Name| clusters.told.get(name).is_some_and(|it| it.version.is_some() && it.sure);
     for name in gone.iter().filter(|name| held(name)) {
         i5_nothing_refers_to(audit, slice, name)?;
     }
@@ -215,7 +215,7 @@ fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response, slice: &Sl
     let within = |since: Instant, time: Duration| audit.now < since + time;
     // Who refused load assignments may warm in vain.
     let time = if endpoints.ever_refused { SHORT } else { LONG };
-    let cold = |name: &Arc<str>| {
+    let cold = |name: &Name| {
         let mut flights = clusters.flights.iter().filter(|flight| within(flight.at, time));
         flights.any(|flight| flight.fresh.contains(name))
     };
@@ -226,7 +226,7 @@ fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response, slice: &Sl
     for resource in response.resources.iter().filter(|resource| may_wait(resource)) {
         let known = books.told.get(&resource.name);
         let again = known.is_some_and(|told| told.version == Some(resource.version)); // where all is sent
-        let again = again || books.refused.contains(&(Arc::clone(&resource.name), resource.version));
+        let again = again || books.refused.contains(&(resource.name.clone(), resource.version));
         let early = led_to(slice, resource).into_iter().find(|name| !again && cold(name));
         ensure("I5", early.is_none(), || format!("{} leads to {early:?}, which may warm", resource.name))?;
     }
@@ -239,18 +239,18 @@ fn i5_nothing_leads_to_what_warms(audit: &Audit, response: &Response, slice: &Sl
 }
 
 /// The clusters that a resource leads to, perhaps by way of others.
-fn led_to(slice: &Slice, resource: &Resource) -> BTreeSet<Arc<str>> {
+fn led_to(slice: &Slice, resource: &Resource) -> BTreeSet<Name> {
     let each = resource.depends_on.iter().flat_map(|(kind, name)| match kind {
-        Cluster => BTreeSet::from([Arc::clone(name)]),
+        Cluster => BTreeSet::from([Name::clone(name)]),
         _ => slice.get(*kind, name).map(|next| led_to(slice, next)).unwrap_or_default(),
     });
     each.collect()
 }
 
-fn i5_nothing_refers_to(audit: &Audit, slice: &Slice, name: &Arc<str>) -> Verdict {
+fn i5_nothing_refers_to(audit: &Audit, slice: &Slice, name: &Name) -> Verdict {
     let (listeners, routes) = (audit.of(Listener), audit.of(Route));
     // A listener that stands in for a refused one refers to what may be gone.
-    let current = |name: &Arc<str>, told: &Told| {
+    let current = |name: &Name, told: &Told| {
         slice.get(Listener, name).is_none_or(|it| Some(it.version) == told.version)
     };
     let live = listeners.told.iter().filter(|(name, told)| current(name, told));
@@ -292,7 +292,7 @@ pub(super) fn i7_refusals_are_bounded(audit: &Audit, kind: ResourceType) -> Verd
 pub(super) fn i8_the_innocent_are_served(audit: &Audit, session: &Session, honest: bool) -> Verdict {
     for kind in ResourceType::ALL {
         for (name, rejection) in session.asked(kind).iter().flat_map(|asked| asked.rejected) {
-            let refused = audit.of(kind).refused.contains(&(Arc::clone(name), rejection.version));
+            let refused = audit.of(kind).refused.contains(&(Name::clone(name), rejection.version));
             ensure("I8", refused, || format!("{kind:?} {name} is held back and was never refused"))?;
             let served = session.slice().get(kind, name).filter(|it| it.version == rejection.version);
             let bad = !honest || served.is_none_or(|resource| is_bad(resource));

@@ -107,10 +107,10 @@ struct Mutant {
     nonce: u64,
     nonces: BTreeMap<String, (ResourceType, String)>,
     /// Each resource that went out on this stream.
-    sent: BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>,
+    sent: BTreeMap<(ResourceType, Name), Arc<Resource>>,
     /// Names of each type, and those of them that were just asked for.
     names: BTreeMap<ResourceType, BTreeSet<String>>,
-    asked: BTreeSet<(ResourceType, Arc<str>)>,
+    asked: BTreeSet<(ResourceType, Name)>,
     refused: BTreeSet<ResourceType>,
     unanswered: BTreeSet<ResourceType>,
     held_back: VecDeque<Response>,
@@ -164,7 +164,7 @@ impl Mutant {
     }
 
     fn is_silent_about(&self, resource: &Arc<Resource>) -> bool {
-        let key = (resource.kind, Arc::clone(&resource.name));
+        let key = (resource.kind, resource.name.clone());
         let before = self.sent.get(&key).is_some_and(|before| before.version == resource.version);
         match self.fault {
             Fault::NoResendOnResubscribe => before && self.asked.contains(&key),
@@ -183,12 +183,12 @@ impl Mutant {
             response.resources.into_iter().partition(|resource| !self.is_silent_about(resource));
         response.resources = kept;
         for resource in response.resources.iter().chain(&dropped) {
-            self.asked.remove(&(resource.kind, Arc::clone(&resource.name)));
+            self.asked.remove(&(resource.kind, resource.name.clone()));
         }
         if self.fault == Fault::ForgetsWhatIsMissing {
             response.missing.clear();
             let (sent, kind) = (&self.sent, response.kind);
-            response.removed.retain(|name| sent.contains_key(&(kind, Arc::clone(name))));
+            response.removed.retain(|name| sent.contains_key(&(kind, Name::clone(name))));
         }
         let empties = response.kind == Route && self.fault == Fault::RemovesRoutes;
         if empties {
@@ -196,11 +196,11 @@ impl Mutant {
             let there = |it: &Arc<Resource>| slice.get(Route, &it.name).is_some();
             let (kept, gone): (Vec<_>, Vec<_>) = response.resources.into_iter().partition(there);
             response.resources = kept;
-            response.removed.extend(gone.iter().map(|resource| Arc::clone(&resource.name)));
+            response.removed.extend(gone.iter().map(|resource| resource.name.clone()));
         }
         if self.fault == Fault::ForgetRemovalsOnReconnect {
             let (sent, kind) = (&self.sent, response.kind);
-            response.removed.retain(|name| sent.contains_key(&(kind, Arc::clone(name))));
+            response.removed.retain(|name| sent.contains_key(&(kind, Name::clone(name))));
         }
         let says = !response.resources.is_empty() || !response.removed.is_empty();
         let swallowed = said && !says && !self.is_full(response.kind) && response.missing.is_empty();
@@ -209,7 +209,7 @@ impl Mutant {
             return None;
         }
         for resource in &response.resources {
-            self.sent.insert((resource.kind, Arc::clone(&resource.name)), Arc::clone(resource));
+            self.sent.insert((resource.kind, resource.name.clone()), Arc::clone(resource));
         }
         Some(response)
     }
@@ -315,7 +315,7 @@ impl Server for Mutant {
         &mut self.session
     }
 
-    fn turned(&mut self) -> Vec<(ResourceType, Arc<str>, bool)> {
+    fn turned(&mut self) -> Vec<(ResourceType, Name, bool)> {
         let mut turned = self.session.turned();
         turned.retain(|_| self.fault != Fault::SleepsOn);
         turned

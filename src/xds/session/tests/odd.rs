@@ -113,7 +113,7 @@ fn item_55_of_several_refused_resources_only_the_bad_one_is_kept_back() {
     assert_eq!(applied.len(), 49, "every innocent is in force");
     assert!(refusals <= 7, "{refusals} refusals: more than 1 + log2(50)");
     let rejected: Vec<_> = stream.session.asked(Endpoint).unwrap().rejected.keys().cloned().collect();
-    assert_eq!(rejected, ["a17".into()]);
+    assert_eq!(rejected, ["a17"]);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn item_55_two_refusals_on_their_way_at_once_condemn_only_the_bad_one() {
     world.answer(&first, Some("resource a: no"));
     world.answer(&second, Some("resource a: no"));
     let rejected: Vec<_> = world.stream.session.asked(Listener).unwrap().rejected.keys().cloned().collect();
-    assert_eq!(rejected, ["a".into()]);
+    assert_eq!(rejected, ["a"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn item_99_what_was_dropped_and_asked_for_again_is_not_both_there_and_missing() 
     world.publish([]);
     world.ask(Listener, &["a"]);
     world.answer(&late, None);
-    assert_eq!(world.expect(Listener, &[]).missing, ["a".into()]);
+    assert_eq!(world.expect(Listener, &[]).missing, ["a"]);
     world.publish([resource(Listener, "a", "2")]);
     world.expect(Listener, &["a=2"]);
 }
@@ -279,7 +279,7 @@ fn item_53_the_refusal_of_the_first_of_many_chunks_is_heard() {
         unanswered.extend(more);
     }
     assert_eq!(rest, 136, "each once");
-    assert_eq!(stream.session.asked(Cluster).unwrap().rejected.keys().collect::<Vec<_>>(), [&"c000".into()]);
+    assert_eq!(stream.session.asked(Cluster).unwrap().rejected.keys().collect::<Vec<_>>(), ["c000"]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn item_59_a_listener_does_not_make_room_for_one_that_waits() {
 #[test]
 fn item_57_a_route_does_not_wait_for_ever_however_many_clusters_come() {
     let all = |count: usize| {
-        let names = || (0..count).map(|number| Arc::<str>::from(format!("c{number}")));
+        let names = || (0..count).map(|number| Name::from(format!("c{number}")));
         let routes = resource(Route, "r", &count.to_string());
         let routes = routes.depending_on(names().map(|name| (Cluster, name)));
         names().map(|name| resource(Cluster, &name, "1")).chain([routes]).collect::<Vec<_>>()

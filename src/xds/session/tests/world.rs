@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::{Follower, Store, Writer, store};
 
-pub(super) type Name = Arc<str>;
+pub(super) use crate::snapshot::Name;
 
 /// What a resource holds, as a client sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
