@@ -102,6 +102,9 @@ impl Subscription {
         if self.unlike.is_empty() {
             self.unlike = HashMap::default();
         }
+        if self.outstanding.is_empty() {
+            self.outstanding = VecDeque::new();
+        }
     }
 
     /// The names that were asked for or given up since this was last called, and which of the two; `*` is everything.
