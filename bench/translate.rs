@@ -32,6 +32,7 @@ fn registration(service: usize, task: usize, phase: Phase) -> Registration {
         started_at: None,
         member: Member::Ecs,
         foreign_tls: false,
+        held: false,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Health, metrics and inspection over HTTP: everything that people and monitors ask this process.
 //!
-//! It is not a control surface: nothing here changes anything, and nothing here is on the way of a push.
+//! It is not a control surface: nothing here changes anything, but for one order that only has a source read, and nothing
+//! here is on the way of a push.
 //!
-//! Invariant: read-only; inspection answers on loopback only, and only to those who call it loopback.
+//! Invariant: read-only, but for that order; inspection answers on loopback only, and only to those who call it loopback.
 
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::middleware::from_fn;
-use axum::routing::get;
+use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +32,7 @@ pub mod json;
 mod metrics;
 mod namespaces;
 mod proxies;
+mod release;
 mod status;
 
 /// How long open connections get to end once the server stops answering.
@@ -119,6 +121,7 @@ struct Pages {
 
 fn admin_router(state: AdminState) -> Router {
     let csds = csds::router(state.clients.clone());
+    let pages = Pages { state, dumps: Arc::new(Semaphore::new(1)) };
     let router = Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/findings", get(status::findings))
@@ -131,9 +134,12 @@ fn admin_router(state: AdminState) -> Router {
         .route("/api/v1/changes", get(changes::list))
         .route("/api/v1/changes/{id}", get(changes::one))
         .fallback(answer::no_such_path)
-        .with_state(Pages { state, dumps: Arc::new(Semaphore::new(1)) });
+        .with_state(pages.clone());
+    let orders = Router::new().route("/api/v1/release", post(release::release));
+    let orders = orders.layer(from_fn(guard::no_pages)).with_state(pages);
     // gRPC only knows POST, so that CSDS stands outside the guard of methods; it changes nothing either.
-    router.layer(from_fn(guard::read_only)).merge(csds).layer(from_fn(guard::loopback_only))
+    let router = router.layer(from_fn(guard::read_only));
+    router.merge(csds).merge(orders).layer(from_fn(guard::loopback_only))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod bootstrap;
+mod check;
 mod client;
 mod hosts;
 mod serve;
@@ -100,6 +101,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Check whether AWS allows what a server with this configuration needs
+    Check(Check),
     /// Show sources, namespaces, sidecars and findings at one look
     Status(Ask),
     /// Show each sidecar: what it was sent, what it accepted, what it refused
@@ -118,6 +121,13 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Believe that endpoints are gone which a source lacks and which are held back (finding SRC003)
+    Release {
+        /// The source, as `legation status` names it; without it all.
+        source: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Print lines for /etc/hosts: the loopback address of each alias
     Hosts(Hosts),
     /// Write the bootstrap of a stock Envoy
@@ -132,6 +142,19 @@ struct Serve {
     /// Check the configuration, with its environment and its file sources, and end.
     #[arg(long)]
     check_config: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Before anything runs: each action of IAM is tried once, and nothing is changed.
+    #[arg(long, required = true)]
+    pre: bool,
+    /// The server configuration.
+    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
+    config: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 /// Whom to ask, and how to print the answer.
@@ -239,9 +262,11 @@ fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
     let outcome = match command {
         Command::Serve(serve) => serve::run(&serve, terminal),
         Command::Validate { files, output } => validate::run(&files, output, terminal),
+        Command::Check(check) => check::run(&check, terminal),
         Command::Status(ask) => show::status(&ask, terminal),
         Command::Proxies { ask, state } => show::proxies(&ask, &state, terminal),
         Command::Services { namespace, ask } => show::services(&namespace, &ask, terminal),
+        Command::Release { source, ask } => show::release(source.as_deref(), &ask, terminal),
         Command::Hosts(hosts) => hosts::run(&hosts, terminal),
         Command::Bootstrap(bootstrap) => bootstrap::run(&bootstrap, terminal),
     };

@@ -36,6 +36,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// How long streams get to end when the server stops.
     pub shutdown_grace: Duration,
+    /// From when on a loss of endpoints is held back.
+    pub guard: Guard,
     /// What sidecars get and are allowed.
     pub xds: Xds,
     /// Set where sidecars must speak TLS.
@@ -106,6 +108,23 @@ impl Default for Xds {
     }
 }
 
+/// From when on endpoints that a reading lacks, and of which nothing says that they stopped, are held back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Guard {
+    /// More than this share of a service's endpoints, in percent.
+    pub service_percent: u32,
+    /// More than this share of a namespace's endpoints, in percent.
+    pub namespace_percent: u32,
+    /// Fewer are believed whatever their share.
+    pub at_least: NonZeroU32,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { service_percent: 50, namespace_percent: 30, at_least: NonZeroU32::MIN.saturating_add(2) }
+    }
+}
+
 /// The certificate of the xDS port, both files joined to the folder of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tls {
@@ -116,12 +135,20 @@ pub struct Tls {
 }
 
 /// How to reach AWS; what is `None` is found as in every AWS tool.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Aws {
     /// The Region.
     pub region: Option<String>,
     /// An endpoint in place of AWS's own, for all services.
     pub endpoint_url: Option<String>,
+    /// How much of what AWS allows is used, in percent.
+    pub call_budget: u32,
+}
+
+impl Default for Aws {
+    fn default() -> Self {
+        Self { region: None, endpoint_url: None, call_budget: 50 }
+    }
 }
 
 /// The SQS queue that ECS's events come to.

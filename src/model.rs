@@ -300,6 +300,8 @@ pub struct Registration {
     pub member: Member,
     /// Whether it speaks Service Connect's own TLS, which our sidecars can't.
     pub foreign_tls: bool,
+    /// Whether the newest answer lacks it, which is not believed yet.
+    pub held: bool,
 }
 
 /// One service as one source sees it: registrations ordered by instance, then port.
@@ -407,6 +409,7 @@ pub enum Reason {
     Stopped,
     AddressReused,
     NoTask,
+    WithdrawalHeld,
 }
 
 impl Reason {
@@ -430,6 +433,7 @@ impl Reason {
             Self::Stopped => "stopped",
             Self::AddressReused => "address-reused",
             Self::NoTask => "no-task",
+            Self::WithdrawalHeld => "withdrawal-held",
         }
     }
 }

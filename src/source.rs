@@ -5,17 +5,19 @@
 //! Invariant: a view enters the cell whole or not at all. An error ages the reading and never shrinks it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use aws_config::SdkConfig;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::guard::Guard;
 use crate::model::View;
 
 pub mod aws;
@@ -23,7 +25,10 @@ pub mod cloudmap;
 pub mod ecs;
 pub mod events;
 pub mod file;
+mod guard;
 pub mod words;
+
+pub use guard::Limits as GuardLimits;
 
 /// Why a reading failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,6 +84,16 @@ pub struct Reading {
 pub struct CellWriter {
     name: Arc<str>,
     cell: watch::Sender<Reading>,
+    /// What is held back of what the source lacks; none where every word of it is believed.
+    guard: Option<Mutex<Guard>>,
+    release: Arc<Release>,
+}
+
+/// An operator's order to believe the next reading.
+#[derive(Debug, Default)]
+struct Release {
+    ordered: AtomicBool,
+    order: Notify,
 }
 
 /// The reading end of a cell.
@@ -87,19 +102,56 @@ pub struct Cell {
     /// The source's name for people, unlike any other: `ecs/prod-a`, `file/prod/services.yaml`.
     pub name: Arc<str>,
     reading: watch::Receiver<Reading>,
+    release: Arc<Release>,
 }
 
 /// A new cell for the source called `name`.
 pub fn cell(name: impl Into<Arc<str>>) -> (CellWriter, Cell) {
     let name = name.into();
     let (cell, reading) = watch::channel(Reading::default());
-    (CellWriter { name: Arc::clone(&name), cell }, Cell { name, reading })
+    let release = Arc::new(Release::default());
+    let writer = CellWriter { name: Arc::clone(&name), cell, guard: None, release: Arc::clone(&release) };
+    (writer, Cell { name, reading, release })
 }
 
 impl CellWriter {
     /// The source's name for people.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same cell, which holds back what a reading lacks beyond these limits.
+    pub fn guarded(self, limits: GuardLimits) -> Self {
+        Self { guard: Some(Mutex::new(Guard::new(limits))), ..self }
+    }
+
+    fn guard(&self) -> Option<MutexGuard<'_, Guard>> {
+        Some(self.guard.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until someone orders what is held back to be let go: then it is time for a reading. Cancel safe.
+    pub(crate) async fn released(&self) {
+        self.release.order.notified().await;
+    }
+
+    /// Takes from a complete reading what it lacks and is not believed to have gone.
+    fn doubt(&self, view: &mut View) {
+        let Some(mut guard) = self.guard() else { return };
+        let (before, after_failure) = {
+            let reading = self.cell.borrow();
+            (reading.view.clone(), reading.failing.is_some())
+        };
+        let held = guard.holds();
+        if self.release.ordered.swap(false, Ordering::Relaxed) {
+            guard.let_go();
+        } else if let Some(before) = before {
+            guard.judge(&before, view, after_failure);
+        }
+        match (held, guard.holds()) {
+            (false, true) => warn!(source = %self.name, "a withdrawal is held back until it is confirmed"),
+            (true, false) => info!(source = %self.name, "nothing is held back any more"),
+            _ => {}
+        }
     }
 
     /// The view that readers see now.
@@ -109,8 +161,9 @@ impl CellWriter {
 
     /// Replaces the view by a complete one, of which the reading `began` then and ended just now. An equal view
     /// only renews the reading's age.
-    pub fn publish(&self, view: View, began: Instant) {
+    pub fn publish(&self, mut view: View, began: Instant) {
         let now = SystemTime::now();
+        self.doubt(&mut view);
         let changed = self.differing(view);
         self.cell.send_modify(|reading| {
             if let Some(failing) = reading.failing.take() {
@@ -129,10 +182,13 @@ impl CellWriter {
 
     /// Replaces the view by one that an event changed: as complete as the reading before it, and no younger. Where no
     /// reading came before it there is nothing to amend.
-    pub fn amend(&self, view: View) {
+    pub fn amend(&self, mut view: View) {
         let now = SystemTime::now();
         if self.view().is_none() {
             return;
+        }
+        if let Some(guard) = self.guard() {
+            guard.restore(&mut view);
         }
         if let Some(view) = self.differing(view) {
             self.cell.send_modify(|reading| {
@@ -200,6 +256,12 @@ impl Cell {
         self.reading.borrow().clone()
     }
 
+    /// Has the source read at once, and whatever that lacks believed.
+    pub fn release(&self) {
+        self.release.ordered.store(true, Ordering::Relaxed);
+        self.release.order.notify_one();
+    }
+
     /// Waits for the next reading or failure; `false` when the source has ended.
     pub async fn changed(&mut self) -> bool {
         self.reading.changed().await.is_ok()
@@ -234,6 +296,7 @@ pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown:
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(wake) => {}
+            () = cell.released() => {}
         }
     }
 }

@@ -72,6 +72,22 @@ pub struct QueueLabels {
     pub queue: String,
 }
 
+/// Labels of a count of calls to AWS.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct CallLabels {
+    /// As IAM names it: `ecs:ListTasks`.
+    pub operation: String,
+    /// `answered`, `throttled` or `failed`.
+    pub outcome: &'static str,
+}
+
+/// Labels of what is said of one of AWS's limits.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct BucketLabels {
+    /// Its name: `ecs service read`.
+    pub bucket: &'static str,
+}
+
 /// What hot paths count. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -93,9 +109,18 @@ pub struct Metrics {
     pub events: Family<EventLabels, Counter>,
     /// How old the newest event was when it came.
     pub lag: Family<QueueLabels, Gauge<f64, AtomicU64>>,
+    /// Attempts at calls to AWS.
+    pub aws_calls: Family<CallLabels, Counter>,
+    /// How many calls a second go out at most, by AWS's own buckets.
+    pub aws_call_rate: Family<BucketLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
+    /// New counters that nobody reads.
+    pub fn unread() -> Self {
+        Self::register(&mut Registry::default())
+    }
+
     /// New counters, registered under `legation_*`.
     pub fn register(registry: &mut Registry) -> Self {
         let seconds =
@@ -110,6 +135,8 @@ impl Metrics {
             build: Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]),
             events: Family::default(),
             lag: Family::default(),
+            aws_calls: Family::default(),
+            aws_call_rate: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("legation");
         registry.register("xds_streams", "Open streams", metrics.streams.clone());
@@ -132,6 +159,9 @@ impl Metrics {
         registry.register("source_events", "Events of ECS that came", metrics.events.clone());
         let help = "How old the newest event was when it came";
         registry.register_with_unit("source_lag", help, Unit::Seconds, metrics.lag.clone());
+        registry.register("aws_calls", "Attempts at calls to AWS", metrics.aws_calls.clone());
+        let help = "How many calls a second go to AWS at most; less than usual after throttling";
+        registry.register("aws_call_rate", help, metrics.aws_call_rate.clone());
         metrics
     }
 }

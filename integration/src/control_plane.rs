@@ -137,7 +137,7 @@ impl Setup {
     /// The configuration file.
     fn render(&self, ports: Ports) -> String {
         let mut text = format!(
-            "listen:\n  xds: 127.0.0.1:{}\n  metrics: 127.0.0.1:{}\n  admin: 127.0.0.1:{}\naws:\n  region: eu-west-1\n",
+            "listen:\n  xds: 127.0.0.1:{}\n  metrics: 127.0.0.1:{}\n  admin: 127.0.0.1:{}\naws:\n  region: eu-west-1\n  callBudgetPercent: 10000\n",
             ports.xds, ports.metrics, ports.admin
         );
         if let Some(url) = &self.aws {

@@ -27,6 +27,16 @@ pub(super) async fn read_only(request: Request, next: Next) -> Response {
     response
 }
 
+/// Refuses what a page in a browser sends: an order is given at a command line.
+pub(super) async fn no_pages(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+        let message = "orders are not taken from pages in a browser; use `legation release`";
+        return Failure::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message).into_response();
+    }
+    next.run(request).await
+}
+
 /// Refuses requests under a name that isn't loopback's: a page elsewhere whose name was made to point here
 /// (DNS rebinding) would otherwise read everything through its visitor's browser.
 pub(super) async fn loopback_only(request: Request, next: Next) -> Response {

@@ -23,6 +23,15 @@ pub(super) fn url(text: &str) -> Result<String, String> {
 
 /// The answer to `path`, which begins with a slash.
 pub(super) fn get(server: &str, path: &str) -> Result<Value, Stop> {
+    ask(server, path, None)
+}
+
+/// The answer to an order at `path`.
+pub(super) fn post(server: &str, path: &str, order: &Value) -> Result<Value, Stop> {
+    ask(server, path, Some(order))
+}
+
+fn ask(server: &str, path: &str, order: Option<&Value>) -> Result<Value, Stop> {
     let url = format!("{server}{path}");
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(20)))
@@ -36,7 +45,13 @@ pub(super) fn get(server: &str, path: &str) -> Result<Value, Stop> {
                     it, and set --server or LEGATION_SERVER if it listens elsewhere";
         Stop::new(Exit::Unreachable, message, Some(help))
     };
-    let mut response = agent.get(&url).call().map_err(unreachable)?;
+    let answer = match order {
+        Some(order) => {
+            agent.post(&url).header("content-type", "application/json").send(order.to_string().as_bytes())
+        }
+        None => agent.get(&url).call(),
+    };
+    let mut response = answer.map_err(unreachable)?;
     let status = response.status();
     let text =
         response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_string().map_err(unreachable)?;

@@ -1,8 +1,8 @@
-//! `legation status`, `proxies` and `services`.
+//! `legation status`, `proxies`, `services` and `release`.
 
 use serde_json::Value;
 
-use super::client::{get, segment};
+use super::client::{get, post, segment};
 use super::table::{age, clean, first_line, items, table, word};
 use super::{Ask, Exit, Format, Outcome, SyncState, Terminal};
 
@@ -15,6 +15,18 @@ pub(super) fn status(ask: &Ask, terminal: &mut Terminal<'_>) -> Outcome {
     let namespaces = get(&ask.server, "/api/v1/namespaces")?;
     let findings = get(&ask.server, "/api/v1/findings")?;
     write!(terminal.out, "{}", describe_status(&answer["item"], items(&namespaces), items(&findings)))?;
+    Ok(Exit::Done)
+}
+
+/// `legation release`.
+pub(super) fn release(source: Option<&str>, ask: &Ask, terminal: &mut Terminal<'_>) -> Outcome {
+    let answer = post(&ask.server, "/api/v1/release", &serde_json::json!({ "source": source }))?;
+    if ask.output == Format::Json {
+        return json(&answer, terminal);
+    }
+    for name in answer["item"]["sources"].as_array().into_iter().flatten() {
+        writeln!(terminal.out, "{}: is read now, and what that lacks is gone", clean(&word(name)))?;
+    }
     Ok(Exit::Done)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::written::{self, File};
-use super::{Aws, Config, Discover, Listen, NamespaceConfig, Queue, Tls, Xds};
+use super::{Aws, Config, Discover, Guard, Listen, NamespaceConfig, Queue, Tls, Xds};
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, Written};
 use crate::model::Namespace;
@@ -39,6 +39,7 @@ pub(super) fn check(
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
+    let guard = guard(&mut checker, file.guard.unwrap_or_default());
     let mut xds_section = file.xds.unwrap_or_default();
     let tls = xds_section.tls.take().map(|tls| self::tls(&mut checker, tls));
     let xds = xds(&mut checker, xds_section);
@@ -53,10 +54,23 @@ pub(super) fn check(
         cloud_map_interval,
         max_backoff,
         shutdown_grace,
+        guard,
         xds,
         tls,
         namespaces,
     })
+}
+
+fn guard(checker: &mut Checker<'_>, written: written::Guard) -> Guard {
+    let usual = Guard::default();
+    let mut number = |written: Option<Written>, least, most| {
+        written.and_then(|written| checker.number(&written, least, most))
+    };
+    Guard {
+        service_percent: number(written.service_percent, 0, 100).unwrap_or(usual.service_percent),
+        namespace_percent: number(written.namespace_percent, 0, 100).unwrap_or(usual.namespace_percent),
+        at_least: number(written.at_least, 1, 1_000_000).and_then(NonZeroU32::new).unwrap_or(usual.at_least),
+    }
 }
 
 fn xds(checker: &mut Checker<'_>, written: written::Xds) -> Xds {
@@ -151,9 +165,11 @@ fn aws(checker: &mut Checker<'_>, written: written::Aws) -> Aws {
         let message = format!("`{}` is not the URL of an endpoint", url.text);
         checker.bad(url, message, "write it like `http://127.0.0.1:4566`");
     }
+    let call_budget = written.call_budget_percent.and_then(|written| checker.number(&written, 1, 100_000));
     Aws {
         region: written.region.map(|region| region.text),
         endpoint_url: written.endpoint_url.map(|url| url.text),
+        call_budget: call_budget.unwrap_or(Aws::default().call_budget),
     }
 }
 

@@ -5,18 +5,22 @@ use crate::diagnostic::words::did_you_mean;
 use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
 
 /// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
-const VARIABLES: [&str; 20] = [
+const VARIABLES: [&str; 24] = [
     "LEGATION_LISTEN__XDS",
     "LEGATION_LISTEN__METRICS",
     "LEGATION_LISTEN__ADMIN",
     "LEGATION_AWS__REGION",
     "LEGATION_AWS__ENDPOINT_URL",
+    "LEGATION_AWS__CALL_BUDGET_PERCENT",
     "LEGATION_ECS__INTERVAL",
     "LEGATION_ECS__QUEUE_URL",
     "LEGATION_ECS__RECEIVERS",
     "LEGATION_CLOUD_MAP__INTERVAL",
     "LEGATION_MAX_BACKOFF",
     "LEGATION_SHUTDOWN_GRACE",
+    "LEGATION_GUARD__SERVICE_PERCENT",
+    "LEGATION_GUARD__NAMESPACE_PERCENT",
+    "LEGATION_GUARD__AT_LEAST",
     "LEGATION_XDS__MAX_STREAM_AGE",
     "LEGATION_XDS__MAX_STREAMS",
     "LEGATION_XDS__MAX_STREAMS_PER_NAMESPACE",
@@ -58,12 +62,16 @@ fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
         "LEGATION_LISTEN__ADMIN" => &mut file.listen.get_or_insert_default().admin,
         "LEGATION_AWS__REGION" => &mut file.aws.get_or_insert_default().region,
         "LEGATION_AWS__ENDPOINT_URL" => &mut file.aws.get_or_insert_default().endpoint_url,
+        "LEGATION_AWS__CALL_BUDGET_PERCENT" => &mut file.aws.get_or_insert_default().call_budget_percent,
         "LEGATION_ECS__INTERVAL" => &mut file.ecs.get_or_insert_default().interval,
         "LEGATION_ECS__QUEUE_URL" => &mut file.ecs.get_or_insert_default().queue_url,
         "LEGATION_ECS__RECEIVERS" => &mut file.ecs.get_or_insert_default().receivers,
         "LEGATION_CLOUD_MAP__INTERVAL" => &mut file.cloud_map.get_or_insert_default().interval,
         "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
         "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,
+        "LEGATION_GUARD__SERVICE_PERCENT" => &mut file.guard.get_or_insert_default().service_percent,
+        "LEGATION_GUARD__NAMESPACE_PERCENT" => &mut file.guard.get_or_insert_default().namespace_percent,
+        "LEGATION_GUARD__AT_LEAST" => &mut file.guard.get_or_insert_default().at_least,
         _ => return slot_of_xds(file, name.strip_prefix("LEGATION_XDS__")?),
     })
 }

@@ -6,7 +6,8 @@ use super::*;
 
 const WHOLE: &str = "\
 listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
-aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566 }
+aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566, callBudgetPercent: 25 }
+guard: { servicePercent: 40, namespacePercent: 20, atLeast: 5 }
 ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
 cloudMap: { interval: 1m }
 maxBackoff: 20s
@@ -46,6 +47,10 @@ fn a_certificate_has_two_files_beside_the_configuration() {
 #[test]
 fn every_key_is_read() {
     let config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
+    every_key().assert_debug_eq(&config);
+}
+
+fn every_key() -> Expect {
     expect![[r#"
         Config {
             listen: Listen {
@@ -60,6 +65,7 @@ fn every_key_is_read() {
                 endpoint_url: Some(
                     "http://127.0.0.1:4566",
                 ),
+                call_budget: 25,
             },
             ecs_interval: 5s,
             ecs_queue: Some(
@@ -71,6 +77,11 @@ fn every_key_is_read() {
             cloud_map_interval: 60s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
+            guard: Guard {
+                service_percent: 40,
+                namespace_percent: 20,
+                at_least: 5,
+            },
             xds: Xds {
                 max_stream_age: 1800s,
                 max_streams: 20000,
@@ -109,7 +120,6 @@ fn every_key_is_read() {
             },
         }
     "#]]
-    .assert_debug_eq(&config);
 }
 
 #[test]
@@ -315,11 +325,11 @@ fn unknown_keys_at_every_depth() {
         "namespace:\n  prod: {}\n",
         &[],
         expect![[r#"
-        error[CFG001]: unknown key `namespace`
-         --> conf/legation.yaml:1:1
-          |
-        1 | namespace:
-          | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, xds, namespaces"#]],
+            error[CFG001]: unknown key `namespace`
+             --> conf/legation.yaml:1:1
+              |
+            1 | namespace:
+              | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces"#]],
     );
     check(
         "namespaces:\n  prod:\n    cluster: [prod-a]\n",
@@ -335,11 +345,11 @@ fn unknown_keys_at_every_depth() {
         "cloudmap: { interval: 30s }\n",
         &[],
         expect![[r#"
-        error[CFG001]: unknown key `cloudmap`
-         --> conf/legation.yaml:1:1
-          |
-        1 | cloudmap: { interval: 30s }
-          | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, xds, namespaces"#]],
+            error[CFG001]: unknown key `cloudmap`
+             --> conf/legation.yaml:1:1
+              |
+            1 | cloudmap: { interval: 30s }
+              | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces"#]],
     );
 }
 

@@ -19,6 +19,8 @@ pub(super) struct File {
     pub(super) max_backoff: Option<Written>,
     pub(super) shutdown_grace: Option<Written>,
     #[serde(default)]
+    pub(super) guard: Option<Guard>,
+    #[serde(default)]
     pub(super) xds: Option<Xds>,
     pub(super) namespaces: Option<Entries<Option<Namespace>>>,
 }
@@ -38,6 +40,7 @@ pub(super) struct Listen {
 pub(super) struct Aws {
     pub(super) region: Option<Written>,
     pub(super) endpoint_url: Option<Written>,
+    pub(super) call_budget_percent: Option<Written>,
 }
 
 /// `ecs`.
@@ -54,6 +57,15 @@ pub(super) struct Ecs {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Interval {
     pub(super) interval: Option<Written>,
+}
+
+/// `guard`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Guard {
+    pub(super) service_percent: Option<Written>,
+    pub(super) namespace_percent: Option<Written>,
+    pub(super) at_least: Option<Written>,
 }
 
 /// `xds`.

@@ -36,6 +36,7 @@ fn task(id: &str, address: &str, phase: Phase) -> Registration {
         started_at: at(100),
         member: Member::Ecs,
         foreign_tls: false,
+        held: false,
     }
 }
 

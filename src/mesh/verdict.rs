@@ -117,6 +117,7 @@ fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>)
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),
+        verdict if registration.held => Verdict { reason: Reason::WithdrawalHeld, ..verdict },
         verdict => verdict,
     }
 }

@@ -68,6 +68,7 @@ fn view(phases: &[Phase]) -> View {
         started_at: None,
         member: Member::Ecs,
         foreign_tls: false,
+        held: false,
     });
     let service = ServiceView { spec: Arc::new(spec), active: true, registrations: registrations.collect() };
     View {

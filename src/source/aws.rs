@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -17,8 +18,15 @@ use aws_sdk_servicediscovery::config::interceptors::BeforeTransmitInterceptorCon
 use aws_sdk_servicediscovery::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_servicediscovery::error::BoxError;
 
+use self::meter::Meter;
 use super::SourceError;
 
+pub use budget::Budget;
+pub(super) use budget::Urgency;
+
+mod budget;
+mod meter;
+pub mod probe;
 #[cfg(test)]
 pub(super) mod scripted;
 
@@ -81,26 +89,50 @@ impl Limits {
     }
 }
 
-/// A client for ECS.
-pub fn ecs(config: &SdkConfig) -> aws_sdk_ecs::Client {
-    aws_sdk_ecs::Client::new(config)
+/// One account and Region: what clients are made of, and how often they may call together.
+#[derive(Clone, Debug)]
+pub struct Access {
+    sdk: SdkConfig,
+    budget: Arc<Budget>,
 }
 
-/// A client for Cloud Map.
-pub fn cloudmap(config: &SdkConfig) -> aws_sdk_servicediscovery::Client {
-    let mut builder = aws_sdk_servicediscovery::config::Builder::from(config);
-    if config.endpoint_url().is_some() {
-        builder = builder.interceptor(NoDataPrefix);
+impl Access {
+    /// Access with these settings, of which every client shares `budget`.
+    pub fn new(sdk: SdkConfig, budget: Budget) -> Self {
+        Self { sdk, budget: Arc::new(budget) }
     }
-    aws_sdk_servicediscovery::Client::from_conf(builder.build())
-}
 
-/// A client for SQS, which waits as long as SQS does when a queue is empty.
-pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
-    let seconds = Duration::from_secs;
-    let limits = Limits { attempt: seconds(30), operation: seconds(40), ..Limits::default() };
-    let builder = aws_sdk_sqs::config::Builder::from(config);
-    aws_sdk_sqs::Client::from_conf(builder.timeout_config(limits.timeouts()).build())
+    /// How often AWS may be asked.
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.budget)
+    }
+
+    fn meter(&self) -> Meter {
+        Meter(self.budget())
+    }
+
+    /// A client for ECS.
+    pub(super) fn ecs(&self) -> aws_sdk_ecs::Client {
+        let builder = aws_sdk_ecs::config::Builder::from(&self.sdk);
+        aws_sdk_ecs::Client::from_conf(builder.interceptor(self.meter()).build())
+    }
+
+    /// A client for Cloud Map.
+    pub(super) fn cloudmap(&self) -> aws_sdk_servicediscovery::Client {
+        let mut builder = aws_sdk_servicediscovery::config::Builder::from(&self.sdk);
+        if self.sdk.endpoint_url().is_some() {
+            builder = builder.interceptor(NoDataPrefix);
+        }
+        aws_sdk_servicediscovery::Client::from_conf(builder.interceptor(self.meter()).build())
+    }
+
+    /// A client for SQS, which waits as long as SQS does when a queue is empty.
+    pub(super) fn sqs(&self) -> aws_sdk_sqs::Client {
+        let seconds = Duration::from_secs;
+        let limits = Limits { attempt: seconds(30), operation: seconds(40), ..Limits::default() };
+        let builder = aws_sdk_sqs::config::Builder::from(&self.sdk).timeout_config(limits.timeouts());
+        aws_sdk_sqs::Client::from_conf(builder.interceptor(self.meter()).build())
+    }
 }
 
 /// Takes away the `data-` that the SDK puts before the host of discovery calls, also where the host was
@@ -218,11 +250,11 @@ mod tests {
     use aws_sdk_servicediscovery::types::HealthStatusFilter;
     use serde_json::json;
 
-    use super::scripted::{Answer, Scripted, config};
+    use super::scripted::{Answer, Scripted, access, config};
     use super::*;
 
     async fn list_tasks(script: &Scripted) -> SourceError {
-        let outcome = ecs(&script.config()).list_tasks().cluster("prod-a").send().await;
+        let outcome = access(script.config()).ecs().list_tasks().cluster("prod-a").send().await;
         failed("ecs:ListTasks", outcome.expect_err("a refusal"))
     }
 
@@ -272,7 +304,7 @@ mod tests {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", free.local_addr().expect("its address"));
         drop(free);
-        let outcome = ecs(&config(&url)).list_tasks().send().await;
+        let outcome = access(config(&url)).ecs().list_tasks().send().await;
         let error = failed("ecs:ListTasks", outcome.expect_err("nobody is there"));
         assert_eq!(error.code, "connect");
         assert!(error.message.contains("refused"), "{error}");
@@ -284,7 +316,7 @@ mod tests {
         let nobody = aws_config::profile::ProfileFileCredentialsProvider::builder().profile_name("nobody");
         let provider = SharedCredentialsProvider::new(nobody.build());
         let config = script.config().into_builder().credentials_provider(provider).build();
-        let outcome = ecs(&config).list_tasks().send().await;
+        let outcome = access(config).ecs().list_tasks().send().await;
         let error = failed("ecs:ListTasks", outcome.expect_err("no credentials"));
         assert_eq!(error.code, "credentials", "{error}");
         assert_eq!(script.calls(), Vec::<String>::new());
@@ -293,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn discovery_reaches_an_overridden_host() {
         let script = Scripted::start(|_, _| Answer::Json(200, json!({"Instances": []})));
-        let client = cloudmap(&script.config());
+        let client = access(script.config()).cloudmap();
         let call = client.discover_instances().namespace_name("prod").service_name("ledger");
         let answer = call.health_status(HealthStatusFilter::All).send().await.expect("an answer");
         assert!(answer.instances().is_empty());

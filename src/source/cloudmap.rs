@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use imbl::OrdMap;
 
 use self::members::ServiceFacts;
-use super::aws::{Pages, bad_response, failed};
+use super::aws::{Access, Budget, Pages, Urgency, bad_response, failed};
 use super::words;
 use super::{SourceError, Sweep};
 use crate::model::{Namespace, ServiceKey, ServiceView, View};
@@ -45,6 +45,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct CloudMapSource {
     client: Client,
+    budget: Arc<Budget>,
     settings: Settings,
     /// Kept from one reading to the next, because namespaces may be listed but once a second.
     found: Option<Found>,
@@ -61,8 +62,9 @@ struct Found {
 
 impl CloudMapSource {
     /// A source that has read nothing yet.
-    pub fn new(client: Client, settings: Settings) -> Self {
-        Self { client, settings, found: None, services: OrdMap::new() }
+    pub fn new(access: &Access, settings: Settings) -> Self {
+        let (client, budget) = (access.cloudmap(), access.budget());
+        Self { client, budget, settings, found: None, services: OrdMap::new() }
     }
 
     async fn find(&self) -> Result<Found, SourceError> {
@@ -100,6 +102,7 @@ impl CloudMapSource {
     ) -> Result<Vec<NamespaceSummary>, SourceError> {
         let (mut found, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_NAMESPACES));
         loop {
+            self.budget.admit(LIST_NAMESPACES, Urgency::CanWait).await;
             let call = self.client.list_namespaces().max_results(LIST_PAGE).set_next_token(token);
             let call = call.set_filters(filter.clone().map(|filter| vec![filter]));
             let page = call.send().await.map_err(|e| failed(LIST_NAMESPACES, e))?;
@@ -121,6 +124,7 @@ impl CloudMapSource {
             .map_err(|error| bad_response(LIST_SERVICES, error))?;
         let (mut services, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
         loop {
+            self.budget.admit(LIST_SERVICES, Urgency::CanWait).await;
             let call = self.client.list_services().max_results(LIST_PAGE).set_next_token(token);
             let page = call.filters(filter.clone()).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
             token = pages.next(page.next_token())?;
@@ -135,6 +139,7 @@ impl CloudMapSource {
     async fn instances(&self, found: &Found, service: ServiceSummary) -> Result<ServiceFacts, SourceError> {
         let lacks = |what: &str| bad_response(DISCOVER_INSTANCES, format!("the answer lacks `{what}`"));
         let name = service.name().ok_or_else(|| bad_response(LIST_SERVICES, "a service lacks `Name`"))?;
+        self.budget.admit(DISCOVER_INSTANCES, Urgency::CanWait).await;
         let call = self.client.discover_instances().namespace_name(&found.http_name).service_name(name);
         let call = call.max_results(ALL_INSTANCES).health_status(HealthStatusFilter::All);
         let answer = call.send().await.map_err(|e| failed(DISCOVER_INSTANCES, e))?;

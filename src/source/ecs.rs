@@ -4,30 +4,35 @@
 //!
 //! Invariant: a reading is taken in whole. Until every call has answered, nothing that is known changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::describe::Cluster;
 use self::facts::{ServiceFacts, Status, TaskFacts};
-use self::read::{Reader, Unread};
+use self::questions::Questions;
+use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Known, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
+use super::aws::{Access, Urgency};
 use super::{CellWriter, Pace, Pacer, SourceError};
 use crate::model::{Health, InstanceId, Namespace, Phase, View};
 
 pub use event::TaskEvent;
-pub use inbox::{Inbox, Letter, Outbox, mailbox};
+pub use inbox::{Hint, Inbox, Letter, Outbox, cluster_of_task, is_task, mailbox};
 
 mod describe;
 mod event;
 mod facts;
 mod inbox;
+mod questions;
 mod read;
 mod tags;
 mod tasks;
@@ -35,10 +40,6 @@ mod view;
 
 /// How long the first reading waits out throttling of task definitions.
 const FIRST_PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at young tasks whose health is not known: events do not tell it.
-const HEALTH_LOOK: Duration = Duration::from_secs(2);
-/// How many of them are looked at: one call.
-const MOST_YOUNG: usize = 100;
 /// The least time after a reading until one that events ask for; and twice what the reading took.
 const SOONEST: Duration = Duration::from_secs(5);
 
@@ -90,13 +91,21 @@ pub struct EcsSource {
     is_early: bool,
     /// When the last complete reading began: whatever was so then is known. The first one is either complete or none.
     read_at: Option<SystemTime>,
-    /// Tasks that only an event knows which is older than the last reading: ECS is asked before they are believed.
-    unsure: BTreeSet<InstanceId>,
-    /// Tasks that run and whose health is not known yet, and which of them was asked about last.
-    young: BTreeSet<InstanceId>,
-    asked_last: Option<InstanceId>,
+    questions: Questions,
+    /// The question under way; at most one.
+    asked: JoinSet<Answered>,
     /// Task definitions that events named and that were not asked for yet.
     wanted: HashSet<Arc<str>>,
+}
+
+/// Tasks that ECS was asked about, and what it said.
+type Answered = (Vec<InstanceId>, Result<Described<TaskFacts>, SourceError>);
+
+/// What happens besides readings.
+enum News {
+    Letters(Vec<Letter>),
+    Answered(Answered),
+    QuestionsDue,
 }
 
 /// A whole reading that has not been taken in.
@@ -107,11 +116,11 @@ struct Sighting {
 
 impl EcsSource {
     /// A source that has read nothing yet, and hears of events by `inbox`.
-    pub fn new(client: aws_sdk_ecs::Client, settings: Settings, inbox: Inbox) -> Self {
+    pub fn new(access: &Access, settings: Settings, inbox: Inbox) -> Self {
         let Settings { cluster, namespaces } = settings;
         let short = cluster.rsplit('/').next().unwrap_or(&cluster).into();
         Self {
-            reader: Reader { client, cluster },
+            reader: Reader { client: access.ecs(), budget: access.budget(), cluster },
             cluster: short,
             namespaces,
             services: Services::new(),
@@ -123,9 +132,8 @@ impl EcsSource {
             is_asked_for: false,
             is_early: false,
             read_at: None,
-            unsure: BTreeSet::new(),
-            young: BTreeSet::new(),
-            asked_last: None,
+            questions: Questions::default(),
+            asked: JoinSet::new(),
             wanted: HashSet::new(),
         }
     }
@@ -137,7 +145,7 @@ impl EcsSource {
         let work = async {
             let mut pacer = Pacer::new(pace);
             loop {
-                let started = tokio::time::Instant::now();
+                let started = Instant::now();
                 self.is_asked_for = false;
                 let outcome = self.sweep(Some(&cell)).await;
                 let is_good = outcome.is_ok();
@@ -145,7 +153,7 @@ impl EcsSource {
                 self.share(&cell);
                 // What fails is not asked more often because of events.
                 let pause = SOONEST.max(started.elapsed() * 2);
-                let soonest = if is_good { tokio::time::Instant::now() + pause } else { wake };
+                let soonest = if is_good { Instant::now() + pause } else { wake };
                 self.rest(&cell, soonest, wake).await;
             }
         };
@@ -162,7 +170,7 @@ impl EcsSource {
         let (listed_services, listed) = self.attend(cell, listing).await?;
         let service_arns = self.services_to_ask(&listed_services);
         let task_arns = self.tasks.to_ask(&listed);
-        let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns));
+        let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns, Urgency::CanWait));
         let ((described, missing_services), (tasks, missing)) = self.attend(cell, asking).await?;
         let services = self.services_of(&listed_services, described, &missing_services);
         // Two answers in a row that lack a task prove something only if time passes between them.
@@ -179,22 +187,21 @@ impl EcsSource {
         Ok(self.drawn.view.clone())
     }
 
-    /// Waits for an answer, and takes in what events tell meanwhile.
+    /// Waits for an answer, and takes in what is news meanwhile.
     async fn attend<T>(&mut self, cell: Option<&CellWriter>, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         loop {
             tokio::select! {
                 biased;
-                letters = self.inbox.next() => self.hear(cell, letters),
+                news = self.news() => self.take_news(cell, news),
                 answer = &mut answer => return answer,
             }
         }
     }
 
-    /// Until the next reading: takes in events, reads the task definitions that they name, and looks after the health of
-    /// young tasks. Ends early, but not before `soonest`, when an event asks for a reading.
-    async fn rest(&mut self, cell: &CellWriter, soonest: tokio::time::Instant, wake: tokio::time::Instant) {
-        let mut looked = tokio::time::Instant::now();
+    /// Until the next reading: takes in what is news, and reads the task definitions that events name. Ends early, but
+    /// not before `soonest`, when an event asks for a reading.
+    async fn rest(&mut self, cell: &CellWriter, soonest: Instant, wake: Instant) {
         loop {
             if !self.wanted.is_empty() {
                 let wanted = std::mem::take(&mut self.wanted);
@@ -209,40 +216,70 @@ impl EcsSource {
             let wake = if self.is_asked_for { early } else { wake };
             tokio::select! {
                 biased;
-                letters = self.inbox.next() => self.hear(Some(cell), letters),
+                news = self.news() => self.take_news(Some(cell), news),
                 () = tokio::time::sleep_until(wake) => return,
-                () = tokio::time::sleep_until(looked + HEALTH_LOOK), if self.has_questions() => {
-                    self.ask_again(cell).await;
-                    looked = tokio::time::Instant::now();
-                }
+                () = cell.released() => return,
             }
         }
     }
 
-    fn has_questions(&self) -> bool {
-        !self.young.is_empty() || !self.unsure.is_empty()
+    /// What happens next besides readings; cancel safe.
+    async fn news(&mut self) -> News {
+        let due = self.questions.next_at().filter(|_| self.asked.is_empty());
+        tokio::select! {
+            biased;
+            letters = self.inbox.next() => News::Letters(letters),
+            Some(Ok(answered)) = self.asked.join_next() => News::Answered(answered),
+            () = sleep_until(due) => News::QuestionsDue,
+        }
     }
 
-    /// Asks about tasks of which nobody is sure, and for the health of young ones; of the next ones, if there are too
-    /// many. What fails here is told by the reading that fails too.
-    async fn ask_again(&mut self, cell: &CellWriter) {
-        let unsure: Vec<_> = self.unsure.iter().take(MOST_YOUNG).cloned().collect();
-        self.unsure.retain(|arn| !unsure.contains(arn));
-        let last = self.asked_last.take();
-        let after = |arn: &&InstanceId| last.as_ref().is_none_or(|last| *arn > last);
-        let (later, earlier): (Vec<_>, Vec<_>) = self.young.iter().partition(after);
-        let next = later.into_iter().chain(earlier).cloned();
-        let asked: Vec<_> = unsure.into_iter().chain(next).take(MOST_YOUNG).collect();
-        self.asked_last = asked.last().cloned();
-        let reader = self.reader.clone();
-        let answer = self.attend(Some(cell), reader.tasks(&asked)).await;
-        let Ok((tasks, _)) = answer else { return };
-        let known = asked.iter().filter_map(|arn| self.tasks.get(arn));
+    fn take_news(&mut self, cell: Option<&CellWriter>, news: News) {
+        match news {
+            News::Letters(letters) => self.hear(cell, letters),
+            News::Answered((tasks, answer)) => {
+                // What fails here is told by the reading that fails too.
+                if let Ok((answer, _)) = answer {
+                    self.learn(cell, &tasks, answer);
+                }
+            }
+            News::QuestionsDue => {
+                let (tasks, reader) = (self.questions.take_due(Instant::now()), self.reader.clone());
+                self.asked.spawn(async move {
+                    let answer = reader.tasks(&tasks, Urgency::Urgent).await;
+                    (tasks, answer)
+                });
+            }
+        }
+    }
+
+    /// Takes in what ECS answered about these tasks.
+    fn learn(&mut self, cell: Option<&CellWriter>, tasks: &[InstanceId], answer: Vec<TaskFacts>) {
+        let known = tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
-        self.tasks.learn(tasks, SystemTime::now());
-        self.note_young(&asked);
-        self.note_wanted(&asked);
-        self.draw_again(cell, &asked, &addresses);
+        self.tasks.learn(answer, SystemTime::now());
+        self.note_young(tasks);
+        self.note_wanted(tasks);
+        let gone: Vec<_> = tasks.iter().filter(|arn| !self.is_up(arn)).collect();
+        gone.into_iter().for_each(|arn| self.questions.stop_missing(arn));
+        if let Some(cell) = cell {
+            self.draw_again(cell, tasks, &addresses);
+        }
+    }
+
+    /// Whether the task is known and neither gone nor told to stop.
+    fn is_up(&self, arn: &InstanceId) -> bool {
+        let facts = self.tasks.get(arn).map(|task| &task.facts);
+        facts.is_some_and(|facts| facts.status != Status::Gone && !facts.told_to_stop)
+    }
+
+    /// Nobody is believed to have gone because its sidecar has: ECS is asked.
+    fn take_hint(&mut self, hint: &Hint) {
+        match hint {
+            Hint::Gone(arn) if self.is_up(arn) => self.questions.miss(arn.clone(), Instant::now()),
+            Hint::Gone(_) => {}
+            Hint::Here(arn) => self.questions.stop_missing(arn),
+        }
     }
 
     /// Takes in events, draws what follows from them, and says that it is done.
@@ -260,6 +297,7 @@ impl EcsSource {
                 tasks.push(arn);
             }
         }
+        letters.iter().flat_map(|letter| &letter.hints).for_each(|hint| self.take_hint(hint));
         self.note_young(&tasks);
         self.note_wanted(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
@@ -281,7 +319,7 @@ impl EcsSource {
         }
         let is_old = event.updated_at().is_none_or(|at| at < read_at);
         if is_old && facts.status != Status::Gone && self.tasks.get(&facts.arn).is_none() {
-            self.unsure.insert(facts.arn.clone());
+            self.questions.doubt(facts.arn.clone());
             return false;
         }
         true
@@ -325,18 +363,16 @@ impl EcsSource {
     fn note_young(&mut self, tasks: &[InstanceId]) {
         let now = SystemTime::now();
         for arn in tasks {
-            if self.tasks.get(arn).is_some_and(|task| self.is_young(task, now)) {
-                self.young.insert(arn.clone());
-            } else {
-                self.young.remove(arn);
-            }
+            let is_young = self.tasks.get(arn).is_some_and(|task| self.is_young(task, now));
+            self.questions.watch(arn, is_young);
         }
     }
 
     fn find_young(&mut self) {
         let now = SystemTime::now();
         let young = self.tasks.iter().filter(|task| self.is_young(task, now));
-        self.young = young.map(|task| task.facts.arn.clone()).collect();
+        let young = young.map(|task| task.facts.arn.clone()).collect();
+        self.questions.watch_only(young);
     }
 
     fn is_young(&self, task: &Known, now: SystemTime) -> bool {
@@ -406,6 +442,13 @@ impl EcsSource {
         self.revisions.retain(|arn, _| used.contains(arn));
         self.find_young();
         self.drawn = self.knowledge(now).draw(&self.drawn);
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::message::{Told, read};
-use super::aws::failed;
+use super::aws::{Access, failed};
 use super::ecs::{Outbox, TaskEvent};
 use super::{CellWriter, SourceError, backoff};
 use crate::model::View;
@@ -82,12 +82,12 @@ struct Parcel {
 impl Queue {
     /// A queue that nobody listens to yet.
     pub fn new(
-        client: Client,
+        access: &Access,
         settings: Settings,
         addressees: BTreeMap<String, Addressee>,
         metrics: Metrics,
     ) -> Self {
-        Self { client, settings, addressees, metrics, unreadable: Mutex::default() }
+        Self { client: access.sqs(), settings, addressees, metrics, unreadable: Mutex::default() }
     }
 
     /// Listens until `shutdown`. Failures are waited out, the longer the more often they come.

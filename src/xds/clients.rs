@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use tokio::sync::broadcast;
 
 use super::session::{Asked, Holding, Protocol, Rejection, Session};
 use crate::model::Namespace;
@@ -209,10 +210,29 @@ impl Shared {
     }
 }
 
+/// A client that is there, or has gone unasked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Presence {
+    /// Its node id.
+    pub node: Arc<str>,
+    /// Whether it is there.
+    pub here: bool,
+}
+
+/// So many comings and goings are kept for who listens. Beyond that some are missed.
+const PRESENCES: usize = 16 * 1024;
+
 /// Every connected client. Clones share the table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Clients {
     table: Arc<DashMap<u64, (Arc<Connected>, Shared)>>,
+    presences: broadcast::Sender<Presence>,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { table: Arc::default(), presences: broadcast::Sender::new(PRESENCES) }
+    }
 }
 
 /// Removes the entry when the stream ends.
@@ -230,7 +250,22 @@ impl Clients {
     pub fn register(&self, connected: Connected, watched: Watched) -> Registered {
         let (connected, shared) = (Arc::new(connected), Shared(Arc::new(Mutex::new(watched))));
         self.table.insert(connected.stream, (Arc::clone(&connected), shared.clone()));
+        self.tell(&connected.node.id, true);
         Registered { clients: self.clone(), connected, shared }
+    }
+
+    /// Who comes and who goes unasked, from now on.
+    pub fn presences(&self) -> broadcast::Receiver<Presence> {
+        self.presences.subscribe()
+    }
+
+    /// Tells that the stream of a client has ended, though nobody here ended it.
+    pub(super) fn note_departure(&self, node: &Arc<str>) {
+        self.tell(node, false);
+    }
+
+    fn tell(&self, node: &Arc<str>, here: bool) {
+        let _ = self.presences.send(Presence { node: Arc::clone(node), here }); // nobody may be listening
     }
 
     /// The entries, ordered by namespace, node id and stream; the table is not held while one is looked at.

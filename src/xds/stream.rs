@@ -346,5 +346,8 @@ impl Drop for OpenStream {
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: self.protocol.word() };
         self.server.metrics.streams.get_or_create(&labels).dec();
         info!(node = %node.id, %namespace, "sidecar disconnected");
+        if self.ends_by.is_none() {
+            self.server.clients.note_departure(&node.id);
+        }
     }
 }

@@ -112,5 +112,6 @@ fn registration(place: &str) -> anyhow::Result<Registration> {
         started_at: None,
         member: Member::File,
         foreign_tls: false,
+        held: false,
     })
 }

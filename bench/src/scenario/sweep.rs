@@ -57,7 +57,7 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     let aws = FakeAws::start(world.clone()).await.context("opening the endpoint")?;
     let sdk = sdk_alone(bench, &aws.url()).await?;
     let sources = format!(
-        "aws: {{ region: eu-west-1, endpointUrl: {} }}\necs: {{ interval: {}s }}\n\
+        "aws: {{ region: eu-west-1, endpointUrl: {}, callBudgetPercent: 100000 }}\necs: {{ interval: {}s }}\n\
          namespaces: {{ prod: {{ clusters: [{CLUSTER}] }} }}\n",
         aws.url(),
         INTERVAL.as_secs()

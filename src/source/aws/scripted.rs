@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::Limits;
+use super::{Access, Budget, Limits};
+use crate::telemetry::Metrics;
 
 /// What the script says to one call.
 #[derive(Clone, Debug)]
@@ -60,6 +61,11 @@ impl Scripted {
         config(&self.url)
     }
 
+    /// Access to it, as clients share it.
+    pub(in crate::source) fn access(&self) -> Access {
+        access(self.config())
+    }
+
     /// The operations called so far.
     pub(in crate::source) fn calls(&self) -> Vec<String> {
         self.calls.lock().expect("no panic").clone()
@@ -70,6 +76,11 @@ impl Drop for Scripted {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// Access with that configuration.
+pub(in crate::source) fn access(config: SdkConfig) -> Access {
+    Access::new(config, Budget::new(50, Metrics::unread()))
 }
 
 /// The configuration of clients that talk to `url` and lose patience soon.

@@ -69,6 +69,7 @@ fn instance(summary: &HttpInstanceSummary) -> Result<InstanceFacts, &'static str
             service: text("ECS_SERVICE_NAME").map(Into::into),
         },
         foreign_tls: false,
+        held: false,
     };
     let owned = |name: &str| text(name).map(str::to_owned);
     Ok(InstanceFacts { registration, protocol: owned(PROTOCOL), alias: owned(ALIAS) })

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::members::{self, ServiceFacts};
 use super::{CloudMapSource, Settings};
 use crate::model::{Finding, Health, Member, Phase, Registration, ServiceKey, ServiceView};
+use crate::source::Sweep;
 use crate::source::aws::scripted::{Answer, Scripted};
-use crate::source::{Sweep, aws};
 
 fn instance(id: &str, attributes: &[(&str, &str)]) -> HttpInstanceSummary {
     let base = HttpInstanceSummary::builder().instance_id(id);
@@ -194,7 +194,7 @@ fn start(namespace: &str) -> (Arc<Mutex<World>>, Scripted, CloudMapSource) {
         answer(&mut told.lock().expect("no panic"), operation, request)
     });
     let settings = Settings { cloud_map_namespace: namespace.into(), namespace: "prod".into() };
-    let source = CloudMapSource::new(aws::cloudmap(&script.config()), settings);
+    let source = CloudMapSource::new(&script.access(), settings);
     (world, script, source)
 }
 

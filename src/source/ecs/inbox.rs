@@ -1,10 +1,11 @@
-//! How events reach the source of their cluster, and how it says that it has taken them in.
+//! How events and hints reach the source of their cluster, and how it says that it has taken events in.
 //!
 //! It knows no queue. Invariant: whoever sent a letter learns that it was taken in, or that it never will be.
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::TaskEvent;
+use crate::model::InstanceId;
 
 /// How many letters may wait: whoever sends more waits too, and so leaves events in their queue.
 const WAITING: usize = 64;
@@ -15,14 +16,24 @@ pub struct Letter {
     pub(in crate::source) events: Vec<TaskEvent>,
     /// Something happened that only a reading tells: a deployment, a container instance.
     pub(in crate::source) asks_for_reading: bool,
+    pub(in crate::source) hints: Vec<Hint>,
     taken_in: oneshot::Sender<()>,
+}
+
+/// What the sidecar of a task makes likely, and nobody believes without asking.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hint {
+    /// It went unasked, and its task may have gone too.
+    Gone(InstanceId),
+    /// It is there.
+    Here(InstanceId),
 }
 
 impl Letter {
     /// A letter whose answer nobody awaits.
     #[cfg(test)]
     pub(super) fn of(events: Vec<TaskEvent>) -> Self {
-        Self { events, asks_for_reading: false, taken_in: oneshot::channel().0 }
+        Self { events, asks_for_reading: false, hints: Vec::new(), taken_in: oneshot::channel().0 }
     }
 
     pub(in crate::source) fn done(self) {
@@ -38,6 +49,17 @@ pub struct Outbox(mpsc::Sender<Letter>);
 #[derive(Debug, Default)]
 pub struct Inbox(Option<mpsc::Receiver<Letter>>);
 
+/// Whether it is the ARN of a task.
+pub fn is_task(arn: &str) -> bool {
+    arn.starts_with("arn:") && arn.contains(":task/")
+}
+
+/// The cluster of a task by its ARN; none where the ARN does not say, or is none.
+pub fn cluster_of_task(arn: &str) -> Option<&str> {
+    let task = arn.strip_prefix("arn:")?.split_once(":task/")?.1;
+    Some(task.split_once('/')?.0)
+}
+
 /// A way for letters to one cluster.
 pub fn mailbox() -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(WAITING);
@@ -48,8 +70,15 @@ impl Outbox {
     /// Sends events, and waits until they have been taken in; `false` if they never will be.
     pub async fn send(&self, events: Vec<TaskEvent>, asks_for_reading: bool) -> bool {
         let (taken_in, answer) = oneshot::channel();
-        let letter = Letter { events, asks_for_reading, taken_in };
+        let letter = Letter { events, asks_for_reading, hints: Vec::new(), taken_in };
         self.0.send(letter).await.is_ok() && answer.await.is_ok()
+    }
+
+    /// Sends hints, which are lost when nobody is there any more; the next reading finds what they were about.
+    pub async fn hint(&self, hints: Vec<Hint>) {
+        let letter =
+            Letter { events: Vec::new(), asks_for_reading: false, hints, taken_in: oneshot::channel().0 };
+        let _ = self.0.send(letter).await;
     }
 }
 

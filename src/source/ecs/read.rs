@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
 use crate::model::InstanceId;
 use crate::source::SourceError;
-use crate::source::aws::{Pages, bad_response, failed};
+use crate::source::aws::{Budget, Pages, Urgency, bad_response, failed};
 
 /// Calls under way at once: quick, and far from using up the account's burst.
 const AT_ONCE: usize = 6;
@@ -39,6 +39,7 @@ pub(super) type Described<T> = (Vec<T>, Vec<String>);
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     pub client: Client,
+    pub budget: Arc<Budget>,
     /// A name or an ARN.
     pub cluster: String,
 }
@@ -48,6 +49,7 @@ impl Reader {
     pub(super) async fn service_arns(&self) -> Result<Vec<String>, SourceError> {
         let (mut arns, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
         loop {
+            self.budget.admit(LIST_SERVICES, Urgency::CanWait).await;
             let call = self.client.list_services().cluster(&self.cluster).max_results(LIST_PAGE);
             let page = call.set_next_token(token).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
             token = pages.next(page.next_token())?;
@@ -62,6 +64,7 @@ impl Reader {
     pub(super) async fn task_arns(&self) -> Result<HashSet<InstanceId>, SourceError> {
         let (mut arns, mut token, mut pages) = (HashSet::new(), None, Pages::of(LIST_TASKS));
         loop {
+            self.budget.admit(LIST_TASKS, Urgency::CanWait).await;
             let call = self.client.list_tasks().cluster(&self.cluster).max_results(LIST_PAGE);
             let call = call.desired_status(DesiredStatus::Running).set_next_token(token);
             let page = call.send().await.map_err(|e| failed(LIST_TASKS, e))?;
@@ -78,6 +81,7 @@ impl Reader {
     pub(super) async fn services(&self, arns: &[String]) -> Result<Described<ServiceFacts>, SourceError> {
         let batches: Vec<_> = arns.chunks(SERVICE_BATCH).map(<[_]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
+            self.budget.admit(DESCRIBE_SERVICES, Urgency::CanWait).await;
             let call = self.client.describe_services().cluster(&self.cluster).include(ServiceField::Tags);
             let answer = call.set_services(Some(batch.clone())).send().await;
             let answer = answer.map_err(|e| failed(DESCRIBE_SERVICES, e))?;
@@ -90,10 +94,15 @@ impl Reader {
     }
 
     /// Describes tasks.
-    pub(super) async fn tasks(&self, arns: &[InstanceId]) -> Result<Described<TaskFacts>, SourceError> {
+    pub(super) async fn tasks(
+        &self,
+        arns: &[InstanceId],
+        urgency: Urgency,
+    ) -> Result<Described<TaskFacts>, SourceError> {
         let arns: Vec<_> = arns.iter().map(|arn| arn.as_str().to_owned()).collect();
         let batches: Vec<_> = arns.chunks(TASK_BATCH).map(<[_]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
+            self.budget.admit(DESCRIBE_TASKS, urgency).await;
             let call = self.client.describe_tasks().cluster(&self.cluster);
             let answer = call.set_tasks(Some(batch.clone())).send().await;
             let answer = answer.map_err(|e| failed(DESCRIBE_TASKS, e))?;
@@ -132,6 +141,7 @@ impl Reader {
     async fn revision(&self, arn: &str, patience: Duration) -> Result<Revision, SourceError> {
         let started = Instant::now();
         loop {
+            self.budget.admit(DESCRIBE_TASK_DEFINITION, Urgency::CanWait).await;
             let call = self.client.describe_task_definition().task_definition(arn);
             match call.send().await.map_err(|e| failed(DESCRIBE_TASK_DEFINITION, e)) {
                 Ok(answer) => {

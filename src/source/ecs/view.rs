@@ -222,6 +222,7 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
         started_at: task.task.began_at(),
         member: Member::Ecs,
         foreign_tls: block.is_some_and(|block| block.tls),
+        held: false,
     }
 }
 

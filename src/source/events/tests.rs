@@ -46,9 +46,8 @@ fn fixture(bodies: Vec<String>, arn: Option<&str>) -> Fixture {
     let (outbox, inbox) = mailbox();
     let addressee = Addressee { arn: arn.map(str::to_owned), outbox };
     let settings = Settings { queue_url: "https://sqs.test/1/legation-a".to_owned(), receivers: 1 };
-    let client = crate::source::aws::sqs(&script.config());
     let metrics = Metrics::register(&mut Registry::default());
-    let queue = Queue::new(client, settings, [("prod-a".to_owned(), addressee)].into(), metrics);
+    let queue = Queue::new(&script.access(), settings, [("prod-a".to_owned(), addressee)].into(), metrics);
     Fixture { queue, inbox: Some(inbox), deleted, _script: script }
 }
 
@@ -108,7 +107,7 @@ async fn a_queue_that_refuses_is_told() {
     let script = Scripted::start(move |_, _| Answer::Json(400, refusal.clone()));
     let settings = Settings { queue_url: "https://sqs.test/1/gone".to_owned(), receivers: 1 };
     let metrics = Metrics::register(&mut Registry::default());
-    let queue = Queue::new(crate::source::aws::sqs(&script.config()), settings, BTreeMap::new(), metrics);
+    let queue = Queue::new(&script.access(), settings, BTreeMap::new(), metrics);
     let error = queue.receive().await.expect_err("a refusal");
     assert_eq!((&*error.operation, &*error.code), ("sqs:ReceiveMessage", "QueueDoesNotExist"));
 }

@@ -205,6 +205,7 @@ fn registrations(checker: &mut Checker<'_>, written: &[Endpoint]) -> Vec<Registr
             started_at: None,
             member: Member::File,
             foreign_tls: false,
+            held: false,
         });
     }
     registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));

@@ -164,8 +164,7 @@ impl Cluster {
 
     pub(super) fn source_hearing(&self, namespaces: Vec<NamespaceRule>, inbox: Inbox) -> EcsSource {
         let cluster = format!("{ARN}cluster/prod-a");
-        let client = crate::source::aws::ecs(&self.script.config());
-        EcsSource::new(client, Settings { cluster, namespaces }, inbox)
+        EcsSource::new(&self.script.access(), Settings { cluster, namespaces }, inbox)
     }
 
     /// How often an operation was called.

@@ -1,0 +1,304 @@
+//! Every source that the configuration names: made, started, and wired to those who tell it something.
+//!
+//! It has no logic of its own, but for which clusters there are.
+//!
+//! Invariant: each source has a cell of its own under a name of its own; the cells stand in the order of trust.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Parts, spawn};
+use crate::config::{Config, Discover, Guard, Queue, cluster_name};
+use crate::model::Namespace;
+use crate::source::aws::probe::{self, Probe};
+use crate::source::aws::{self, Access, Budget};
+use crate::source::cloudmap::{self, CloudMapSource};
+use crate::source::ecs::{self, EcsSource, Hint, NamespaceRule, Outbox};
+use crate::source::{self, Cell, CellWriter, GuardLimits, Pace, SdkConfig, events, file};
+use crate::telemetry::Metrics;
+use crate::xds::clients::{Clients, Presence};
+
+/// The cells of what was started.
+pub(super) struct Sources {
+    /// Of the sources, the most trusted first.
+    pub(super) cells: Vec<Cell>,
+    /// Of the queue of events, which is no source of its own.
+    pub(super) queue: Option<Cell>,
+}
+
+/// What it takes to start a source.
+struct Starting<'a> {
+    config: &'a Config,
+    metrics: &'a Metrics,
+    parts: &'a mut Parts,
+    stopping: &'a CancellationToken,
+    cells: Vec<Cell>,
+}
+
+impl Starting<'_> {
+    fn pace(&self, interval: Duration) -> Pace {
+        Pace { interval, max_backoff: self.config.max_backoff }
+    }
+
+    fn cell(&mut self, name: &str) -> CellWriter {
+        let (writer, cell) = source::cell(name);
+        self.cells.push(cell);
+        writer
+    }
+
+    /// The cell of a source that can be wrong and look complete.
+    fn guarded_cell(&mut self, name: &str) -> CellWriter {
+        let Guard { service_percent, namespace_percent, at_least } = self.config.guard;
+        let at_least = at_least.get();
+        self.cell(name).guarded(GuardLimits { service_percent, namespace_percent, at_least })
+    }
+
+    fn run(&mut self, name: String, part: impl Future<Output = ()> + Send + 'static) {
+        spawn(self.parts, name, async {
+            part.await;
+            Ok(())
+        });
+    }
+
+    /// Returns where letters to each cluster go.
+    fn clusters(&mut self, access: &Access) -> anyhow::Result<BTreeMap<String, events::Addressee>> {
+        let mut addressees = BTreeMap::new();
+        for (short, Cluster { cluster, namespaces }) in clusters(self.config)? {
+            let name = format!("ecs/{short}");
+            let (outbox, inbox) = ecs::mailbox();
+            let arn = Some(cluster.clone()).filter(|cluster| cluster.starts_with("arn:"));
+            addressees.insert(short, events::Addressee { arn, outbox });
+            let source = EcsSource::new(access, ecs::Settings { cluster, namespaces }, inbox);
+            let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.ecs_interval));
+            self.run(name, source.run(writer, pace, self.stopping.clone()));
+        }
+        Ok(addressees)
+    }
+
+    fn cloud_map(&mut self, access: &Access, namespace: &Namespace, cloud_map: &str) {
+        let name = format!("cloudmap/{namespace}/{cloud_map}");
+        let settings =
+            cloudmap::Settings { cloud_map_namespace: cloud_map.to_owned(), namespace: namespace.clone() };
+        let source = CloudMapSource::new(access, settings);
+        let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.cloud_map_interval));
+        self.run(name, source::run(source, writer, pace, self.stopping.clone()));
+    }
+
+    fn file(&mut self, namespace: &Namespace, path: &Path) {
+        let name = format!("file/{namespace}/{}", path.display());
+        let writer = self.cell(&name);
+        self.run(name, file::run(path.to_owned(), namespace.clone(), writer, self.stopping.clone()));
+    }
+
+    /// Listens to the queue of ECS's events.
+    fn queue(
+        &mut self,
+        access: &Access,
+        settings: &Queue,
+        addressees: BTreeMap<String, events::Addressee>,
+    ) -> Cell {
+        let name = format!("events/{}", events::queue_name(&settings.url));
+        let (writer, cell) = source::cell(name.clone());
+        let receivers = settings.receivers.get() as usize;
+        let settings = events::Settings { queue_url: settings.url.clone(), receivers };
+        let queue = events::Queue::new(access, settings, addressees, self.metrics.clone());
+        self.run(name, queue.run(writer, self.config.max_backoff, self.stopping.clone()));
+        cell
+    }
+
+    /// Has ECS asked about the tasks whose sidecars go.
+    fn hints(&mut self, clients: &Clients, addressees: &BTreeMap<String, events::Addressee>) {
+        let outboxes = addressees.iter().map(|(name, it)| (name.clone(), it.outbox.clone())).collect();
+        let (presences, stopping) = (clients.presences(), self.stopping.clone());
+        self.run("hints".to_owned(), async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = pass_on(presences, outboxes) => {}
+            }
+        });
+    }
+}
+
+/// Starts every source.
+pub(super) async fn start(
+    config: &Config,
+    metrics: &Metrics,
+    parts: &mut Parts,
+    stopping: &CancellationToken,
+    clients: &Clients,
+) -> anyhow::Result<Sources> {
+    let mut starting = Starting { config, metrics, parts, stopping, cells: Vec::new() };
+    let mut queue = None;
+    if let Some(access) = load_aws(config, metrics).await? {
+        let addressees = starting.clusters(&access)?;
+        starting.hints(clients, &addressees);
+        queue = config.ecs_queue.as_ref().map(|settings| starting.queue(&access, settings, addressees));
+        for (namespace, settings) in &config.namespaces {
+            settings.cloud_map.iter().for_each(|it| starting.cloud_map(&access, namespace, it));
+        }
+    }
+    for (namespace, settings) in &config.namespaces {
+        settings.files.iter().for_each(|path| starting.file(namespace, path));
+    }
+    Ok(Sources { cells: starting.cells, queue })
+}
+
+/// Passes on which sidecars come and go to the sources of their tasks' clusters.
+async fn pass_on(mut presences: broadcast::Receiver<Presence>, outboxes: BTreeMap<String, Outbox>) {
+    loop {
+        let presence = match presences.recv().await {
+            Ok(presence) => presence,
+            Err(RecvError::Lagged(missed)) => {
+                debug!(missed, "some sidecars came or went unseen");
+                continue;
+            }
+            Err(RecvError::Closed) => return std::future::pending().await,
+        };
+        let Presence { node, here } = presence;
+        if !ecs::is_task(&node) {
+            continue;
+        }
+        let hint = if here { Hint::Here } else { Hint::Gone };
+        // An ARN of the old form does not say which cluster.
+        let cluster = ecs::cluster_of_task(&node);
+        let concerned = |name: &String| cluster.is_none_or(|cluster| cluster == name);
+        for (_, outbox) in outboxes.iter().filter(|(name, _)| concerned(name)) {
+            outbox.hint(vec![hint(node.as_ref().into())]).await;
+        }
+    }
+}
+
+/// Tries each action of IAM that a server with this configuration needs.
+pub async fn probe(config: &Config) -> anyhow::Result<Vec<Probe>> {
+    let metrics = Metrics::unread();
+    let Some(access) = load_aws(config, &metrics).await? else { return Ok(Vec::new()) };
+    let mut probes = Vec::new();
+    for Cluster { cluster, .. } in clusters(config)?.into_values() {
+        probes.extend(probe::cluster(&access, &cluster).await);
+    }
+    for namespace in config.namespaces.values().flat_map(|settings| &settings.cloud_map) {
+        probes.extend(probe::cloud_map(&access, namespace).await);
+    }
+    if let Some(queue) = &config.ecs_queue {
+        probes.extend(probe::queue(&access, &queue.url).await);
+    }
+    Ok(probes)
+}
+
+/// The settings of AWS, unless nothing is read from there: finding them may ask the network.
+async fn load_aws(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Access>> {
+    if config.namespaces.values().all(|it| it.clusters.is_empty() && it.cloud_map.is_empty()) {
+        return Ok(None);
+    }
+    let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
+    let sdk = with_region(aws.load().await)?;
+    Ok(Some(Access::new(sdk, Budget::new(config.aws.call_budget, metrics.clone()))))
+}
+
+/// Without a Region every call would fail, forever, and never say why.
+fn with_region(sdk: SdkConfig) -> anyhow::Result<SdkConfig> {
+    if sdk.region().is_none_or(|region| region.as_ref().is_empty()) {
+        bail!("no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+    Ok(sdk)
+}
+
+/// A cluster to watch, and the namespaces that it feeds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cluster {
+    /// The ARN if anyone wrote it, else the name.
+    cluster: String,
+    namespaces: Vec<NamespaceRule>,
+}
+
+/// The clusters to watch by their names: one written by name and by ARN is read once.
+fn clusters(config: &Config) -> anyhow::Result<BTreeMap<String, Cluster>> {
+    let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
+    for (namespace, settings) in &config.namespaces {
+        let discover = match settings.discover {
+            Discover::Labelled => ecs::Discover::Labelled,
+            Discover::All => ecs::Discover::All,
+        };
+        for cluster in &settings.clusters {
+            let name = cluster_name(cluster).unwrap_or(cluster);
+            let known = clusters
+                .entry(name.to_owned())
+                .or_insert_with(|| Cluster { cluster: cluster.clone(), namespaces: Vec::new() });
+            if known.cluster == name {
+                known.cluster.clone_from(cluster);
+            } else if cluster != name && *cluster != known.cluster {
+                // One process has one account and one Region.
+                bail!("the clusters `{}` and `{cluster}` can't be watched together", known.cluster);
+            }
+            known.namespaces.push(NamespaceRule { namespace: namespace.clone(), discover });
+        }
+    }
+    Ok(clusters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamespaceConfig;
+
+    fn config(namespaces: &[(&str, NamespaceConfig)]) -> Config {
+        let yaml = "namespaces: { prod: { clusters: [prod-a] } }";
+        let mut config = Config::parse("legation.yaml".as_ref(), yaml, []).unwrap();
+        config.namespaces =
+            namespaces.iter().map(|(name, settings)| (Namespace::from(*name), settings.clone())).collect();
+        config
+    }
+
+    #[tokio::test]
+    async fn aws_is_asked_only_for_what_is_there() {
+        let files = NamespaceConfig { files: vec!["services.yaml".into()], ..Default::default() };
+        let metrics = Metrics::unread();
+        assert!(load_aws(&config(&[("prod", files)]), &metrics).await.unwrap().is_none());
+        let error = with_region(SdkConfig::builder().build()).unwrap_err();
+        assert_eq!(error.to_string(), "no AWS Region: set `aws.region` in the configuration or AWS_REGION");
+    }
+
+    #[test]
+    fn a_cluster_by_name_and_by_arn_is_one() {
+        const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a";
+        let of = |cluster: &str| NamespaceConfig { clusters: vec![cluster.to_owned()], ..Default::default() };
+        for (one, other) in [("prod-a", ARN), (ARN, "prod-a"), (ARN, ARN)] {
+            let clusters = clusters(&config(&[("prod", of(one)), ("shared", of(other))])).unwrap();
+            let (name, cluster) = clusters.into_iter().next().unwrap();
+            assert_eq!((name.as_str(), cluster.cluster.as_str()), ("prod-a", ARN));
+            let namespaces: Vec<_> = cluster.namespaces.iter().map(|rule| rule.namespace.as_str()).collect();
+            assert_eq!(namespaces, ["prod", "shared"]);
+        }
+        let elsewhere = ARN.replace("eu-west-1", "us-east-1");
+        assert!(clusters(&config(&[("prod", of(ARN)), ("shared", of(&elsewhere))])).is_err());
+    }
+
+    #[tokio::test]
+    async fn every_source_has_its_own_name() {
+        let settings = NamespaceConfig {
+            clusters: vec!["prod-a".to_owned()],
+            cloud_map: vec!["map".to_owned()],
+            files: vec!["services.yaml".into()],
+            ..Default::default()
+        };
+        let mut config = config(&[("prod", settings.clone()), ("shared", settings)]);
+        config.aws.region = Some("eu-west-1".to_owned());
+        let (mut parts, stopping) = (Parts::new(), CancellationToken::new());
+        stopping.cancel();
+        let metrics = Metrics::unread();
+        let sources = start(&config, &metrics, &mut parts, &stopping, &Clients::default()).await.unwrap();
+        let names: Vec<_> = sources.cells.iter().map(|cell| &*cell.name).collect();
+        let expected = ["ecs/prod-a", "cloudmap/prod/map", "cloudmap/shared/map"];
+        assert_eq!(
+            names,
+            [&expected[..], &["file/prod/services.yaml", "file/shared/services.yaml"]].concat()
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! `legation check --pre`: whether a server with this configuration could do its work here.
+
+use serde_json::{Value, json};
+
+use super::table::table;
+use super::validate::{examine, read, report};
+use super::{Check, Exit, Format, Outcome, Stop, Terminal, environment};
+use crate::app;
+use crate::config::Config;
+use crate::source::aws::probe::{Permission, Probe};
+use crate::source::file;
+
+/// The policies that are shipped: whoever lacks an action is shown its statement.
+const POLICIES: [&str; 3] = [
+    include_str!("../../deploy/iam/ecs.json"),
+    include_str!("../../deploy/iam/cloud-map.json"),
+    include_str!("../../deploy/iam/events.json"),
+];
+
+pub(super) fn run(check: &Check, terminal: &mut Terminal<'_>) -> Outcome {
+    let text = read(&check.config)?;
+    let config = Config::parse(&check.config, &text, environment());
+    let problems = match &config {
+        Ok(config) => examine(config, file::examine_together),
+        Err(problems) => problems.clone(),
+    };
+    let config = match config {
+        Ok(config) if problems.is_empty() => config,
+        _ => return report(&problems, check.output, terminal),
+    };
+    let failed = |error: &dyn std::fmt::Display| Stop::new(Exit::Failed, error, None);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed(&format!("can't start: {error}")))?;
+    let probes = runtime.block_on(app::probe(&config)).map_err(|error| failed(&format!("{error:#}")))?;
+    show(&probes, check.output, terminal)
+}
+
+fn show(probes: &[Probe], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
+    let missing: Vec<Value> = statements(probes);
+    let bad = probes.iter().filter(|probe| probe.permission != Permission::Allowed).count();
+    match format {
+        Format::Json => writeln!(terminal.out, "{:#}", as_json(probes, &missing))?,
+        Format::Table => {
+            let row = |probe: &Probe| {
+                let (state, why) = words(&probe.permission);
+                vec![probe.action.to_owned(), probe.object.clone(), state.to_owned(), why.to_owned()]
+            };
+            write!(terminal.out, "{}", table(&["ACTION", "OBJECT", "STATE", "WHY"], probes.iter().map(row)))?;
+            if !missing.is_empty() {
+                writeln!(terminal.out, "\nadd to the policy of the task role:\n{:#}", Value::Array(missing))?;
+            }
+            terminal.out.flush()?;
+            let of = probes.len();
+            writeln!(terminal.err, "{} of {of} actions allowed", of - bad)?;
+        }
+    }
+    Ok(if bad == 0 { Exit::Done } else { Exit::Findings })
+}
+
+fn words(permission: &Permission) -> (&'static str, &str) {
+    match permission {
+        Permission::Allowed => ("allowed", ""),
+        Permission::Denied(why) => ("denied", why),
+        Permission::Unknown(why) => ("unknown", why),
+    }
+}
+
+/// The statements of the shipped policies with an action that is denied, cut to such actions.
+fn statements(probes: &[Probe]) -> Vec<Value> {
+    let denied: Vec<_> = probes
+        .iter()
+        .filter(|probe| matches!(probe.permission, Permission::Denied(_)))
+        .map(|probe| probe.action)
+        .collect();
+    let policies = POLICIES.iter().filter_map(|policy| serde_json::from_str::<Value>(policy).ok());
+    let all = policies.flat_map(|policy| policy["Statement"].as_array().cloned().unwrap_or_default());
+    let cut = all.filter_map(|mut statement| {
+        let actions = statement["Action"].as_array()?;
+        let lacking: Vec<_> =
+            actions.iter().filter(|action| denied.iter().any(|it| *action == *it)).cloned().collect();
+        statement["Action"] = Value::Array(lacking.clone());
+        (!lacking.is_empty()).then_some(statement)
+    });
+    cut.collect()
+}
+
+fn as_json(probes: &[Probe], missing: &[Value]) -> Value {
+    let items = probes.iter().map(|probe| {
+        let (state, why) = words(&probe.permission);
+        json!({ "action": probe.action, "object": probe.object, "state": state, "why": why })
+    });
+    json!({
+        "apiVersion": "legation/v1",
+        "kind": "ProbeList",
+        "items": items.collect::<Vec<_>>(),
+        "missingStatements": missing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_lacks_an_action_is_shown_its_statement() {
+        let probe = |action, permission| Probe { action, object: "prod-a".to_owned(), permission };
+        let probes = [
+            probe("ecs:ListTasks", Permission::Denied("not you".to_owned())),
+            probe("ecs:ListServices", Permission::Allowed),
+            probe("ecs:DescribeTasks", Permission::Unknown("timeout: 3 s".to_owned())),
+        ];
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut terminal = Terminal { out: &mut out, err: &mut err, colour: false };
+        let exit = show(&probes, Format::Table, &mut terminal).unwrap();
+        assert_eq!(exit, Exit::Findings);
+        let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
+        assert_eq!(err, "1 of 3 actions allowed\n");
+        expect_test::expect![[r#"
+            ACTION              OBJECT   STATE     WHY
+            ecs:ListTasks       prod-a   denied    not you
+            ecs:ListServices    prod-a   allowed   -
+            ecs:DescribeTasks   prod-a   unknown   timeout: 3 s
+
+            add to the policy of the task role:
+            [
+              {
+                "Sid": "LegationList",
+                "Effect": "Allow",
+                "Action": [
+                  "ecs:ListTasks"
+                ],
+                "Resource": "*",
+                "Condition": {
+                  "ArnEquals": {
+                    "ecs:cluster": "arn:aws:ecs:REGION:ACCOUNT:cluster/CLUSTER"
+                  }
+                }
+              }
+            ]
+        "#]]
+        .assert_eq(&out);
+    }
+
+    #[test]
+    fn every_action_that_is_tried_is_in_a_policy() {
+        let shipped: Vec<_> = POLICIES.iter().map(|it| serde_json::from_str::<Value>(it).unwrap()).collect();
+        assert!(shipped.iter().all(|policy| policy["Version"] == "2012-10-17"));
+    }
+}

@@ -1,0 +1,184 @@
+//! Whether this process may do what it needs to: each action of IAM, tried once.
+//!
+//! It is not a reading: what is answered is dropped.
+//!
+//! Invariant: nothing is changed. What is asked for by a made-up name is refused after the permission was looked at, and
+//! that is answer enough.
+
+use aws_sdk_servicediscovery::types::{
+    FilterCondition, NamespaceFilter, NamespaceFilterName, ServiceFilter, ServiceFilterName,
+};
+
+use super::{Access, failed};
+use crate::source::SourceError;
+
+/// A name that nobody has.
+const NOBODY: &str = "legation-check";
+/// The codes by which AWS says that someone may not.
+const DENIED: [&str; 5] =
+    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
+/// The codes for what never came as far as a permission.
+const UNKNOWN: [&str; 12] = [
+    "timeout",
+    "connect",
+    "credentials",
+    "request",
+    "bad-response",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "ExpiredTokenException",
+    "ExpiredToken",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "IncompleteSignature",
+];
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Permission {
+    /// It may.
+    Allowed,
+    /// It may not, in AWS's words.
+    Denied(String),
+    /// That could not be found out.
+    Unknown(String),
+}
+
+/// One action that was tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// As IAM names it.
+    pub action: &'static str,
+    /// On what: a cluster, a namespace or a queue.
+    pub object: String,
+    /// What came of it.
+    pub permission: Permission,
+}
+
+fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>) -> Probe {
+    let permission = match outcome {
+        Ok(_) => Permission::Allowed,
+        Err(error) if DENIED.contains(&error.code.as_str()) => Permission::Denied(error.message.clone()),
+        Err(error) if is_unknown(&error.code) => {
+            Permission::Unknown(format!("{}: {}", error.code, error.message))
+        }
+        Err(_) => Permission::Allowed,
+    };
+    Probe { action, object: object.to_owned(), permission }
+}
+
+fn is_unknown(code: &str) -> bool {
+    UNKNOWN.contains(&code)
+        || code.starts_with("http-")
+        || code.contains("Throttl")
+        || code.contains("LimitExceeded")
+}
+
+/// Tries what a cluster needs.
+pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
+    let ecs = access.ecs();
+    let mut probes = Vec::new();
+    let action = "ecs:ListServices";
+    let services = ecs.list_services().cluster(cluster).max_results(1).send().await;
+    let services = services.map_err(|error| failed(action, error));
+    probes.push(probe(action, cluster, &services));
+    let action = "ecs:ListTasks";
+    let tasks = ecs.list_tasks().cluster(cluster).max_results(1).send().await;
+    let tasks = tasks.map_err(|error| failed(action, error));
+    probes.push(probe(action, cluster, &tasks));
+
+    // What is there is asked about, because a policy may allow no more than that.
+    let service = services.ok().and_then(|answer| answer.service_arns().first().cloned());
+    let service = service.unwrap_or_else(|| NOBODY.to_owned());
+    let action = "ecs:DescribeServices";
+    let described = ecs.describe_services().cluster(cluster).services(service).send().await;
+    probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
+    let task = tasks.ok().and_then(|answer| answer.task_arns().first().cloned());
+    let task = task.unwrap_or_else(|| "0".repeat(32));
+    let action = "ecs:DescribeTasks";
+    let described = ecs.describe_tasks().cluster(cluster).tasks(task).send().await;
+    let described = described.map_err(|error| failed(action, error));
+    probes.push(probe(action, cluster, &described));
+
+    let definition = described.ok().and_then(|answer| answer.tasks().first()?.task_definition_arn.clone());
+    let definition = definition.unwrap_or_else(|| NOBODY.to_owned());
+    let action = "ecs:DescribeTaskDefinition";
+    let described = ecs.describe_task_definition().task_definition(definition).send().await;
+    probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
+    probes
+}
+
+/// Tries what a Cloud Map namespace needs.
+pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
+    let client = access.cloudmap();
+    let mut probes = Vec::new();
+    let filter = NamespaceFilter::builder().name(NamespaceFilterName::Name).values(namespace);
+    let filter = filter.condition(FilterCondition::Eq).build().ok();
+    let action = "servicediscovery:ListNamespaces";
+    let listed = client.list_namespaces().set_filters(filter.map(|filter| vec![filter])).send().await;
+    let listed = listed.map_err(|error| failed(action, error));
+    probes.push(probe(action, namespace, &listed));
+    let found = listed.ok().and_then(|answer| answer.namespaces().first().cloned());
+    let id = found.as_ref().and_then(|found| found.id()).unwrap_or(NOBODY);
+    let properties = found.as_ref().and_then(|found| found.properties());
+    let http = properties.and_then(|properties| properties.http_properties());
+    let name = http.and_then(|http| http.http_name()).unwrap_or(namespace);
+
+    let filter = ServiceFilter::builder().name(ServiceFilterName::NamespaceId).values(id);
+    let filter = filter.condition(FilterCondition::Eq).build().ok();
+    let action = "servicediscovery:ListServices";
+    let listed = client.list_services().set_filters(filter.map(|filter| vec![filter])).send().await;
+    let listed = listed.map_err(|error| failed(action, error));
+    probes.push(probe(action, namespace, &listed));
+    let service = listed.ok().and_then(|answer| answer.services().first()?.name.clone());
+    let service = service.unwrap_or_else(|| NOBODY.to_owned());
+
+    let action = "servicediscovery:DiscoverInstances";
+    let discovered = client.discover_instances().namespace_name(name).service_name(service).send().await;
+    probes.push(probe(action, namespace, &discovered.map_err(|error| failed(action, error))));
+    probes
+}
+
+/// Tries what a queue needs. A message that comes is left in it.
+pub async fn queue(access: &Access, url: &str) -> Vec<Probe> {
+    let client = access.sqs();
+    let action = "sqs:ReceiveMessage";
+    let received =
+        client.receive_message().queue_url(url).wait_time_seconds(0).visibility_timeout(0).send().await;
+    let received = probe(action, url, &received.map_err(|error| failed(action, error)));
+    let action = "sqs:DeleteMessage";
+    let deleted = client.delete_message().queue_url(url).receipt_handle(NOBODY).send().await;
+    vec![received, probe(action, url, &deleted.map_err(|error| failed(action, error)))]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::aws::scripted::{Answer, Scripted};
+
+    #[tokio::test]
+    async fn only_a_refusal_is_no_permission() {
+        let script = Scripted::start(|operation, _| match operation {
+            "ListServices" => Answer::Json(200, json!({"serviceArns": []})),
+            "ListTasks" => {
+                Answer::Json(400, json!({"__type": "AccessDeniedException", "message": "not you"}))
+            }
+            "DescribeServices" => Answer::Json(400, json!({"__type": "ClusterNotFoundException"})),
+            "DescribeTasks" => Answer::Json(400, json!({"__type": "ThrottlingException"})),
+            "DescribeTaskDefinition" => Answer::Json(400, json!({"__type": "ClientException"})),
+            other => panic!("nobody asked for {other}"),
+        });
+        let probes = cluster(&script.access(), "prod-a").await;
+        let words: Vec<_> = probes
+            .iter()
+            .map(|probe| match &probe.permission {
+                Permission::Allowed => "allowed",
+                Permission::Denied(why) => why.as_str(),
+                Permission::Unknown(_) => "unknown",
+            })
+            .collect();
+        assert_eq!(words, ["allowed", "not you", "allowed", "unknown", "allowed"]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Which tasks ECS is asked about between two readings, and when.
+//!
+//! It asks nobody, and believes nothing: what is answered is taken in like any other answer.
+//!
+//! Invariant: every question ends, at the latest when its task is known to have gone; and no more is due at a time than
+//! one call can ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::InstanceId;
+
+/// How many tasks one call can ask about.
+const AT_ONCE: usize = 100;
+/// Between two looks at young tasks whose health is not known: events do not tell it.
+const LOOK: Duration = Duration::from_secs(2);
+/// When a task whose sidecar has gone is asked about, after it went: of a crash ECS may learn ten seconds late.
+const AFTER_DEPARTURE: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(6),
+    Duration::from_secs(10),
+];
+
+/// The open questions.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// Tasks that only an event knows which is older than the last reading: ECS is asked before they are believed.
+    unsure: BTreeSet<InstanceId>,
+    /// Tasks that run and whose health is not known yet.
+    young: BTreeSet<InstanceId>,
+    /// Which of the young was asked about last: all have their turn.
+    last: Option<InstanceId>,
+    /// When the last look at these was.
+    looked: Option<Instant>,
+    /// Tasks whose sidecar has gone, when, and how often they were asked about since.
+    departed: BTreeMap<InstanceId, (Instant, usize)>,
+}
+
+impl Questions {
+    /// Asks once about a task.
+    pub(super) fn doubt(&mut self, task: InstanceId) {
+        self.unsure.insert(task);
+    }
+
+    /// Asks for the health of a task again and again, or no longer.
+    pub(super) fn watch(&mut self, task: &InstanceId, is_young: bool) {
+        if is_young {
+            self.young.insert(task.clone());
+        } else {
+            self.young.remove(task);
+        }
+    }
+
+    /// The only tasks whose health is asked for from now on.
+    pub(super) fn watch_only(&mut self, young: BTreeSet<InstanceId>) {
+        self.young = young;
+    }
+
+    /// Asks about a task at once, because its sidecar has gone, and some times more.
+    pub(super) fn miss(&mut self, task: InstanceId, now: Instant) {
+        self.departed.insert(task, (now, 0));
+    }
+
+    /// Its sidecar is back, or the task is known to have gone.
+    pub(super) fn stop_missing(&mut self, task: &InstanceId) {
+        self.departed.remove(task);
+    }
+
+    /// When the next question is due.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        let look = self.looked.map_or_else(Instant::now, |looked| looked + LOOK);
+        let look = (!self.young.is_empty() || !self.unsure.is_empty()).then_some(look);
+        let departed = self.departed.values().map(|(since, asked)| *since + AFTER_DEPARTURE[*asked]);
+        look.into_iter().chain(departed).min()
+    }
+
+    /// The tasks to ask about now.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<InstanceId> {
+        let due = |(since, asked): &(Instant, usize)| *since + AFTER_DEPARTURE[*asked] <= now;
+        let due = self.departed.iter().filter(|(_, departure)| due(departure));
+        let mut tasks: Vec<_> = due.take(AT_ONCE).map(|(task, _)| task.clone()).collect();
+        for task in &tasks {
+            if let Some((_, asked)) = self.departed.get_mut(task) {
+                *asked += 1;
+            }
+        }
+        self.departed.retain(|_, (_, asked)| *asked < AFTER_DEPARTURE.len());
+        if self.looked.is_none_or(|looked| looked + LOOK <= now) {
+            self.looked = Some(now);
+            let unsure: Vec<_> = self.unsure.iter().take(AT_ONCE - tasks.len()).cloned().collect();
+            self.unsure.retain(|task| !unsure.contains(task));
+            tasks.extend(unsure);
+            self.take_young(&mut tasks);
+        }
+        tasks
+    }
+
+    /// The young that come after the one that was asked about last, as far as there is room; then from the beginning.
+    fn take_young(&mut self, tasks: &mut Vec<InstanceId>) {
+        let last = self.last.take();
+        let after = |task: &&InstanceId| last.as_ref().is_none_or(|last| *task > last);
+        let (later, earlier): (Vec<_>, Vec<_>) = self.young.iter().partition(after);
+        let next: Vec<_> = later.into_iter().chain(earlier).take(AT_ONCE - tasks.len()).cloned().collect();
+        self.last = next.last().cloned();
+        tasks.extend(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(range: std::ops::Range<usize>) -> Vec<InstanceId> {
+        range.map(|number| format!("task/{number:04}").as_str().into()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_lost_its_sidecar_is_asked_about_at_once_and_some_times_more() {
+        let (mut questions, began) = (Questions::default(), Instant::now());
+        questions.miss("a".into(), began);
+        questions.miss("b".into(), began);
+        let mut asked = Vec::new();
+        while let Some(at) = questions.next_at() {
+            for task in questions.take_due(at) {
+                asked.push(((at - began).as_secs(), task.as_str().to_owned()));
+            }
+            if at == began + Duration::from_secs(1) {
+                questions.stop_missing(&"b".into()); // it is back
+            }
+        }
+        let asked: Vec<_> = asked.iter().map(|(at, task)| (*at, task.as_str())).collect();
+        assert_eq!(asked, [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (3, "a"), (6, "a"), (10, "a")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_are_asked_about_in_turn_and_the_most_urgent_first() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        questions.watch_only(tasks(0..150).into_iter().collect());
+        tasks(200..260).into_iter().for_each(|task| questions.miss(task, now));
+        questions.doubt("unsure".into());
+        let first = questions.take_due(now);
+        assert_eq!(first.len(), AT_ONCE);
+        assert_eq!(first[..60], tasks(200..260)[..]);
+        assert_eq!(first[60].as_str(), "unsure");
+        assert_eq!(first[61..], tasks(0..39)[..]);
+        assert_eq!(questions.next_at(), Some(now + Duration::from_secs(1)), "the departed again");
+        tasks(200..260).iter().for_each(|task| questions.stop_missing(task));
+        let later = questions.next_at().expect("young ones");
+        assert_eq!(later, now + LOOK);
+        assert_eq!(questions.take_due(later), tasks(39..139));
+        let next = questions.take_due(later + LOOK);
+        assert_eq!(next[..11], tasks(139..150)[..]);
+        questions.watch_only(BTreeSet::new());
+        assert_eq!(questions.next_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_at_once_are_asked_about_a_hundred_at_a_time() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        tasks(0..1_000).into_iter().for_each(|task| questions.miss(task, now));
+        for call in 0..10 {
+            assert_eq!(questions.next_at(), Some(now), "call {call}");
+            assert_eq!(questions.take_due(now).len(), AT_ONCE);
+        }
+        assert_eq!(questions.next_at(), Some(now + Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,307 @@
+//! What a reading lacks without a word about it, held back until that is sure: an answer can be wrong and look complete.
+//!
+//! It is not about what a source tells: a task that is told to stop, and an instance that is told to be ill, go at once.
+//! Nor about failures, of which a view never shrinks.
+//!
+//! Invariant: what is held back stays as it was until the next complete reading; what that lacks too is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::HashSet;
+use imbl::ordmap::DiffItem;
+
+use crate::model::{Finding, InstanceId, Namespace, Phase, Registration, ServiceKey, ServiceView, View};
+
+/// From when on a loss is too large to be believed at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// More than this share of a service's endpoints, in percent.
+    pub service_percent: u32,
+    /// More than this share of a namespace's, in percent.
+    pub namespace_percent: u32,
+    /// Fewer are believed whatever their share.
+    pub at_least: u32,
+}
+
+/// The losses of one source that are held back.
+#[derive(Debug)]
+pub(super) struct Guard {
+    limits: Limits,
+    held: BTreeMap<ServiceKey, Held>,
+}
+
+/// One service of which something is held back.
+#[derive(Debug)]
+struct Held {
+    /// As it was.
+    before: Arc<ServiceView>,
+    lost: Vec<Registration>,
+}
+
+impl Guard {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, held: BTreeMap::new() }
+    }
+
+    /// Puts back into `view`, a complete reading, what it lacks of `before` and is not believed to have gone.
+    /// `after_failure` says that the attempt before it failed: then an empty answer proves nothing either.
+    pub(super) fn judge(&mut self, before: &View, view: &mut View, after_failure: bool) {
+        let mut losses = losses(before, view);
+        let too_many = |namespace: &Namespace| {
+            let of = |key: &ServiceKey| key.namespace == *namespace;
+            let lost = losses.iter().filter(|(key, _)| of(key)).map(|(_, loss)| loss.lost.len()).sum();
+            let services = before.services.iter().filter(|(key, _)| of(key));
+            let all = services.map(|(_, service)| serving(service).count()).sum();
+            self.exceeds(lost, all, self.limits.namespace_percent)
+        };
+        let namespaces: BTreeSet<Namespace> = losses.keys().map(|key| key.namespace.clone()).collect();
+        let namespaces: BTreeSet<_> = namespaces.into_iter().filter(too_many).collect();
+        losses.retain(|key, loss| {
+            let left = view.services.get(key).is_some_and(|service| !service.registrations.is_empty());
+            let all = serving(&loss.before).count();
+            namespaces.contains(&key.namespace)
+                || (after_failure && !left)
+                || self.exceeds(loss.lost.len(), all, self.limits.service_percent)
+        });
+        self.held = losses;
+        self.restore(view);
+    }
+
+    fn exceeds(&self, lost: usize, all: usize, percent: u32) -> bool {
+        lost >= self.limits.at_least as usize && lost * 100 > all * percent as usize
+    }
+
+    /// Whether anything is held back.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Nothing is held back from now on.
+    pub(super) fn let_go(&mut self) {
+        self.held.clear();
+    }
+
+    /// Puts back into `view` what is held back.
+    pub(super) fn restore(&self, view: &mut View) {
+        for (key, held) in &self.held {
+            let now = view.services.get(key);
+            let mut registrations = now.map_or_else(Vec::new, |now| now.registrations.clone());
+            // Whatever is told of one since is so.
+            let mentioned = Mentioned::by(now);
+            let lost: Vec<_> = held.lost.iter().filter(|one| mentioned.lacks(one)).cloned().collect();
+            registrations.extend(lost.into_iter().map(|one| Registration { held: true, ..one }));
+            registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+            let ServiceView { spec, active, .. } = &**now.unwrap_or(&held.before);
+            let service = ServiceView { spec: Arc::clone(spec), active: *active, registrations };
+            let finding = finding(key, held);
+            if !view.findings.contains(&finding) {
+                view.findings.push(finding);
+            }
+            view.services.insert(key.clone(), Arc::new(service));
+        }
+        view.findings.sort();
+    }
+}
+
+fn finding(key: &ServiceKey, held: &Held) -> Finding {
+    let (lost, all) = (held.lost.len(), serving(&held.before).count());
+    Finding {
+        code: "SRC003",
+        object: format!("{}, service {key}", held.before.spec.origin),
+        message: format!(
+            "{lost} of {all} endpoints are missing from one answer, and nothing says that they stopped; they stay until \
+             the next reading lacks them too. If they are gone, `legation release` has it read at once"
+        ),
+    }
+}
+
+/// Those that may get traffic, less those that were held back already: what two readings lack is gone.
+fn serving(service: &ServiceView) -> impl Iterator<Item = &Registration> {
+    let serves =
+        |one: &&Registration| matches!(one.phase, Phase::Running(_)) && one.address.is_some() && !one.held;
+    service.registrations.iter().filter(serves)
+}
+
+/// What might get traffic before and is not even mentioned now, by service.
+fn losses(before: &View, now: &View) -> BTreeMap<ServiceKey, Held> {
+    let mut losses = BTreeMap::new();
+    for change in before.services.diff(&now.services) {
+        let (key, old, new) = match change {
+            DiffItem::Add(..) => continue,
+            DiffItem::Update { old: (key, old), new: (_, new) } => (key, old, Some(new)),
+            DiffItem::Remove(key, old) => (key, old, None),
+        };
+        let mentioned = Mentioned::by(new);
+        let lost: Vec<_> = serving(old).filter(|one| mentioned.lacks(one)).cloned().collect();
+        if !lost.is_empty() {
+            losses.insert(key.clone(), Held { before: Arc::clone(old), lost });
+        }
+    }
+    losses
+}
+
+/// The instances of a service of which anything is said.
+struct Mentioned<'a> {
+    instances: HashSet<&'a InstanceId>,
+    places: HashSet<(Option<IpAddr>, Option<u16>)>,
+}
+
+impl<'a> Mentioned<'a> {
+    fn by(service: Option<&'a Arc<ServiceView>>) -> Self {
+        let each = || service.into_iter().flat_map(|service| &service.registrations);
+        Self {
+            instances: each().map(|one| &one.instance).collect(),
+            places: each().map(|one| (one.address, one.port)).collect(),
+        }
+    }
+
+    /// Whether nothing is said of it; one that was registered anew under another name is there.
+    fn lacks(&self, one: &Registration) -> bool {
+        !self.instances.contains(&one.instance) && !self.places.contains(&(one.address, one.port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Health, Knobs, Member, Protocol, Readiness, ServiceSpec, StopCause};
+
+    fn guard() -> Guard {
+        Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
+    }
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey { namespace: Namespace::from("prod"), name: name.into() }
+    }
+
+    /// Services as `a=3`: so many endpoints, the first of which are those before too.
+    fn view(services: &[(&str, usize)]) -> View {
+        let mut view = View::default();
+        for (name, count) in services {
+            let spec = ServiceSpec {
+                key: key(name),
+                protocol: Protocol::Http,
+                aliases: Vec::new(),
+                knobs: Knobs::default(),
+                readiness: Readiness::default(),
+                created_at: None,
+                origin: "test".into(),
+            };
+            let registration = |number: usize| Registration {
+                instance: format!("{name}-{number:03}").as_str().into(),
+                address: Some([10, 0, name.as_bytes()[0], u8::try_from(number).unwrap()].into()),
+                port: Some(80),
+                zone: None,
+                phase: Phase::Running(Health::NoCheck),
+                started_at: None,
+                member: Member::Ecs,
+                foreign_tls: false,
+                held: false,
+            };
+            let registrations = (0..*count).map(registration).collect();
+            let service = ServiceView { spec: Arc::new(spec), active: true, registrations };
+            view.services.insert(key(name), Arc::new(service));
+        }
+        view
+    }
+
+    fn shown(view: &View) -> String {
+        let of = |(key, service): (&ServiceKey, &Arc<ServiceView>)| {
+            let held = service.registrations.iter().filter(|one| one.held).count();
+            format!("{}={}/{held}", key.name, service.registrations.len())
+        };
+        view.services.iter().map(of).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Judges one reading after another; what readers see after each, with what is held after the `/`.
+    fn judged(readings: &[&[(&str, usize)]], after_failure: bool) -> Vec<String> {
+        let (mut guard, mut seen) = (guard(), view(readings[0]));
+        let later = readings[1..].iter().map(|reading| {
+            let mut now = view(reading);
+            guard.judge(&seen, &mut now, after_failure);
+            assert_eq!(now.findings.len(), guard.held.len());
+            assert!(now.findings.iter().all(|finding| finding.code == "SRC003"), "{:?}", now.findings);
+            seen = now;
+            shown(&seen)
+        });
+        later.collect()
+    }
+
+    #[test]
+    fn a_large_loss_is_held_once_and_then_believed() {
+        let large: [&[_]; 5] = [
+            &[("a", 8), ("b", 40)],
+            &[("a", 3), ("b", 40)],
+            &[("a", 3), ("b", 40)],
+            &[("a", 2), ("b", 40)],
+            &[("a", 0), ("b", 40)],
+        ];
+        let expected = ["a=8/5 b=40/0", "a=3/0 b=40/0", "a=2/0 b=40/0", "a=0/0 b=40/0"];
+        assert_eq!(judged(&large, false), expected, "two of two are few");
+        let back: [&[_]; 3] = [&[("a", 8), ("b", 40)], &[("b", 40)], &[("a", 8), ("b", 40)]];
+        assert_eq!(judged(&back, false), ["a=8/8 b=40/0", "a=8/0 b=40/0"], "a service that vanished");
+    }
+
+    #[test]
+    fn what_is_newly_lost_is_judged_anew() {
+        let readings: [&[_]; 4] = [&[("a", 30)], &[("a", 12)], &[("a", 2)], &[("a", 2)]];
+        assert_eq!(judged(&readings, false), ["a=30/18", "a=12/10", "a=2/0"]);
+        let readings: [&[_]; 3] = [&[("a", 30)], &[("a", 25)], &[("a", 10)]];
+        assert_eq!(judged(&readings, false), ["a=25/0", "a=25/15"]);
+    }
+
+    #[test]
+    fn many_small_losses_are_a_large_one() {
+        let before: Vec<_> = ["a", "b", "c", "d"].map(|name| (name, 2)).into();
+        let after: Vec<_> = ["a", "b", "c", "d"].map(|name| (name, 1)).into();
+        assert_eq!(
+            judged(&[&before, &after, &after], false),
+            ["a=2/1 b=2/1 c=2/1 d=2/1", "a=1/0 b=1/0 c=1/0 d=1/0"]
+        );
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_no_answer() {
+        let readings: [&[_]; 3] = [&[("a", 1), ("b", 9)], &[("b", 9)], &[("b", 9)]];
+        assert_eq!(judged(&readings, false), ["b=9/0", "b=9/0"]);
+        assert_eq!(judged(&readings, true), ["a=1/1 b=9/0", "b=9/0"]);
+    }
+
+    #[test]
+    fn what_is_told_goes_at_once() {
+        let before = view(&[("a", 8)]);
+        let mut now = view(&[("a", 8)]);
+        let mut service = ServiceView::clone(&now.services[&key("a")]);
+        for one in &mut service.registrations {
+            one.phase = Phase::Stopping(StopCause::Planned);
+        }
+        now.services.insert(key("a"), Arc::new(service));
+        let told = now.clone();
+        let mut guard = guard();
+        guard.judge(&before, &mut now, true);
+        assert_eq!(now, told);
+        // And whoever was told to stop is not missed.
+        let mut none = view(&[]);
+        guard.judge(&told, &mut none, false);
+        assert_eq!(shown(&none), "");
+    }
+
+    #[test]
+    fn an_event_does_not_take_away_what_is_held() {
+        let (before, mut now) = (view(&[("a", 8)]), view(&[]));
+        let mut guard = guard();
+        guard.judge(&before, &mut now, false);
+        let mut amended = view(&[("a", 1)]);
+        guard.restore(&mut amended);
+        assert_eq!(shown(&amended), "a=8/7", "the event is believed");
+        let mut again = amended.clone();
+        guard.restore(&mut again);
+        assert_eq!(again, amended, "once is enough");
+        guard.let_go();
+        let mut released = view(&[("a", 1)]);
+        guard.restore(&mut released);
+        assert_eq!(shown(&released), "a=1/0");
+    }
+}
