@@ -8,6 +8,7 @@
 use aws_sdk_servicediscovery::types::{
     FilterCondition, NamespaceFilter, NamespaceFilterName, ServiceFilter, ServiceFilterName,
 };
+use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
 use super::{Access, failed};
 use crate::source::SourceError;
@@ -147,7 +148,9 @@ pub async fn queue(access: &Access, url: &str) -> Vec<Probe> {
         client.receive_message().queue_url(url).wait_time_seconds(0).visibility_timeout(0).send().await;
     let received = probe(action, url, &received.map_err(|error| failed(action, error)));
     let action = "sqs:DeleteMessage";
-    let deleted = client.delete_message().queue_url(url).receipt_handle(NOBODY).send().await;
+    let entry = DeleteMessageBatchRequestEntry::builder().id("1").receipt_handle(NOBODY).build().ok();
+    let deleted =
+        client.delete_message_batch().queue_url(url).set_entries(entry.map(|it| vec![it])).send().await;
     vec![received, probe(action, url, &deleted.map_err(|error| failed(action, error)))]
 }
 

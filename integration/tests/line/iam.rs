@@ -1,0 +1,83 @@
+//! The policies of `deploy/iam/` allow what Legation calls, and nothing else.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use integration::aws::{Api, FakeAws, Fault, Operation};
+use integration::control_plane::{ControlPlane, Setup, Sources, binary};
+use integration::estate::{CLUSTER, NAMESPACE};
+use integration::scene::play;
+use integration::stage::raise_estate;
+use integration::wait;
+use integration::world::{HealthCheck, NamespaceKind, StopPlan, World};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The action that IAM looks at for a call.
+fn action(operation: Operation) -> String {
+    let service = match operation.api() {
+        Api::Ecs => "ecs",
+        Api::CloudMap => "servicediscovery",
+        Api::Sqs => "sqs",
+    };
+    let name = if operation == Operation::DeleteMessageBatch { "DeleteMessage" } else { operation.name() };
+    format!("{service}:{name}")
+}
+
+fn allowed() -> anyhow::Result<BTreeSet<String>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/iam");
+    let mut actions = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).context("deploy/iam")? {
+        let policy: Value = serde_json::from_slice(&std::fs::read(entry?.path())?)?;
+        for statement in policy["Statement"].as_array().context("no statements")? {
+            let listed = statement["Action"].as_array().context("no actions")?;
+            actions.extend(listed.iter().filter_map(|action| action.as_str().map(str::to_owned)));
+        }
+    }
+    Ok(actions)
+}
+
+/// `legation check --pre`: how it ended and what it printed.
+fn check(server: &ControlPlane) -> anyhow::Result<(Option<i32>, String)> {
+    let mut command = Command::new(binary()?);
+    command.args(["check", "--pre", "--config"]).arg(server.config());
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let output = command.output()?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+#[test]
+fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
+    play("iam", async |scene| {
+        let world = World::new();
+        let prod = raise_estate(&world).await?;
+        let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
+        world.create_map_service(&namespace, "old", HealthCheck::None)?;
+        let aws = FakeAws::start(world.clone()).await?;
+        let clusters = vec![CLUSTER.to_owned()];
+        let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
+        let setup = Setup::aws(&aws.url()).hearing(aws.queue_url()).namespace(NAMESPACE, sources);
+        let mut server = ControlPlane::start(scene.folder(), &setup).await?;
+        let task = prod.payments.running().first().context("payments has no task")?.arn.clone();
+        world.stop_task(&task, StopPlan::default())?;
+        let deleted = async || Ok((aws.calls(Operation::DeleteMessageBatch) > 0).then_some(()));
+        wait::until(LIMIT, "an event to be taken in", deleted).await?;
+        let called: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
+        assert_eq!(called, allowed()?);
+
+        let (code, text) = check(&server)?;
+        ensure!(code == Some(0) && text.contains("10 of 10 actions allowed"), "{code:?}: {text}");
+        let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
+        assert_eq!(tried, called, "what is tried is what is called");
+        aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
+        let (code, text) = check(&server)?;
+        ensure!(code == Some(3) && text.contains("9 of 10 actions allowed"), "{code:?}: {text}");
+        ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
+        server.stop().await
+    })
+}
