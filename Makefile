@@ -8,7 +8,7 @@ cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance soak fuzz bench deny fmt setup build
+.PHONY: help demo test check line conformance faults scale soak fuzz bench deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,6 +30,13 @@ line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 take
 
 conformance: setup build ## the protocol, case by case; ONLY='C17' takes some of them
 	$(CARGO) test -p integration --test conformance -- $(if $(ONLY),'$(ONLY)')
+
+faults: setup build ## every call to AWS fails in every way, each for SECONDS=60
+	LEGATION_FAULT='$(or $(SECONDS),60)' $(CARGO) test -p integration --test line -- --nocapture faults
+
+scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes
+	$(CARGO) build --release -p legation
+	LEGATION_BIN='$(abspath $(target)/release/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
 
 soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys

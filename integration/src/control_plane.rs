@@ -40,6 +40,8 @@ pub struct Setup {
     pub namespaces: BTreeMap<String, Sources>,
     /// Ports to listen on; else free ones.
     pub ports: Option<Ports>,
+    /// How much of what AWS allows is used, in percent; far more than AWS allows, unless that is what is tried.
+    pub call_budget: u32,
 }
 
 /// The sources of one namespace.
@@ -114,6 +116,7 @@ impl Setup {
             xds: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             ports: None,
+            call_budget: 10_000,
         }
     }
 
@@ -137,8 +140,8 @@ impl Setup {
     /// The configuration file.
     fn render(&self, ports: Ports) -> String {
         let mut text = format!(
-            "listen:\n  xds: 127.0.0.1:{}\n  metrics: 127.0.0.1:{}\n  admin: 127.0.0.1:{}\naws:\n  region: eu-west-1\n  callBudgetPercent: 10000\n",
-            ports.xds, ports.metrics, ports.admin
+            "listen:\n  xds: 127.0.0.1:{}\n  metrics: 127.0.0.1:{}\n  admin: 127.0.0.1:{}\naws:\n  region: eu-west-1\n  callBudgetPercent: {}\n",
+            ports.xds, ports.metrics, ports.admin, self.call_budget
         );
         if let Some(url) = &self.aws {
             let _ = writeln!(text, "  endpointUrl: {url}");

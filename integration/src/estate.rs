@@ -188,3 +188,27 @@ fn registered(world: &World) -> Result<(), WorldError> {
     world.register_address(&id, "vm-2", Ipv4Addr::new(127, 0, 8, 2), 7700)?;
     world.set_instance_health(&id, "vm-2", Health::Unhealthy)
 }
+
+/// The cluster of [`large`].
+pub const LARGE: &str = "large";
+
+/// A service of [`large`], by its number.
+pub fn of_large(number: usize) -> String {
+    format!("s{number:04}")
+}
+
+/// A cluster of so many services with so many tasks each, which exist only in the API.
+pub fn large(services: usize, tasks: u32) -> Result<World, WorldError> {
+    let world = World::new();
+    world.create_cluster(LARGE)?;
+    let container = ContainerDefinition {
+        ports: vec![PortMapping::named("http", 8080, Some(AppProtocol::Http))],
+        ..ContainerDefinition::new("app")
+    };
+    world.register_definition(DefinitionSpec::new("app", container))?;
+    for number in 0..services {
+        let spec = ServiceSpec::new(LARGE, &of_large(number), "app", tasks).zones(&ZONES).settled();
+        world.create_service(spec)?;
+    }
+    Ok(world)
+}

@@ -100,15 +100,18 @@ impl Queue {
     }
 
     async fn listen(&self, cell: &CellWriter, max_backoff: Duration) {
-        let mut pauses = backoff(max_backoff).build();
+        let (mut pauses, mut failed) = (backoff(max_backoff).build(), false);
         loop {
             let began = Instant::now();
-            match self.receive().await {
+            // After a failure nobody waits for a message to be sure that all is well again.
+            match self.receive(if failed { 0 } else { LONG_POLL }).await {
                 Ok(()) => {
+                    failed = false;
                     cell.publish(View::default(), began);
                     pauses = backoff(max_backoff).build();
                 }
                 Err(error) => {
+                    failed = true;
                     cell.fail(error);
                     tokio::time::sleep(pauses.next().unwrap_or(max_backoff)).await;
                 }
@@ -116,10 +119,10 @@ impl Queue {
         }
     }
 
-    /// Takes a batch of messages, has it taken in, and deletes it.
-    async fn receive(&self) -> Result<(), SourceError> {
+    /// Takes a batch of messages, for which it waits so many seconds, has it taken in, and deletes it.
+    async fn receive(&self, seconds: i32) -> Result<(), SourceError> {
         let call = self.client.receive_message().queue_url(&self.settings.queue_url);
-        let call = call.max_number_of_messages(BATCH).wait_time_seconds(LONG_POLL);
+        let call = call.max_number_of_messages(BATCH).wait_time_seconds(seconds);
         let answer = call.send().await.map_err(|error| failed(RECEIVE, error))?;
         let (parcels, mut done) = self.sort(answer.messages());
         for (cluster, parcel) in parcels {

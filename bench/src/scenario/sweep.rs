@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use integration::aws::FakeAws;
+use integration::estate::{self, LARGE as CLUSTER, of_large as service};
 use integration::http;
-use integration::world::{
-    AppProtocol, ContainerDefinition, DefinitionSpec, PortMapping, ServiceSpec, StopPlan, World,
-};
+use integration::world::StopPlan;
 
 use super::{Bench, Sample, Wanted};
 use crate::machine::Mode;
@@ -22,7 +21,6 @@ const SERVICES: usize = 5_000;
 const TASKS: u32 = 20;
 /// How many tasks go between two sweeps: one in a thousand.
 const CHANGED: usize = 100;
-const CLUSTER: &str = "large";
 /// Between the beginnings of two sweeps: more than one takes.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long a sweep may keep us waiting.
@@ -53,7 +51,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
 
 async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     let folder = tempfile::tempdir()?;
-    let world = large()?;
+    let world = estate::large(SERVICES, TASKS)?;
     let aws = FakeAws::start(world.clone()).await.context("opening the endpoint")?;
     let sdk = sdk_alone(bench, &aws.url()).await?;
     let sources = format!(
@@ -81,27 +79,6 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
         (SPURIOUS, (quiet.after.generation - first.generation) as f64),
     ]
     .into())
-}
-
-/// A cluster with tasks that exist only in the API.
-fn large() -> anyhow::Result<World> {
-    let world = World::new();
-    world.create_cluster(CLUSTER)?;
-    let container = ContainerDefinition {
-        ports: vec![PortMapping::named("http", 8080, Some(AppProtocol::Http))],
-        ..ContainerDefinition::new("app")
-    };
-    world.register_definition(DefinitionSpec::new("app", container))?;
-    for number in 0..SERVICES {
-        let zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"];
-        let spec = ServiceSpec::new(CLUSTER, &service(number), "app", TASKS).zones(&zones).settled();
-        world.create_service(spec)?;
-    }
-    Ok(world)
-}
-
-fn service(number: usize) -> String {
-    format!("s{number:04}")
 }
 
 /// The processor seconds that the SDK takes for the same calls.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use integration::aws::{Delivery, FakeAws, Fault, Operation};
 use integration::control_plane::{ControlPlane, Setup, Sources};
-use integration::estate::NAMESPACE;
+use integration::estate::{CLUSTER, NAMESPACE};
 use integration::scene::play;
 use integration::stage::{Knowledge, Stage};
 use integration::wait;
-use integration::world::{HealthCheck, NamespaceKind, StopPlan, World};
+use integration::world::{HealthCheck, NamespaceKind, ServiceSpec, StopPlan, TaskSpec, World};
 use legation::snapshot::ResourceType;
 
 use crate::ads::Ads;
@@ -45,6 +45,40 @@ fn a_stream_that_ends_has_its_task_asked_about() -> anyhow::Result<()> {
         drop(sidecar);
         let is_out = async || Ok((!is_in_rotation().await?).then_some(()));
         wait::until(SOON, "the stopped task to leave", is_out).await?;
+        stage.close().await
+    })
+}
+
+#[test]
+fn an_address_that_another_service_got_takes_no_requests_of_the_first() -> anyhow::Result<()> {
+    play("reuse", async |scene| {
+        let mut stage = Stage::open(scene.folder(), Knowledge::Events, None).await?;
+        stage.start_sidecars(1).await?;
+        let load = stage.load(stage.payments_ways().await?).await?;
+        load.more(50).await?;
+        let world = stage.prod.world.clone();
+        let old = stage.prod.payments.running().first().context("payments has no task")?.clone();
+        let family = &stage.prod.payments.family;
+        world.create_service(
+            ServiceSpec::new(CLUSTER, "audit", family, 0).tag("legation:namespace", NAMESPACE).served(),
+        )?;
+
+        // Nobody hears that the old one stops; that a new one began at its address is heard.
+        stage.aws.queue().deliver(Delivery { lost: 1.0, ..Delivery::default() });
+        world.stop_task(&old.arn, StopPlan::default())?;
+        world.until(SOON, |world| world.task(&old.arn).is_some_and(|task| task.closed.is_some())).await?;
+        tokio::time::sleep(SOON).await; // how soon an address was seen again
+        stage.aws.queue().deliver(Delivery::default());
+        let new =
+            world.start_task(TaskSpec { ip: Some(old.ip), ..TaskSpec::of_service(CLUSTER, "audit") })?;
+        let runs = |world: &World| world.task(&new).is_some_and(|task| task.ready());
+        world.until(SOON, runs).await.context("the new task")?;
+        load.more(500).await?;
+        let task = world.task(&new).context("the new task is forgotten")?;
+        ensure!(task.log.requests() == 0, "{} requests of payments came to audit", task.log.requests());
+        let service = stage.server.api(&format!("namespaces/{NAMESPACE}/services/payments")).await?;
+        ensure!(service.to_string().contains("address-reused"), "{service}");
+        load.stop().await?;
         stage.close().await
     })
 }

@@ -82,7 +82,7 @@ async fn what_was_taken_in_or_concerns_nobody_is_deleted_and_the_unreadable_is_l
     let mut fixture = fixture(bodies, Some(CLUSTER));
     let told = answer(fixture.inbox.take().expect("an inbox"));
     for _ in 0..2 {
-        fixture.queue.receive().await.expect("a batch");
+        fixture.queue.receive(LONG_POLL).await.expect("a batch");
         let mut deleted = fixture.deleted.recv().await.expect("a deletion");
         deleted.sort();
         assert_eq!(deleted, ["r0", "r2", "r3", "r4"]);
@@ -97,7 +97,7 @@ async fn what_was_taken_in_or_concerns_nobody_is_deleted_and_the_unreadable_is_l
 async fn what_nobody_takes_in_stays_in_the_queue() {
     let mut fixture = fixture(vec![task("a", CLUSTER)], None);
     drop(fixture.inbox.take());
-    fixture.queue.receive().await.expect("a batch");
+    fixture.queue.receive(LONG_POLL).await.expect("a batch");
     assert!(fixture.deleted.try_recv().is_err());
 }
 
@@ -108,6 +108,6 @@ async fn a_queue_that_refuses_is_told() {
     let settings = Settings { queue_url: "https://sqs.test/1/gone".to_owned(), receivers: 1 };
     let metrics = Metrics::register(&mut Registry::default());
     let queue = Queue::new(&script.access(), settings, BTreeMap::new(), metrics);
-    let error = queue.receive().await.expect_err("a refusal");
+    let error = queue.receive(LONG_POLL).await.expect_err("a refusal");
     assert_eq!((&*error.operation, &*error.code), ("sqs:ReceiveMessage", "QueueDoesNotExist"));
 }
