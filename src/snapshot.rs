@@ -104,7 +104,7 @@ impl Version {
 }
 
 impl From<u64> for Version {
-    /// That number, which is never 0: many versions are kept, and one that may be missing takes no more room.
+    /// That number, which is never 0: one that may be missing takes no more room.
     fn from(number: u64) -> Self {
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }

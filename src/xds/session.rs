@@ -362,26 +362,28 @@ impl Session {
         let since = before.snapshot().generation;
         let same_listeners = self.slice.hides_like(&before);
         let snapshot = Arc::clone(self.slice.snapshot());
+        let changed = |kind| {
+            let names = snapshot.changed_since(since, kind);
+            names.filter(|_| kind != ResourceType::Listener || same_listeners)
+        };
         for kind in ResourceType::ALL {
-            let may_be_orphans = self.waits.resumed && PARENTS.contains(&kind);
             let (subscription, sight) = self.look(kind);
             if !subscription.requested {
                 continue;
             }
-            let names = snapshot.changed_since(since, kind);
-            let names = names.filter(|_| kind != ResourceType::Listener || same_listeners);
-            let names = names.filter(|names| !subscription.is_outnumbered_by(names.clone().count()));
-            match names {
-                Some(names) => {
-                    subscription.look_again(sight, &before, names.clone());
-                    names.filter(|_| may_be_orphans).for_each(|name| self.find_orphan(kind, name));
-                }
-                None => {
-                    subscription.look_at_everything(sight, &before);
-                    if may_be_orphans {
-                        self.find_orphans();
-                    }
-                }
+            match changed(kind).filter(|names| !subscription.is_outnumbered_by(names.clone().count())) {
+                Some(names) => subscription.look_again(sight, &before, names),
+                None => subscription.look_at_everything(sight, &before),
+            }
+        }
+        // Only now each type knows what its client holds beside the new slice.
+        if !self.waits.resumed {
+            return;
+        }
+        for kind in PARENTS {
+            match changed(kind) {
+                Some(names) => names.for_each(|name| self.find_orphan(kind, name)),
+                None => self.find_orphans(),
             }
             self.find_departed(kind, since);
         }

@@ -229,6 +229,9 @@ impl Subscription {
         if let Some(rare) = &mut self.rare {
             rare.rejected.retain(|name, _| names.contains(name));
             rare.aside.retain(|name, _| names.contains(name));
+            rare.removals.retain(|name| names.contains(name));
+            rare.presented.retain(|name| names.contains(name));
+            rare.unconfirmed.retain(|name, _| names.contains(name));
         }
     }
 

@@ -3,8 +3,8 @@
 //! It is not about what is due: what the client holds may differ from what is served and yet not be sent.
 //!
 //! Invariant: a name that is not listed is held as it is served if it is asked for, and else not at all. So a stream
-//! at rest lists no more than what it refused, however much it holds; and whoever asks for a name, gives one up or
-//! takes in another slice lists first what that would change.
+//! at rest lists no more than what it refused, however much it holds; and whatever would change that for a name
+//! (a subscription, another slice) comes with an entry for it, before anyone asks what is held.
 
 use std::sync::Arc;
 
@@ -74,7 +74,10 @@ impl Subscription {
     ) {
         for name in names {
             if !self.unlike.contains_key(name) {
-                let held = Held::of(before.get(sight.kind, name).filter(|_| self.wants(name)));
+                if !self.wants(name) {
+                    continue;
+                }
+                let held = Held::of(before.get(sight.kind, name));
                 if held == self.as_served(sight, name) {
                     continue;
                 }
@@ -105,7 +108,7 @@ impl Subscription {
         self.unlike.keys()
     }
 
-    /// The names that the client asked for or holds, with all of those that it may see, some more than once.
+    /// The names that the client asked for or holds, some more than once; by a wildcard all that it may see.
     pub(in crate::xds) fn concerned<'a>(&'a self, sight: Sight<'a>) -> impl Iterator<Item = &'a Name> {
         let served = sight.slice.names(sight.kind).filter(|name| self.wants(name));
         served.chain(&self.names).chain(self.unlike.keys())

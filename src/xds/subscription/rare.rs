@@ -1,4 +1,4 @@
-//! What a subscription knows of few names, and at rest of none.
+//! What a subscription knows of few names, and at rest of none but those refused.
 //!
 //! It is kept apart, because each of ten thousand streams at rest pays for the room that it takes.
 //!
@@ -6,8 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
-
-use foldhash::HashMap;
 
 use super::{Name, Subscription};
 use crate::snapshot::Version;
@@ -99,8 +97,9 @@ impl Subscription {
     /// Lets the room go when nothing is left in it.
     pub(in crate::xds) fn tidy(&mut self) {
         self.rare = self.rare.take().filter(|rare| !rare.is_empty());
-        if self.unlike.is_empty() {
-            self.unlike = HashMap::default();
+        // One that is refused must not keep the room of thousands that were sent.
+        if self.unlike.capacity() > 16 + 4 * self.unlike.len() {
+            self.unlike.shrink_to_fit();
         }
         if self.outstanding.is_empty() {
             self.outstanding = VecDeque::new();

@@ -398,6 +398,13 @@ pub(super) fn i15_nothing_is_left_behind(audit: &Audit, session: &Session, kind:
     let gone = subscription.listed();
     let gone = gone.filter(|name| session.slice().get(kind, name).is_none()).collect::<Vec<_>>();
     ensure("I15", gone.is_empty(), || format!("{kind:?} {gone:?} are held and gone"))?;
+    let sight = session.sight(kind);
+    let other = subscription.concerned(sight).find(|name| {
+        let told = audit.of(kind).told.get(*name).filter(|told| told.sure);
+        let held = subscription.held(sight, name).version();
+        told.is_some_and(|told| held.is_some() && told.version != held)
+    });
+    ensure("I15", other.is_none(), || format!("{kind:?} {other:?} is not held as it was told"))?;
     let refused: BTreeMap<_, _> = subscription.rejected().iter().collect();
     let stray = refused.keys().find(|name| !audit.of(kind).wants(name));
     ensure("I15", stray.is_none(), || format!("{kind:?} {stray:?} is held back and not asked for"))

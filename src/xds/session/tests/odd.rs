@@ -371,3 +371,42 @@ fn item_54_what_went_while_the_client_was_away_is_removed_though_it_does_not_pre
     stream.publish(service("a", "1")); // before it was said to be there
     stream.expect(Listener, &[], &["also"]);
 }
+
+#[test]
+fn item_54_what_this_stream_was_sent_goes_at_once_though_much_else_changed() {
+    let many = |content: &str| -> Vec<Resource> {
+        (0..20).map(|number| resource(Cluster, &format!("other{number}"), content)).collect()
+    };
+    let all = service("a", "1").into_iter().chain([resource(Listener, "l", "1"), resource(Route, "l", "1")]);
+    let mut stream = Stream::open(all.chain(many("1")));
+    // Nobody is sure yet what is there.
+    let slice = stream.session.slice().clone();
+    stream.session = Session::new(DELTA, slice, stream.now);
+    stream.ask_holding(Cluster, &["a"], &[], &[("a", version(Cluster, "a", "1"))]);
+    stream.ask(Listener, &[], &[]);
+    stream.ask(Route, &["l"], &[]);
+    while stream.next_acked().is_some() {}
+    stream.publish(service("a", "1").into_iter().chain(many("2")));
+    let (kind, names, removed) = stream.next_acked().expect("the listener to go");
+    assert_eq!((kind, names, removed), (Listener, owned(&[]), owned(&["l"])));
+}
+
+#[test]
+fn a_name_that_came_back_is_not_removed_after_everything_was_given_up() {
+    let mut stream = Stream::open(service("a", "1").into_iter().chain(service("b", "1")));
+    stream.ask(Cluster, &[], &[]);
+    stream.expect(Cluster, &["a", "b"], &[]);
+    stream.ask(Listener, &[], &[]);
+    let unanswered = stream.next().expect("listeners"); // removals wait for its answer
+    stream.publish(service("a", "1"));
+    while stream.next().is_some() {}
+    stream.publish(service("a", "1").into_iter().chain(service("b", "1")));
+    while stream.next().is_some() {}
+    stream.ask(Cluster, &["a"], &["*"]);
+    while stream.next_acked().is_some() {}
+    stream.publish(service("a", "1"));
+    stream.answer(&unanswered, None);
+    while let Some((kind, _, removed)) = stream.next_acked() {
+        assert!(kind != Cluster || removed.is_empty(), "{removed:?} were given up");
+    }
+}
