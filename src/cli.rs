@@ -121,7 +121,7 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
-    /// Believe that endpoints are gone which a source lacks and which are held back (finding SRC003)
+    /// Let go of endpoints that a source lacks and that are held back (finding SRC003)
     Release {
         /// The source, as `legation status` names it; without it all.
         source: Option<String>,

@@ -5,6 +5,7 @@
 //! Invariant: a view enters the cell whole or not at all. An error ages the reading and never shrinks it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -89,10 +90,11 @@ pub struct CellWriter {
     release: Arc<Release>,
 }
 
-/// An operator's order to believe the next reading.
+/// An operator's order to let go what is held back.
 #[derive(Debug, Default)]
 struct Release {
-    ordered: AtomicBool,
+    /// Whether anything is.
+    holds: AtomicBool,
     order: Notify,
 }
 
@@ -129,29 +131,40 @@ impl CellWriter {
         Some(self.guard.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until someone orders what is held back to be let go: then it is time for a reading. Cancel safe.
+    /// Waits until someone orders what is held back to be let go, and does so. Cancel safe.
     pub(crate) async fn released(&self) {
         self.release.order.notified().await;
+        let Some(mut guard) = self.guard() else { return };
+        self.cell.send_modify(|reading| {
+            if let Some(view) = reading.view.as_ref().filter(|_| guard.holds()) {
+                let mut view = View::clone(view);
+                guard.let_go(&mut view);
+                reading.view = Some(Arc::new(view));
+                reading.changed_at = Some(SystemTime::now());
+            }
+        });
+        self.note_held(&guard);
+    }
+
+    fn note_held(&self, guard: &Guard) {
+        match (self.release.holds.swap(guard.holds(), Ordering::Relaxed), guard.holds()) {
+            (false, true) => warn!(source = %self.name, "a withdrawal is held back until it is confirmed"),
+            (true, false) => info!(source = %self.name, "nothing is held back any more"),
+            _ => {}
+        }
     }
 
     /// Takes from a complete reading what it lacks and is not believed to have gone.
-    fn doubt(&self, view: &mut View) {
+    fn doubt(&self, view: &mut View, confirms: bool) {
         let Some(mut guard) = self.guard() else { return };
         let (before, after_failure) = {
             let reading = self.cell.borrow();
             (reading.view.clone(), reading.failing.is_some())
         };
-        let held = guard.holds();
-        if self.release.ordered.swap(false, Ordering::Relaxed) {
-            guard.let_go();
-        } else if let Some(before) = before {
-            guard.judge(&before, view, after_failure);
+        if let Some(before) = before {
+            guard.judge(&before, view, after_failure, confirms);
         }
-        match (held, guard.holds()) {
-            (false, true) => warn!(source = %self.name, "a withdrawal is held back until it is confirmed"),
-            (true, false) => info!(source = %self.name, "nothing is held back any more"),
-            _ => {}
-        }
+        self.note_held(&guard);
     }
 
     /// The view that readers see now.
@@ -161,9 +174,15 @@ impl CellWriter {
 
     /// Replaces the view by a complete one, of which the reading `began` then and ended just now. An equal view
     /// only renews the reading's age.
-    pub fn publish(&self, mut view: View, began: Instant) {
+    pub fn publish(&self, view: View, began: Instant) {
+        self.publish_as(view, began, true);
+    }
+
+    /// The same. What is held back is believed to have gone only if the reading `confirms` it: not when it follows the
+    /// one before too soon.
+    fn publish_as(&self, mut view: View, began: Instant, confirms: bool) {
         let now = SystemTime::now();
-        self.doubt(&mut view);
+        self.doubt(&mut view, confirms);
         let changed = self.differing(view);
         self.cell.send_modify(|reading| {
             if let Some(failing) = reading.failing.take() {
@@ -256,10 +275,13 @@ impl Cell {
         self.reading.borrow().clone()
     }
 
-    /// Has the source read at once, and whatever that lacks believed.
-    pub fn release(&self) {
-        self.release.ordered.store(true, Ordering::Relaxed);
-        self.release.order.notify_one();
+    /// Has what is held back let go; `false` if nothing is.
+    pub fn release(&self) -> bool {
+        let holds = self.release.holds.load(Ordering::Relaxed);
+        if holds {
+            self.release.order.notify_one();
+        }
+        holds
     }
 
     /// Waits for the next reading or failure; `false` when the source has ended.
@@ -288,14 +310,25 @@ pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown:
     let mut pacer = Pacer::new(pace);
     loop {
         let started = tokio::time::Instant::now();
-        let outcome = tokio::select! {
-            () = shutdown.cancelled() => return,
-            outcome = source.sweep() => outcome,
-        };
-        let wake = pacer.next(&cell, started, outcome);
+        let Some(outcome) = unless_ended(source.sweep(), &cell, &shutdown).await else { return };
+        let wake = pacer.next(&cell, started, outcome, true);
+        if unless_ended(tokio::time::sleep_until(wake), &cell, &shutdown).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Waits for something, and lets go meanwhile what is to be let go; `None` on shutdown.
+async fn unless_ended<T>(
+    something: impl Future<Output = T>,
+    cell: &CellWriter,
+    shutdown: &CancellationToken,
+) -> Option<T> {
+    let mut something = pin!(something);
+    loop {
         tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep_until(wake) => {}
+            () = shutdown.cancelled() => return None,
+            done = &mut something => return Some(done),
             () = cell.released() => {}
         }
     }
@@ -313,16 +346,18 @@ impl Pacer {
         Self { pace, pauses: backoff(pace.max_backoff).build() }
     }
 
-    /// Enters in the cell what a reading that began then brought, and tells when the next one begins.
+    /// Enters in the cell what a reading that began then brought, and tells when the next one begins. `confirms` as for
+    /// [`CellWriter::publish_as`].
     pub(crate) fn next(
         &mut self,
         cell: &CellWriter,
         started: tokio::time::Instant,
         outcome: Result<View, SourceError>,
+        confirms: bool,
     ) -> tokio::time::Instant {
         match outcome {
             Ok(view) => {
-                cell.publish(view, started.into_std());
+                cell.publish_as(view, started.into_std(), confirms);
                 self.pauses = backoff(self.pace.max_backoff).build();
                 started + jittered(self.pace.interval)
             }

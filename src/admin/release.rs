@@ -1,6 +1,6 @@
-//! The one order that people can give: to believe what a source lacks.
+//! The one order that people can give: to let go what is held back.
 //!
-//! It takes nothing away itself: the source reads, and what it reads is believed.
+//! It takes away nothing that a source still sees.
 //!
 //! Invariant: no page can give it through a browser: only JSON is heard, and none that tells where it comes from.
 
@@ -35,10 +35,10 @@ pub(super) async fn release(State(pages): State<Pages>, order: Result<Json<Order
     if let Some(source) = source.filter(|_| wanted.is_empty()) {
         return Err(Failure::not_found("source", &source, cells.iter().map(|cell| &*cell.name)));
     }
-    for cell in &wanted {
-        info!(source = %cell.name, "ordered to believe what the next reading lacks");
-        cell.release();
+    let released = wanted.into_iter().filter(|cell| cell.release());
+    let names: Vec<_> = released.map(|cell| &*cell.name).collect();
+    for name in &names {
+        info!(source = name, "ordered to let go what is held back");
     }
-    let names: Vec<_> = wanted.iter().map(|cell| &*cell.name).collect();
     one("Release", None, json!({ "sources": names }))
 }

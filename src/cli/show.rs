@@ -24,8 +24,12 @@ pub(super) fn release(source: Option<&str>, ask: &Ask, terminal: &mut Terminal<'
     if ask.output == Format::Json {
         return json(&answer, terminal);
     }
-    for name in answer["item"]["sources"].as_array().into_iter().flatten() {
-        writeln!(terminal.out, "{}: is read now, and what that lacks is gone", clean(&word(name)))?;
+    let names = answer["item"]["sources"].as_array().map_or(&[][..], Vec::as_slice);
+    for name in names {
+        writeln!(terminal.out, "{}: what was held back is let go", clean(&word(name)))?;
+    }
+    if names.is_empty() {
+        writeln!(terminal.out, "nothing is held back")?;
     }
     Ok(Exit::Done)
 }

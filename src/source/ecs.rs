@@ -40,6 +40,8 @@ mod view;
 
 /// How long the first reading waits out throttling of task definitions.
 const FIRST_PATIENCE: Duration = Duration::from_secs(120);
+/// Questions about tasks that may be under way: one that is not answered must not hold up all others.
+const ASKED_AT_ONCE: usize = 3;
 /// The least time after a reading until one that events ask for; and twice what the reading took.
 const SOONEST: Duration = Duration::from_secs(5);
 
@@ -149,7 +151,7 @@ impl EcsSource {
                 self.is_asked_for = false;
                 let outcome = self.sweep(Some(&cell)).await;
                 let is_good = outcome.is_ok();
-                let wake = pacer.next(&cell, started, outcome);
+                let wake = pacer.next(&cell, started, outcome, !self.is_early);
                 self.share(&cell);
                 // What fails is not asked more often because of events.
                 let pause = SOONEST.max(started.elapsed() * 2);
@@ -195,6 +197,7 @@ impl EcsSource {
                 biased;
                 news = self.news() => self.take_news(cell, news),
                 answer = &mut answer => return answer,
+                Some(cell) = released(cell) => self.share(cell),
             }
         }
     }
@@ -218,14 +221,14 @@ impl EcsSource {
                 biased;
                 news = self.news() => self.take_news(Some(cell), news),
                 () = tokio::time::sleep_until(wake) => return,
-                () = cell.released() => return,
+                () = cell.released() => self.share(cell),
             }
         }
     }
 
     /// What happens next besides readings; cancel safe.
     async fn news(&mut self) -> News {
-        let due = self.questions.next_at().filter(|_| self.asked.is_empty());
+        let due = self.questions.next_at().filter(|_| self.asked.len() < ASKED_AT_ONCE);
         tokio::select! {
             biased;
             letters = self.inbox.next() => News::Letters(letters),
@@ -238,9 +241,10 @@ impl EcsSource {
         match news {
             News::Letters(letters) => self.hear(cell, letters),
             News::Answered((tasks, answer)) => {
-                // What fails here is told by the reading that fails too.
-                if let Ok((answer, _)) = answer {
-                    self.learn(cell, &tasks, answer);
+                match answer {
+                    Ok((answer, _)) => self.learn(cell, &tasks, answer),
+                    // Whoever reads is told of it by the reading that fails too.
+                    Err(_) => self.questions.put_back(tasks, Instant::now()),
                 }
             }
             News::QuestionsDue => {
@@ -443,6 +447,13 @@ impl EcsSource {
         self.find_young();
         self.drawn = self.knowledge(now).draw(&self.drawn);
     }
+}
+
+/// Waits until what is held back in a cell was let go.
+async fn released(cell: Option<&CellWriter>) -> Option<&CellWriter> {
+    let cell = cell?;
+    cell.released().await;
+    Some(cell)
 }
 
 async fn sleep_until(moment: Option<Instant>) {

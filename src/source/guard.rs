@@ -5,14 +5,16 @@
 //!
 //! Invariant: what is held back stays as it was until the next complete reading; what that lacks too is gone.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashSet;
 use imbl::ordmap::DiffItem;
 
-use crate::model::{Finding, InstanceId, Namespace, Phase, Registration, ServiceKey, ServiceView, View};
+use crate::model::{
+    Finding, InstanceId, Member, Namespace, Phase, Registration, ServiceKey, ServiceView, TaskState, View,
+};
 
 /// From when on a loss is too large to be believed at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,8 +48,9 @@ impl Guard {
     }
 
     /// Puts back into `view`, a complete reading, what it lacks of `before` and is not believed to have gone.
-    /// `after_failure` says that the attempt before it failed: then an empty answer proves nothing either.
-    pub(super) fn judge(&mut self, before: &View, view: &mut View, after_failure: bool) {
+    /// `after_failure` says that the attempt before it failed: then an empty answer proves nothing either. `confirms`
+    /// says that enough time has passed since the reading before: else what is held stays held.
+    pub(super) fn judge(&mut self, before: &View, view: &mut View, after_failure: bool, confirms: bool) {
         let mut losses = losses(before, view);
         let too_many = |namespace: &Namespace| {
             let of = |key: &ServiceKey| key.namespace == *namespace;
@@ -65,7 +68,13 @@ impl Guard {
                 || (after_failure && !left)
                 || self.exceeds(loss.lost.len(), all, self.limits.service_percent)
         });
-        self.held = losses;
+        let known = std::mem::replace(&mut self.held, losses);
+        for (key, held) in known.into_iter().filter(|_| !confirms) {
+            match self.held.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(held)),
+                Entry::Occupied(mut entry) => entry.get_mut().lost.extend(held.lost),
+            }
+        }
         self.restore(view);
     }
 
@@ -78,23 +87,30 @@ impl Guard {
         !self.held.is_empty()
     }
 
-    /// Nothing is held back from now on.
-    pub(super) fn let_go(&mut self) {
-        self.held.clear();
+    /// Holds back nothing from now on, and takes out of `view` what it had put there.
+    pub(super) fn let_go(&mut self, view: &mut View) {
+        for (key, held) in std::mem::take(&mut self.held) {
+            if let Some(service) = view.services.get(&key) {
+                let service = ServiceView::clone(service);
+                view.services.insert(key.clone(), Arc::new(held.taken_out(service)));
+            }
+            let finding = finding(&key, &held);
+            view.findings.retain(|one| *one != finding);
+        }
     }
 
-    /// Puts back into `view` what is held back.
+    /// Puts back into `view` what is held back, unless something is told of it.
     pub(super) fn restore(&self, view: &mut View) {
         for (key, held) in &self.held {
-            let now = view.services.get(key);
-            let mut registrations = now.map_or_else(Vec::new, |now| now.registrations.clone());
-            // Whatever is told of one since is so.
-            let mentioned = Mentioned::by(now);
-            let lost: Vec<_> = held.lost.iter().filter(|one| mentioned.lacks(one)).cloned().collect();
-            registrations.extend(lost.into_iter().map(|one| Registration { held: true, ..one }));
-            registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-            let ServiceView { spec, active, .. } = &**now.unwrap_or(&held.before);
-            let service = ServiceView { spec: Arc::clone(spec), active: *active, registrations };
+            let now = view.services.get(key).map(|now| held.taken_out(ServiceView::clone(now)));
+            let told = Told { view, service: now.as_ref() };
+            let lost: Vec<_> = held.lost.iter().filter(|one| told.lacks(one)).cloned().collect();
+            let empty = ServiceView { registrations: Vec::new(), ..ServiceView::clone(&held.before) };
+            let mut service = now.unwrap_or(empty);
+            let again: HashSet<&InstanceId> = lost.iter().map(|one| &one.instance).collect();
+            service.registrations.retain(|one| !again.contains(&one.instance) || is_whole(one));
+            service.registrations.extend(lost.into_iter().map(|one| Registration { held: true, ..one }));
+            service.registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
             let finding = finding(key, held);
             if !view.findings.contains(&finding) {
                 view.findings.push(finding);
@@ -105,6 +121,15 @@ impl Guard {
     }
 }
 
+impl Held {
+    /// The service without what was put back into it.
+    fn taken_out(&self, mut service: ServiceView) -> ServiceView {
+        let lost: HashSet<_> = self.lost.iter().map(|one| (&one.instance, one.port)).collect();
+        service.registrations.retain(|one| !one.held || !lost.contains(&(&one.instance, one.port)));
+        service
+    }
+}
+
 fn finding(key: &ServiceKey, held: &Held) -> Finding {
     let (lost, all) = (held.lost.len(), serving(&held.before).count());
     Finding {
@@ -112,29 +137,28 @@ fn finding(key: &ServiceKey, held: &Held) -> Finding {
         object: format!("{}, service {key}", held.before.spec.origin),
         message: format!(
             "{lost} of {all} endpoints are missing from one answer, and nothing says that they stopped; they stay until \
-             the next reading lacks them too. If they are gone, `legation release` has it read at once"
+             the next reading lacks them too, or `legation release` lets them go"
         ),
     }
 }
 
 /// Those that may get traffic, less those that were held back already: what two readings lack is gone.
 fn serving(service: &ServiceView) -> impl Iterator<Item = &Registration> {
-    let serves =
-        |one: &&Registration| matches!(one.phase, Phase::Running(_)) && one.address.is_some() && !one.held;
+    let serves = |one: &&Registration| matches!(one.phase, Phase::Running(_)) && is_whole(one) && !one.held;
     service.registrations.iter().filter(serves)
 }
 
-/// What might get traffic before and is not even mentioned now, by service.
+/// What might get traffic before and of which nothing is told now, by service.
 fn losses(before: &View, now: &View) -> BTreeMap<ServiceKey, Held> {
     let mut losses = BTreeMap::new();
     for change in before.services.diff(&now.services) {
         let (key, old, new) = match change {
             DiffItem::Add(..) => continue,
-            DiffItem::Update { old: (key, old), new: (_, new) } => (key, old, Some(new)),
+            DiffItem::Update { old: (key, old), new: (_, new) } => (key, old, Some(&**new)),
             DiffItem::Remove(key, old) => (key, old, None),
         };
-        let mentioned = Mentioned::by(new);
-        let lost: Vec<_> = serving(old).filter(|one| mentioned.lacks(one)).cloned().collect();
+        let told = Told { view: now, service: new };
+        let lost: Vec<_> = serving(old).filter(|one| told.lacks(one)).cloned().collect();
         if !lost.is_empty() {
             losses.insert(key.clone(), Held { before: Arc::clone(old), lost });
         }
@@ -142,31 +166,44 @@ fn losses(before: &View, now: &View) -> BTreeMap<ServiceKey, Held> {
     losses
 }
 
-/// The instances of a service of which anything is said.
-struct Mentioned<'a> {
-    instances: HashSet<&'a InstanceId>,
-    places: HashSet<(Option<IpAddr>, Option<u16>)>,
+/// What a view tells of the instances of a service.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    view: &'a View,
+    service: Option<&'a ServiceView>,
 }
 
-impl<'a> Mentioned<'a> {
-    fn by(service: Option<&'a Arc<ServiceView>>) -> Self {
-        let each = || service.into_iter().flat_map(|service| &service.registrations);
-        Self {
-            instances: each().map(|one| &one.instance).collect(),
-            places: each().map(|one| (one.address, one.port)).collect(),
-        }
-    }
-
-    /// Whether nothing is said of it; one that was registered anew under another name is there.
+impl Told<'_> {
+    /// Whether nothing is told of an instance, or that it runs and no longer where.
     fn lacks(&self, one: &Registration) -> bool {
-        !self.instances.contains(&one.instance) && !self.places.contains(&(one.address, one.port))
+        let registered = self.service.map_or(&[][..], |service| &service.registrations);
+        // They are ordered by instance.
+        let first = registered.partition_point(|other| other.instance < one.instance);
+        let mut own =
+            registered[first..].iter().take_while(|other| other.instance == one.instance).peekable();
+        if own.peek().is_some() {
+            return own.all(|other| matches!(other.phase, Phase::Running(_)) && !is_whole(other));
+        }
+        if one.member == Member::Ecs {
+            // A task without its service: is it still known to run?
+            let task = one.address.and_then(|address| self.view.tasks.get(&address));
+            let runs = |task: &TaskState| matches!(task.phase, Phase::Running(_));
+            return task.is_some_and(|task| task.instance == one.instance && runs(task));
+        }
+        // One that was registered anew under another name is there.
+        !registered.iter().any(|other| (other.address, other.port) == (one.address, one.port))
     }
+}
+
+/// Whether it is told where the instance is.
+fn is_whole(one: &Registration) -> bool {
+    one.address.is_some() && one.port.is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Health, Knobs, Member, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Knobs, Protocol, Readiness, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
         Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
@@ -196,7 +233,7 @@ mod tests {
                 zone: None,
                 phase: Phase::Running(Health::NoCheck),
                 started_at: None,
-                member: Member::Ecs,
+                member: Member::CloudMap { cluster: None, service: None },
                 foreign_tls: false,
                 held: false,
             };
@@ -220,7 +257,7 @@ mod tests {
         let (mut guard, mut seen) = (guard(), view(readings[0]));
         let later = readings[1..].iter().map(|reading| {
             let mut now = view(reading);
-            guard.judge(&seen, &mut now, after_failure);
+            guard.judge(&seen, &mut now, after_failure, true);
             assert_eq!(now.findings.len(), guard.held.len());
             assert!(now.findings.iter().all(|finding| finding.code == "SRC003"), "{:?}", now.findings);
             seen = now;
@@ -280,11 +317,11 @@ mod tests {
         now.services.insert(key("a"), Arc::new(service));
         let told = now.clone();
         let mut guard = guard();
-        guard.judge(&before, &mut now, true);
+        guard.judge(&before, &mut now, true, true);
         assert_eq!(now, told);
         // And whoever was told to stop is not missed.
         let mut none = view(&[]);
-        guard.judge(&told, &mut none, false);
+        guard.judge(&told, &mut none, false, true);
         assert_eq!(shown(&none), "");
     }
 
@@ -292,16 +329,82 @@ mod tests {
     fn an_event_does_not_take_away_what_is_held() {
         let (before, mut now) = (view(&[("a", 8)]), view(&[]));
         let mut guard = guard();
-        guard.judge(&before, &mut now, false);
+        guard.judge(&before, &mut now, false, true);
         let mut amended = view(&[("a", 1)]);
         guard.restore(&mut amended);
         assert_eq!(shown(&amended), "a=8/7", "the event is believed");
         let mut again = amended.clone();
         guard.restore(&mut again);
         assert_eq!(again, amended, "once is enough");
-        guard.let_go();
-        let mut released = view(&[("a", 1)]);
-        guard.restore(&mut released);
-        assert_eq!(shown(&released), "a=1/0");
+        guard.let_go(&mut amended);
+        assert_eq!(shown(&amended), "a=1/0");
+        assert!(amended.findings.is_empty() && !guard.holds());
+    }
+
+    #[test]
+    fn a_reading_that_comes_early_confirms_nothing() {
+        let (before, mut seen) = (view(&[("a", 8)]), view(&[]));
+        let mut guard = guard();
+        guard.judge(&before, &mut seen, false, true);
+        let mut early = view(&[]);
+        guard.judge(&seen, &mut early, false, false);
+        assert_eq!(shown(&early), "a=8/8");
+        let mut later = view(&[]);
+        guard.judge(&early, &mut later, false, true);
+        assert_eq!(shown(&later), "");
+    }
+
+    /// The same services as ECS has them, with these of their tasks running.
+    fn of_ecs(services: &[(&str, usize)], running: std::ops::Range<usize>) -> View {
+        let mut view = view(services);
+        let keys: Vec<_> = view.services.keys().cloned().collect();
+        for key in keys {
+            let mut service = ServiceView::clone(&view.services[&key]);
+            service.registrations.iter_mut().for_each(|one| one.member = Member::Ecs);
+            view.services.insert(key, Arc::new(service));
+        }
+        for number in running {
+            let address = [10, 0, b'a', u8::try_from(number).unwrap()].into();
+            let instance = format!("a-{number:03}").as_str().into();
+            let phase = Phase::Running(Health::NoCheck);
+            view.tasks.insert(address, TaskState { instance, service: None, phase, started_at: None });
+        }
+        view
+    }
+
+    #[test]
+    fn tasks_of_a_service_that_vanished_stay_while_they_are_known_to_run() {
+        let before = of_ecs(&[("a", 8)], 0..8);
+        let mut guard = guard();
+        let mut deleted = of_ecs(&[], 0..0); // all of them have stopped, says ECS
+        guard.judge(&before, &mut deleted, false, true);
+        assert_eq!(shown(&deleted), "");
+        let mut vanished = of_ecs(&[], 0..8);
+        guard.judge(&before, &mut vanished, false, true);
+        assert_eq!(shown(&vanished), "a=8/8");
+        // An event tells that three have stopped: it knows nothing of the service, and shares what was put back.
+        let mut amended = View { tasks: of_ecs(&[], 3..8).tasks, ..vanished.clone() };
+        guard.restore(&mut amended);
+        assert_eq!(shown(&amended), "a=5/5");
+    }
+
+    #[test]
+    fn an_answer_without_addresses_is_not_believed_either() {
+        let before = of_ecs(&[("a", 4)], 0..4);
+        let mut guard = guard();
+        let blank = || {
+            let mut view = of_ecs(&[("a", 4)], 0..0);
+            let mut service = ServiceView::clone(&view.services[&key("a")]);
+            service.registrations.iter_mut().for_each(|one| one.address = None);
+            view.services.insert(key("a"), Arc::new(service));
+            view
+        };
+        let mut now = blank();
+        guard.judge(&before, &mut now, false, true);
+        assert_eq!(shown(&now), "a=4/4");
+        assert!(now.services[&key("a")].registrations.iter().all(is_whole));
+        let mut again = blank();
+        guard.judge(&now, &mut again, false, true);
+        assert_eq!(shown(&again), "a=4/0", "twice is believed");
     }
 }

@@ -32,7 +32,11 @@ fn allowed() -> anyhow::Result<BTreeSet<String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/iam");
     let mut actions = BTreeSet::new();
     for entry in std::fs::read_dir(&folder).context("deploy/iam")? {
-        let policy: Value = serde_json::from_slice(&std::fs::read(entry?.path())?)?;
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let policy: Value = serde_json::from_slice(&std::fs::read(path)?)?;
         for statement in policy["Statement"].as_array().context("no statements")? {
             let listed = statement["Action"].as_array().context("no actions")?;
             actions.extend(listed.iter().filter_map(|action| action.as_str().map(str::to_owned)));

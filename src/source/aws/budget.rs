@@ -71,8 +71,12 @@ const LIMITS: [Limit; 7] = [
 
 /// The part of a burst that is left to urgent calls.
 const RESERVE: f64 = 0.2;
+/// After so many urgent calls in a row one that can wait has its turn: urgent ones may never end.
+const URGENT_IN_A_ROW: u32 = 3;
 /// A bucket is cut no more often than this, however many calls are refused at once.
 const BETWEEN_CUTS: Duration = Duration::from_secs(1);
+/// Whoever waits looks again after so many seconds: its turn may have come.
+const LONGEST_NAP: f64 = 0.25;
 /// How far a rate is cut at most.
 const LEAST: f64 = 1.0 / 16.0;
 /// How long it takes from nothing to the whole rate.
@@ -112,6 +116,9 @@ struct Level {
     per_second: f64,
     at: Instant,
     cut_at: Option<Instant>,
+    /// Urgent calls since one that could wait went out, while one waits.
+    urgent: u32,
+    waits: bool,
 }
 
 impl Budget {
@@ -120,7 +127,8 @@ impl Budget {
         let (share, at) = (f64::from(percent) / 100.0, Instant::now());
         let bucket = |limit: &'static Limit| {
             let (burst, per_second) = ((limit.burst * share).max(1.0), limit.per_second * share);
-            let level = Mutex::new(Level { tokens: burst, per_second, at, cut_at: None });
+            let level =
+                Mutex::new(Level { tokens: burst, per_second, at, cut_at: None, urgent: 0, waits: false });
             Bucket { limit, burst, per_second, level, turn: tokio::sync::Mutex::default() }
         };
         Self { buckets: LIMITS.iter().map(bucket).collect(), metrics }
@@ -185,12 +193,23 @@ impl Bucket {
     /// Takes a token, or says after how long to try again.
     fn take(&self, urgency: Urgency, now: Instant) -> Option<Duration> {
         let mut level = self.level_at(now);
-        let reserve = if urgency == Urgency::CanWait { (self.burst * RESERVE).floor() } else { 0.0 };
-        let lacks = 1.0 + reserve - level.tokens;
+        let has_turn = level.waits && level.urgent >= URGENT_IN_A_ROW;
+        let kept = match urgency {
+            Urgency::CanWait if has_turn => 0.0,
+            Urgency::CanWait => (self.burst * RESERVE).floor(),
+            Urgency::Urgent if has_turn => 1.0,
+            Urgency::Urgent => 0.0,
+        };
+        let lacks = 1.0 + kept - level.tokens;
         if lacks > 0.0 {
-            return Some(Duration::from_secs_f64((lacks / level.per_second).max(0.001)));
+            level.waits |= urgency == Urgency::CanWait;
+            return Some(Duration::from_secs_f64((lacks / level.per_second).clamp(0.001, LONGEST_NAP)));
         }
         level.tokens -= 1.0;
+        match urgency {
+            Urgency::CanWait => (level.urgent, level.waits) = (0, false),
+            Urgency::Urgent => level.urgent = level.urgent.saturating_add(1),
+        }
         None
     }
 
@@ -257,6 +276,19 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(time(&budget, Urgency::Urgent, 10).await < 0.01);
         reading.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readings_go_on_however_many_urgent_calls_there_are() {
+        let budget = std::sync::Arc::new(budget(50));
+        let urgent: Vec<_> = (0..3)
+            .map(|_| std::sync::Arc::clone(&budget))
+            .map(|budget| tokio::spawn(async move { time(&budget, Urgency::Urgent, 100_000).await }))
+            .collect();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let reading = time(&budget, Urgency::CanWait, 20).await;
+        assert!(reading < 20.0, "{reading}");
+        urgent.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,9 @@ use crate::model::InstanceId;
 
 /// How many tasks one call can ask about.
 const AT_ONCE: usize = 100;
+/// Of those, as many for departed tasks while others wait, and as many for them and for doubtful ones together.
+const FOR_DEPARTED: usize = 60;
+const NOT_FOR_YOUNG: usize = 80;
 /// Between two looks at young tasks whose health is not known: events do not tell it.
 const LOOK: Duration = Duration::from_secs(2);
 /// When a task whose sidecar has gone is asked about, after it went: of a crash ECS may learn ten seconds late.
@@ -36,8 +39,23 @@ pub(super) struct Questions {
     last: Option<InstanceId>,
     /// When the last look at these was.
     looked: Option<Instant>,
-    /// Tasks whose sidecar has gone, when, and how often they were asked about since.
-    departed: BTreeMap<InstanceId, (Instant, usize)>,
+    /// Tasks whose sidecar has gone.
+    departed: BTreeMap<InstanceId, Departure>,
+    /// After a call that failed, nothing is asked before.
+    pause: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    since: Instant,
+    /// How often the task was asked about since.
+    asked: usize,
+}
+
+impl Departure {
+    fn due(self) -> Instant {
+        self.since + AFTER_DEPARTURE[self.asked.min(AFTER_DEPARTURE.len() - 1)]
+    }
 }
 
 impl Questions {
@@ -62,7 +80,11 @@ impl Questions {
 
     /// Asks about a task at once, because its sidecar has gone, and some times more.
     pub(super) fn miss(&mut self, task: InstanceId, now: Instant) {
-        self.departed.insert(task, (now, 0));
+        // Whoever comes and goes all the time is asked about once a second.
+        let soon = AFTER_DEPARTURE[1];
+        if self.departed.get(&task).is_none_or(|known| known.since + soon <= now) {
+            self.departed.insert(task, Departure { since: now, asked: 0 });
+        }
     }
 
     /// Its sidecar is back, or the task is known to have gone.
@@ -74,26 +96,45 @@ impl Questions {
     pub(super) fn next_at(&self) -> Option<Instant> {
         let look = self.looked.map_or_else(Instant::now, |looked| looked + LOOK);
         let look = (!self.young.is_empty() || !self.unsure.is_empty()).then_some(look);
-        let departed = self.departed.values().map(|(since, asked)| *since + AFTER_DEPARTURE[*asked]);
-        look.into_iter().chain(departed).min()
+        let departed = self.departed.values().map(|departure| departure.due());
+        let next = look.into_iter().chain(departed).min()?;
+        Some(self.pause.map_or(next, |pause| next.max(pause)))
+    }
+
+    /// Asks about these again, because the call about them failed.
+    pub(super) fn put_back(&mut self, tasks: Vec<InstanceId>, now: Instant) {
+        self.pause = Some(now + LOOK);
+        for task in tasks {
+            if let Some(departure) = self.departed.get_mut(&task) {
+                departure.asked = departure.asked.saturating_sub(1);
+            } else if !self.young.contains(&task) {
+                self.unsure.insert(task);
+            }
+        }
     }
 
     /// The tasks to ask about now.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<InstanceId> {
-        let due = |(since, asked): &(Instant, usize)| *since + AFTER_DEPARTURE[*asked] <= now;
-        let due = self.departed.iter().filter(|(_, departure)| due(departure));
-        let mut tasks: Vec<_> = due.take(AT_ONCE).map(|(task, _)| task.clone()).collect();
+        self.pause = None;
+        let looks = self.looked.is_none_or(|looked| looked + LOOK <= now);
+        let others = looks && !(self.young.is_empty() && self.unsure.is_empty());
+        let mut due: Vec<_> = self.departed.iter().map(|(task, departure)| (departure.due(), task)).collect();
+        due.retain(|(at, _)| *at <= now);
+        due.sort();
+        due.truncate(if others { FOR_DEPARTED } else { AT_ONCE });
+        let mut tasks: Vec<_> = due.into_iter().map(|(_, task)| task.clone()).collect();
         for task in &tasks {
-            if let Some((_, asked)) = self.departed.get_mut(task) {
-                *asked += 1;
+            if let Some(departure) = self.departed.get_mut(task) {
+                departure.asked += 1;
             }
         }
-        self.departed.retain(|_, (_, asked)| *asked < AFTER_DEPARTURE.len());
-        if self.looked.is_none_or(|looked| looked + LOOK <= now) {
+        self.departed.retain(|_, departure| departure.asked < AFTER_DEPARTURE.len());
+        if looks {
             self.looked = Some(now);
-            let unsure: Vec<_> = self.unsure.iter().take(AT_ONCE - tasks.len()).cloned().collect();
+            let room = NOT_FOR_YOUNG - tasks.len().min(NOT_FOR_YOUNG);
+            let unsure: Vec<_> = self.unsure.iter().take(room).cloned().collect();
             self.unsure.retain(|task| !unsure.contains(task));
-            tasks.extend(unsure);
+            tasks.extend(unsure.into_iter().filter(|task| !tasks.contains(task)).collect::<Vec<_>>());
             self.take_young(&mut tasks);
         }
         tasks
@@ -104,8 +145,10 @@ impl Questions {
         let last = self.last.take();
         let after = |task: &&InstanceId| last.as_ref().is_none_or(|last| *task > last);
         let (later, earlier): (Vec<_>, Vec<_>) = self.young.iter().partition(after);
-        let next: Vec<_> = later.into_iter().chain(earlier).take(AT_ONCE - tasks.len()).cloned().collect();
+        let room = AT_ONCE - tasks.len();
+        let next: Vec<_> = later.into_iter().chain(earlier).take(room).cloned().collect();
         self.last = next.last().cloned();
+        let next: Vec<_> = next.into_iter().filter(|task| !tasks.contains(task)).collect();
         tasks.extend(next);
     }
 }
@@ -144,7 +187,7 @@ mod tests {
         questions.doubt("unsure".into());
         let first = questions.take_due(now);
         assert_eq!(first.len(), AT_ONCE);
-        assert_eq!(first[..60], tasks(200..260)[..]);
+        assert_eq!(first[..60], tasks(200..260)[..], "{first:?}");
         assert_eq!(first[60].as_str(), "unsure");
         assert_eq!(first[61..], tasks(0..39)[..]);
         assert_eq!(questions.next_at(), Some(now + Duration::from_secs(1)), "the departed again");
@@ -156,6 +199,36 @@ mod tests {
         assert_eq!(next[..11], tasks(139..150)[..]);
         questions.watch_only(BTreeSet::new());
         assert_eq!(questions.next_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_answered_is_asked_again_and_not_at_once() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        questions.miss("a".into(), now);
+        questions.doubt("b".into());
+        let asked = questions.take_due(now);
+        assert_eq!(asked.len(), 2);
+        questions.put_back(asked, now);
+        assert_eq!(questions.next_at(), Some(now + LOOK));
+        assert_eq!(questions.take_due(now + LOOK).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_longest_is_asked_about_first_however_many_there_are() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        tasks(0..150).into_iter().for_each(|task| questions.miss(task, now));
+        questions.take_due(now);
+        let later = now + Duration::from_secs(2); // the first hundred are due again
+        assert_eq!(questions.take_due(later)[..50], tasks(100..150)[..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_and_goes_is_asked_about_once_a_second() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        questions.miss("a".into(), now);
+        assert_eq!(questions.take_due(now).len(), 1);
+        questions.miss("a".into(), now + Duration::from_millis(10));
+        assert_eq!(questions.next_at(), Some(now + Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]

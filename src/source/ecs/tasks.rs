@@ -223,6 +223,11 @@ fn take_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<InstanceId>>, key: &K,
 }
 
 impl Known {
+    /// Whether the newest reading knew nothing of it, which one reading does not prove.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.missed && self.gone_at.is_none()
+    }
+
     /// Whether this is newer than `answer`. Health changes without a new version, so of two answers with one
     /// version the later is taken; and ECS never takes an order to stop back, whatever a version says.
     fn outdates(&self, answer: &TaskFacts) -> bool {

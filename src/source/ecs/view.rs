@@ -79,6 +79,7 @@ impl<'a> Knowledge<'a> {
             let facts = by_name.get(&*offer.service).copied();
             services.insert(key.clone(), self.service(before.view.services.get(key), offer, facts));
         }
+        findings.extend(self.doubts());
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
         findings.sort();
         findings.dedup();
@@ -147,6 +148,17 @@ impl<'a> Knowledge<'a> {
         let tasks = self.tasks.of_service(&offer.service).map(|task| self.judge(task));
         let registrations = tasks.map(|task| register(&task, offer, facts)).collect();
         shared(before, offer, registrations)
+    }
+
+    /// Of tasks that ECS lists no more and knows nothing of, after one reading.
+    fn doubts(&self) -> Option<Finding> {
+        let count = self.tasks.iter().filter(|task| task.is_doubtful()).count();
+        let message = format!(
+            "ECS knows nothing of {count} of its tasks and did not say that they stopped; they stay until the next \
+             reading lacks them too"
+        );
+        let object = format!("ecs {}", self.cluster.name);
+        (count > 0).then_some(Finding { code: "SRC003", object, message })
     }
 
     fn cannot_read(&self, definition: &str, error: &SourceError) -> Finding {
@@ -222,7 +234,7 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
         started_at: task.task.began_at(),
         member: Member::Ecs,
         foreign_tls: block.is_some_and(|block| block.tls),
-        held: false,
+        held: task.task.is_doubtful(),
     }
 }
 
