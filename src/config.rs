@@ -32,6 +32,8 @@ pub struct Config {
     pub ecs_queue: Option<Queue>,
     /// The time between two readings of a Cloud Map namespace.
     pub cloud_map_interval: Duration,
+    /// The time between two looks for services of Cloud Map whose instances are others.
+    pub cloud_map_revision_interval: Duration,
     /// The longest pause between failed readings.
     pub max_backoff: Duration,
     /// How long streams get to end when the server stops.

@@ -5,7 +5,6 @@
 //! Invariant: a view enters the cell whole or not at all. An error ages the reading and never shrinks it.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +14,6 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::guard::Guard;
@@ -217,6 +215,24 @@ impl CellWriter {
         }
     }
 
+    /// The same for one that follows from reading a part anew: what that lacks in large numbers is held back, and what
+    /// is held back stays so until the next reading of everything.
+    pub(crate) fn correct(&self, mut view: View) {
+        self.doubt(&mut view, false);
+        self.amend(view);
+    }
+
+    /// Waits for something, and lets go meanwhile what is ordered to be let go.
+    pub(crate) async fn letting_go<T>(&self, something: impl Future<Output = T>) -> T {
+        let mut something = std::pin::pin!(something);
+        loop {
+            tokio::select! {
+                done = &mut something => return done,
+                () = self.released() => {}
+            }
+        }
+    }
+
     /// The view, sharing what it can with the one that readers see; `None` if they are equal.
     fn differing(&self, mut view: View) -> Option<View> {
         let before = self.view();
@@ -303,35 +319,6 @@ pub struct Pace {
     pub interval: Duration,
     /// The longest pause between failed attempts.
     pub max_backoff: Duration,
-}
-
-/// Reads until `shutdown`: at the interval, and after failures with exponential backoff and jitter.
-pub async fn run(mut source: impl Sweep, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
-    let mut pacer = Pacer::new(pace);
-    loop {
-        let started = tokio::time::Instant::now();
-        let Some(outcome) = unless_ended(source.sweep(), &cell, &shutdown).await else { return };
-        let wake = pacer.next(&cell, started, outcome, true);
-        if unless_ended(tokio::time::sleep_until(wake), &cell, &shutdown).await.is_none() {
-            return;
-        }
-    }
-}
-
-/// Waits for something, and lets go meanwhile what is to be let go; `None` on shutdown.
-async fn unless_ended<T>(
-    something: impl Future<Output = T>,
-    cell: &CellWriter,
-    shutdown: &CancellationToken,
-) -> Option<T> {
-    let mut something = pin!(something);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            done = &mut something => return Some(done),
-            () = cell.released() => {}
-        }
-    }
 }
 
 /// When to read next.

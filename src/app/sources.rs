@@ -88,7 +88,8 @@ impl Starting<'_> {
             cloudmap::Settings { cloud_map_namespace: cloud_map.to_owned(), namespace: namespace.clone() };
         let source = CloudMapSource::new(access, settings);
         let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.cloud_map_interval));
-        self.run(name, source::run(source, writer, pace, self.stopping.clone()));
+        let look = self.config.cloud_map_revision_interval;
+        self.run(name, source.run(writer, pace, look, self.stopping.clone()));
     }
 
     fn file(&mut self, namespace: &Namespace, path: &Path) {

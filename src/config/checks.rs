@@ -35,7 +35,10 @@ pub(super) fn check(
     };
     let mut ecs = file.ecs.unwrap_or_default();
     let ecs_interval = pace(ecs.interval.take(), least, usual, HOUR);
-    let cloud_map_interval = pace(file.cloud_map.and_then(|section| section.interval), least, usual, HOUR);
+    let cloud_map = file.cloud_map.unwrap_or_default();
+    let cloud_map_interval = pace(cloud_map.interval, least, usual, HOUR);
+    let two_seconds = Duration::from_secs(2);
+    let cloud_map_revision_interval = pace(cloud_map.revision_interval, least, two_seconds, HOUR);
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
@@ -52,6 +55,7 @@ pub(super) fn check(
         ecs_interval,
         ecs_queue,
         cloud_map_interval,
+        cloud_map_revision_interval,
         max_backoff,
         shutdown_grace,
         guard,

@@ -9,7 +9,7 @@ listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
 aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566, callBudgetPercent: 25 }
 guard: { servicePercent: 40, namespacePercent: 20, atLeast: 5 }
 ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
-cloudMap: { interval: 1m }
+cloudMap: { interval: 1m, revisionInterval: 3s }
 maxBackoff: 20s
 shutdownGrace: 500ms
 namespaces:
@@ -75,6 +75,7 @@ fn every_key() -> Expect {
                 },
             ),
             cloud_map_interval: 60s,
+            cloud_map_revision_interval: 3s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
             guard: Guard {

@@ -15,7 +15,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) ecs: Option<Ecs>,
     #[serde(default)]
-    pub(super) cloud_map: Option<Interval>,
+    pub(super) cloud_map: Option<CloudMap>,
     pub(super) max_backoff: Option<Written>,
     pub(super) shutdown_grace: Option<Written>,
     #[serde(default)]
@@ -55,8 +55,9 @@ pub(super) struct Ecs {
 /// `cloudMap`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct Interval {
+pub(super) struct CloudMap {
     pub(super) interval: Option<Written>,
+    pub(super) revision_interval: Option<Written>,
 }
 
 /// `guard`.

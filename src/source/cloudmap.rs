@@ -4,7 +4,9 @@
 //!
 //! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_servicediscovery::Client;
 use aws_sdk_servicediscovery::types::{
@@ -13,12 +15,14 @@ use aws_sdk_servicediscovery::types::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use imbl::OrdMap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::members::ServiceFacts;
 use super::aws::{Access, Budget, Pages, Urgency, bad_response, failed};
 use super::words;
-use super::{SourceError, Sweep};
-use crate::model::{Namespace, ServiceKey, ServiceView, View};
+use super::{CellWriter, Pace, Pacer, SourceError, Sweep};
+use crate::model::{Finding, Namespace, ServiceKey, ServiceView, View};
 
 mod members;
 
@@ -31,6 +35,7 @@ const ALL_INSTANCES: i32 = 1_000;
 const LIST_NAMESPACES: &str = "servicediscovery:ListNamespaces";
 const LIST_SERVICES: &str = "servicediscovery:ListServices";
 const DISCOVER_INSTANCES: &str = "servicediscovery:DiscoverInstances";
+const DISCOVER_REVISION: &str = "servicediscovery:DiscoverInstancesRevision";
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +55,17 @@ pub struct CloudMapSource {
     /// Kept from one reading to the next, because namespaces may be listed but once a second.
     found: Option<Found>,
     services: OrdMap<ServiceKey, Arc<ServiceView>>,
+    /// The services as they were read last, by name.
+    known: BTreeMap<String, Known>,
+    /// Why revisions could not be read last.
+    blind: Option<SourceError>,
+}
+
+/// One service, and the revision of its instances that was read.
+#[derive(Clone, Debug)]
+struct Known {
+    facts: ServiceFacts,
+    revision: Option<i64>,
 }
 
 /// The namespace as calls name it.
@@ -64,7 +80,77 @@ impl CloudMapSource {
     /// A source that has read nothing yet.
     pub fn new(access: &Access, settings: Settings) -> Self {
         let (client, budget) = (access.cloudmap(), access.budget());
-        Self { client, budget, settings, found: None, services: OrdMap::new() }
+        Self {
+            client,
+            budget,
+            settings,
+            found: None,
+            services: OrdMap::new(),
+            known: BTreeMap::new(),
+            blind: None,
+        }
+    }
+
+    /// Reads everything at the pace, and between readings looks every `look` for services whose instances are others:
+    /// these are read anew at once. Health raises no revision; it comes with the readings.
+    pub async fn run(mut self, cell: CellWriter, pace: Pace, look: Duration, shutdown: CancellationToken) {
+        let work = async {
+            let mut pacer = Pacer::new(pace);
+            loop {
+                let started = Instant::now();
+                let outcome = cell.letting_go(self.sweep()).await;
+                let wake = pacer.next(&cell, started, outcome, true);
+                while Instant::now() + look < wake {
+                    cell.letting_go(tokio::time::sleep(look)).await;
+                    if cell.letting_go(self.look()).await {
+                        cell.correct(self.draw());
+                    }
+                }
+                cell.letting_go(tokio::time::sleep_until(wake)).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// Reads anew each service whose instances are others. Returns whether there is anything to tell.
+    async fn look(&mut self) -> bool {
+        let Some(found) = self.found.clone() else { return false };
+        let names: Vec<_> = self.known.keys().cloned().collect();
+        let source = &*self;
+        let revisions = names.into_iter().map(|name| source.revision(&found, name));
+        let revisions: Result<Vec<_>, _> = stream::iter(revisions).buffered(AT_ONCE).try_collect().await;
+        let revisions = match revisions {
+            Ok(revisions) => revisions,
+            Err(error) => {
+                let is_news = self.blind.as_ref().is_none_or(|known| known.code != error.code);
+                self.blind = Some(error);
+                return is_news;
+            }
+        };
+        let mut is_news = self.blind.take().is_some();
+        let others = |(name, revision): &(String, Option<i64>)| {
+            self.known.get(name).is_some_and(|known| known.revision != *revision)
+        };
+        let others: Vec<_> = revisions.into_iter().filter(others).collect();
+        for (name, _) in others {
+            // What fails is found by the next reading.
+            if let Ok(known) = self.instances(&found, &name).await {
+                self.known.insert(name, known);
+                is_news = true;
+            }
+        }
+        is_news
+    }
+
+    async fn revision(&self, found: &Found, name: String) -> Result<(String, Option<i64>), SourceError> {
+        self.budget.admit(DISCOVER_REVISION, Urgency::CanWait).await;
+        let call = self.client.discover_instances_revision().namespace_name(&found.http_name);
+        let answer =
+            call.service_name(&name).send().await.map_err(|error| failed(DISCOVER_REVISION, error))?;
+        Ok((name, answer.instances_revision()))
     }
 
     async fn find(&self) -> Result<Found, SourceError> {
@@ -136,24 +222,27 @@ impl CloudMapSource {
         }
     }
 
-    async fn instances(&self, found: &Found, service: ServiceSummary) -> Result<ServiceFacts, SourceError> {
+    async fn instances(&self, found: &Found, name: &str) -> Result<Known, SourceError> {
         let lacks = |what: &str| bad_response(DISCOVER_INSTANCES, format!("the answer lacks `{what}`"));
-        let name = service.name().ok_or_else(|| bad_response(LIST_SERVICES, "a service lacks `Name`"))?;
         self.budget.admit(DISCOVER_INSTANCES, Urgency::CanWait).await;
         let call = self.client.discover_instances().namespace_name(&found.http_name).service_name(name);
         let call = call.max_results(ALL_INSTANCES).health_status(HealthStatusFilter::All);
         let answer = call.send().await.map_err(|e| failed(DISCOVER_INSTANCES, e))?;
         let instances = answer.instances.ok_or_else(|| lacks("Instances"))?;
-        members::service(name, &instances).map_err(lacks)
+        let facts = members::service(name, &instances).map_err(lacks)?;
+        Ok(Known { facts, revision: answer.instances_revision })
     }
 
-    async fn read(&self, found: &Found) -> Result<Vec<ServiceFacts>, SourceError> {
+    async fn read(&self, found: &Found) -> Result<Vec<Known>, SourceError> {
         let services = self.services(found).await?;
-        let calls = services.into_iter().map(|service| self.instances(found, service));
+        let calls = services.into_iter().map(|service| async move {
+            let lacks = || bad_response(LIST_SERVICES, "a service lacks `Name`");
+            self.instances(found, service.name().ok_or_else(lacks)?).await
+        });
         stream::iter(calls).buffered(AT_ONCE).try_collect().await
     }
 
-    async fn read_all(&mut self) -> Result<Vec<ServiceFacts>, SourceError> {
+    async fn read_all(&mut self) -> Result<Vec<Known>, SourceError> {
         let known = match self.found.clone() {
             Some(found) => found,
             None => self.find().await?,
@@ -171,6 +260,23 @@ impl CloudMapSource {
     }
 }
 
+impl CloudMapSource {
+    /// The view of what is known.
+    fn draw(&mut self) -> View {
+        let Settings { cloud_map_namespace, namespace } = &self.settings;
+        let facts = self.known.values().map(|known| known.facts.clone()).collect();
+        let (services, mut findings) = members::view(namespace, cloud_map_namespace, facts, &self.services);
+        self.services = services.clone();
+        findings.extend(self.blind.as_ref().map(|error| Finding {
+            code: "SRC001",
+            object: format!("cloudmap {cloud_map_namespace}"),
+            message: format!("changes are seen only when everything is read: {error}"),
+        }));
+        findings.sort();
+        View { services, findings, ..View::default() }
+    }
+}
+
 impl Sweep for CloudMapSource {
     async fn sweep(&mut self) -> Result<View, SourceError> {
         let services = match self.read_all().await {
@@ -183,10 +289,8 @@ impl Sweep for CloudMapSource {
                 return Err(error);
             }
         };
-        let Settings { cloud_map_namespace, namespace } = &self.settings;
-        let (services, findings) = members::view(namespace, cloud_map_namespace, services, &self.services);
-        self.services = services.clone();
-        Ok(View { services, findings, ..View::default() })
+        self.known = services.into_iter().map(|known| (known.facts.name.clone(), known)).collect();
+        Ok(self.draw())
     }
 }
 

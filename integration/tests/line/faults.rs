@@ -1,6 +1,6 @@
 //! Every operation fails in every way: no endpoint is lost, the operation is named, and it heals by itself.
 //!
-//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it three, and no silence, which takes the
+//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and no silence, which takes the
 //! longest to be noticed.
 
 use std::collections::BTreeMap;
@@ -146,7 +146,7 @@ fn whatever_fails_nothing_is_lost_and_it_heals() -> anyhow::Result<()> {
         let given = period();
         let faults: Vec<_> =
             FAULTS.into_iter().filter(|(_, fault)| given.is_some() || *fault != Fault::Hang).collect();
-        let period = given.unwrap_or(Duration::from_secs(3));
+        let period = given.unwrap_or(Duration::from_secs(1));
         let rows = faults.iter().enumerate().map(async |(number, (word, fault))| {
             let mut theatre = Theatre::open(scene.room(&format!("fault-{number}"))?).await?;
             let mut cells = BTreeMap::new();

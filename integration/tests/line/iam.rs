@@ -75,12 +75,12 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         assert_eq!(called, allowed()?);
 
         let (code, text) = check(&server)?;
-        ensure!(code == Some(0) && text.contains("10 of 10 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(0) && text.contains("11 of 11 actions allowed"), "{code:?}: {text}");
         let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
-        ensure!(code == Some(3) && text.contains("9 of 10 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(3) && text.contains("10 of 11 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })

@@ -116,8 +116,12 @@ pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let service = service.unwrap_or_else(|| NOBODY.to_owned());
 
     let action = "servicediscovery:DiscoverInstances";
-    let discovered = client.discover_instances().namespace_name(name).service_name(service).send().await;
+    let discovered = client.discover_instances().namespace_name(name).service_name(&service).send().await;
     probes.push(probe(action, namespace, &discovered.map_err(|error| failed(action, error))));
+    let action = "servicediscovery:DiscoverInstancesRevision";
+    let revision =
+        client.discover_instances_revision().namespace_name(name).service_name(service).send().await;
+    probes.push(probe(action, namespace, &revision.map_err(|error| failed(action, error))));
     probes
 }
 

@@ -148,6 +148,7 @@ fn names_that_cannot_be_are_left_out() {
 struct World {
     id: &'static str,
     services: BTreeMap<String, Value>,
+    revision: i64,
     fault: Option<(&'static str, Answer)>,
 }
 
@@ -174,11 +175,18 @@ fn answer(world: &mut World, operation: &str, request: &Value) -> Answer {
         "DiscoverInstances" => {
             let asked = (&request["NamespaceName"], &request["MaxResults"], &request["HealthStatus"]);
             assert_eq!(asked, (&json!("prod-http"), &json!(1_000), &json!("ALL")));
-            json!({"Instances": world.services[request["ServiceName"].as_str().expect("a name")]})
+            let instances = &world.services[request["ServiceName"].as_str().expect("a name")];
+            json!({"Instances": instances, "InstancesRevision": revision(world, request)})
         }
+        "DiscoverInstancesRevision" => json!({"InstancesRevision": revision(world, request)}),
         _ => return Answer::Text(404, "no"),
     };
     Answer::Json(200, json)
+}
+
+/// Only the ledger's ever changes.
+fn revision(world: &World, request: &Value) -> i64 {
+    if request["ServiceName"] == "ledger" { world.revision } else { 7 }
 }
 
 fn start(namespace: &str) -> (Arc<Mutex<World>>, Scripted, CloudMapSource) {
@@ -188,7 +196,7 @@ fn start(namespace: &str) -> (Arc<Mutex<World>>, Scripted, CloudMapSource) {
     };
     let services = [("books", instances("b", 81)), ("ledger", instances("l", 80))];
     let services = services.map(|(name, instances)| (name.to_owned(), instances)).into();
-    let world = Arc::new(Mutex::new(World { id: "ns-1", services, fault: None }));
+    let world = Arc::new(Mutex::new(World { id: "ns-1", services, revision: 1, fault: None }));
     let told = Arc::clone(&world);
     let script = Scripted::start(move |operation, request| {
         answer(&mut told.lock().expect("no panic"), operation, request)
@@ -210,6 +218,36 @@ async fn a_namespace_becomes_a_view_and_is_found_once() {
     assert_eq!(source.sweep().await.expect("a view"), first);
     let count = |operation: &str| script.calls().iter().filter(|call| *call == operation).count();
     assert_eq!((count("ListNamespaces"), count("ListServices"), count("DiscoverInstances")), (2, 4, 4));
+}
+
+#[tokio::test]
+async fn only_what_has_another_revision_is_read_anew() {
+    let (world, script, mut source) = start("prod.local");
+    let first = source.sweep().await.expect("a view");
+    let count = |operation: &str| script.calls().iter().filter(|call| *call == operation).count();
+    assert!(!source.look().await);
+    assert_eq!((count("DiscoverInstances"), count("DiscoverInstancesRevision")), (2, 2));
+
+    {
+        let mut world = world.lock().expect("no panic");
+        world.services.insert("ledger".to_owned(), json!([]));
+        world.revision = 2;
+    }
+    assert!(source.look().await);
+    assert_eq!((count("DiscoverInstances"), count("DiscoverInstancesRevision")), (3, 4));
+    let (ledger, books) = (ServiceKey::new("prod", "ledger"), ServiceKey::new("prod", "books"));
+    let view = source.draw();
+    assert!(view.services[&ledger].registrations.is_empty());
+    assert!(Arc::ptr_eq(&view.services[&books], &first.services[&books]));
+    assert!(!source.look().await, "once is enough");
+
+    let refusal = Answer::Json(400, json!({"__type": "AccessDeniedException", "Message": "no"}));
+    world.lock().expect("no panic").fault = Some(("DiscoverInstancesRevision", refusal));
+    assert!(source.look().await, "it is told");
+    let findings = source.draw().findings;
+    assert_eq!(findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["SRC001"]);
+    assert!(findings[0].message.contains("servicediscovery:DiscoverInstancesRevision"), "{findings:?}");
+    assert!(source.look().await && source.draw().findings.is_empty(), "and it is over");
 }
 
 #[tokio::test]

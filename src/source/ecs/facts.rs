@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
-    Deployment, HealthStatus, NetworkMode, PortMapping, Service, ServiceConnectConfiguration,
+    Deployment, HealthCheck, HealthStatus, NetworkMode, PortMapping, Service, ServiceConnectConfiguration,
     ServiceConnectService, Task, TaskDefinition, TransportProtocol,
 };
 
@@ -99,7 +99,21 @@ pub(super) struct NamedPort {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Container {
     pub essential: bool,
-    pub checked: bool,
+    /// Within what time after the start its health check has its say; `None` without one.
+    pub check: Option<Duration>,
+}
+
+/// The longest time that a health check may take to have its say, as in Service Connect.
+const LONGEST_START: Duration = Duration::from_secs(480);
+
+/// After its start period a check fails as often as it is allowed to before ECS calls the container UNHEALTHY. What is
+/// not written has ECS's defaults: no start period, 3 tries, each 30 s after the one before and of 5 s at most.
+fn time_to_say(check: &HealthCheck) -> Duration {
+    let number =
+        |written: Option<i32>, usual: u64| written.map_or(usual, |it| u64::try_from(it).unwrap_or(0));
+    let each = number(check.interval(), 30).saturating_add(number(check.timeout(), 5));
+    let tries = number(check.retries(), 3).saturating_mul(each);
+    Duration::from_secs(number(check.start_period(), 0).saturating_add(tries)).min(LONGEST_START)
 }
 
 /// One task.
@@ -233,7 +247,8 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
             }
         }
         let essential = container.essential() != Some(false); // ECS's default is essential
-        containers.insert(name, Container { essential, checked: container.health_check().is_some() });
+        let check = container.health_check().map(time_to_say);
+        containers.insert(name, Container { essential, check });
     }
     Ok(Revision {
         label: arn.rsplit('/').next().unwrap_or(arn).to_owned(),

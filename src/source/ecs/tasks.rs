@@ -14,8 +14,6 @@ use std::time::{Duration, SystemTime};
 use super::facts::{Revision, Status, TaskFacts};
 use crate::model::{Health, InstanceId, Phase, StopCause};
 
-/// How long a start may take before silence counts as readiness.
-pub(super) const START_GATE: Duration = Duration::from_secs(480);
 /// How long a task that has gone is still shown, so that people see why.
 const SHOWN: Duration = Duration::from_secs(60);
 /// How long, and how many at most, ARNs of gone tasks are kept: as long as ECS may still mention them.
@@ -273,13 +271,17 @@ impl Known {
     fn health(&self, revision: Option<&Revision>, now: SystemTime) -> Health {
         let facts = &self.facts;
         let containers = revision.into_iter().flat_map(|revision| &revision.containers);
-        let checked = containers.filter(|(_, container)| container.essential && container.checked);
-        let verdicts: Vec<Option<bool>> =
-            checked.map(|(name, _)| facts.containers.iter().find(|one| one.name == *name)?.healthy).collect();
+        let checked = containers.filter(|(_, container)| container.essential);
+        let checked: Vec<_> =
+            checked.filter_map(|(name, container)| Some((name, container.check?))).collect();
+        let said = |name: &Arc<str>| facts.containers.iter().find(|one| one.name == *name)?.healthy;
+        let verdicts: Vec<Option<bool>> = checked.iter().map(|(name, _)| said(name)).collect();
+        // The gate of a start, after which silence counts as readiness.
+        let gate = checked.iter().map(|(_, time)| *time).max().unwrap_or_default();
         let gate_over = facts
             .started_at
             .or(facts.created_at)
-            .is_some_and(|at| now.duration_since(at).unwrap_or_default() >= START_GATE);
+            .is_some_and(|at| now.duration_since(at).unwrap_or_default() >= gate);
         match verdicts.as_slice() {
             [] => Health::NoCheck,
             some if some.contains(&Some(false)) => Health::Unhealthy { gate_over },

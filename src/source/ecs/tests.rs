@@ -36,7 +36,8 @@ fn port(name: &str, number: i32, protocol: Option<ApplicationProtocol>) -> PortM
 }
 
 fn checked(container: ContainerDefinitionBuilder) -> ContainerDefinition {
-    let check = HealthCheck::builder().command("CMD").build().expect("a check");
+    // One that takes as long as any may: eight minutes.
+    let check = HealthCheck::builder().command("CMD").interval(60).retries(10).build().expect("a check");
     container.health_check(check).build()
 }
 

@@ -42,9 +42,25 @@ fn revisions_keep_named_ports_in_order_and_every_collision() {
     assert_eq!(number("odd"), Err("a port without a number"));
     assert_eq!(revision.port("http").expect("http").protocol, Some(Protocol::Http));
     assert_eq!(revision.port("admin").expect("admin").protocol, None);
-    let app = Container { essential: true, checked: true };
-    let side = Container { essential: false, checked: false };
+    let app = Container { essential: true, check: Some(Duration::from_secs(105)) };
+    let side = Container { essential: false, check: None };
     assert_eq!(revision.containers, BTreeMap::from([("app".into(), app), ("side".into(), side)]));
+}
+
+#[test]
+fn a_check_has_its_say_in_its_own_time_and_in_eight_minutes_at_most() {
+    let check = || HealthCheck::builder().command("CMD");
+    for (check, seconds) in [
+        (check(), 105),
+        (check().interval(5).timeout(2).retries(3).start_period(10), 31),
+        (check().retries(1), 35),
+        (check().interval(300).timeout(60).retries(10).start_period(300), 480),
+        (check().interval(-1).timeout(0).retries(i32::MAX), 0),
+        (check().interval(i32::MAX).retries(i32::MAX), 480),
+    ] {
+        let check = check.build().expect("a check");
+        assert_eq!(time_to_say(&check), Duration::from_secs(seconds), "{check:?}");
+    }
 }
 
 #[test]
