@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 pub(crate) use bad::Bad;
 pub(crate) use book::Book;
 use book::Held;
-use stream::{Asked, Stream};
+use stream::{Asked, Stream, WINDOW};
 
 use crate::door::Door;
 
@@ -138,7 +138,7 @@ async fn live(
     member: &mut Member,
 ) -> anyhow::Result<()> {
     let turn = turns.acquire().await.context("the turns are closed")?;
-    let mut stream = Stream::open(door, asked).await?;
+    let mut stream = Stream::open(door, asked, WINDOW).await?;
     drop(turn);
     open.set(open.get() + 1);
     member.book.borrow().changed().notify_one();

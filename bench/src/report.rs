@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::server::Kind;
 
+/// From this share on it is said that Legation is hardly better.
+const PARITY: f64 = 0.8;
+
 /// One metric of one scenario: a value for each repetition and server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
@@ -98,9 +101,10 @@ impl Line {
 
     fn row(&self) -> String {
         let figures = |values: &[f64]| match (median(values), spread(values)) {
-            (Some(median), Some((least, most))) => {
+            (Some(median), Some((least, most))) if values.len() > 1 => {
                 format!("{} ({}..{})", short(median), short(least), short(most))
             }
+            (Some(median), _) => short(median),
             _ => "-".to_owned(),
         };
         let of = |kind| self.figures.values.get(&kind).map_or("-".to_owned(), |values| figures(values));
@@ -140,18 +144,31 @@ pub(crate) fn table(preface: &str, lines: &[Line]) -> String {
     for line in lines {
         let _ = writeln!(text, "{}", line.row()); // writing to a string does not fail
     }
-    text + &missed(lines)
+    text + &missed(lines) + &at_parity(lines)
 }
 
 /// The targets that are missed, and by how much.
 fn missed(lines: &[Line]) -> String {
     let missed = lines.iter().filter(|line| line.excess().is_some_and(|excess| excess > 1.0));
-    let missed: Vec<_> = missed.map(|line| format!("* {}: {}\n", line.scenario, line.metric)).collect();
-    if missed.is_empty() {
-        String::new()
-    } else {
-        format!("\nTargets that are missed:\n\n{}", missed.concat())
-    }
+    let by =
+        |line: &Line| line.excess().map_or_else(String::new, |excess| format!("{} times", short(excess)));
+    let missed =
+        missed.map(|line| format!("* {}: {}, {} the target\n", line.scenario, line.metric, by(line)));
+    list("Targets that are missed", missed.collect())
+}
+
+/// Where Legation is hardly better than the peer, or worse.
+fn at_parity(lines: &[Line]) -> String {
+    let ratio = |line: &Line| line.ratio().filter(|ratio| *ratio > PARITY);
+    let lines = lines.iter().filter_map(|line| Some((line, ratio(line)?)));
+    let each = lines.map(|(line, ratio)| {
+        format!("* {}: {}, {} of the peer's\n", line.scenario, line.metric, short(ratio))
+    });
+    list("At parity with the peer, or worse", each.collect())
+}
+
+fn list(title: &str, items: Vec<String>) -> String {
+    if items.is_empty() { String::new() } else { format!("\n{title}:\n\n{}", items.concat()) }
 }
 
 /// The same for programs.

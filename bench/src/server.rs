@@ -114,7 +114,6 @@ impl Server {
                 std::fs::write(&config, listen + sources).context("writing the configuration")?;
                 with_credentials(&mut command);
                 command.arg(&programs.fed).arg(&config).arg(local(control).to_string());
-                command.env("RUST_LOG", "warn");
             }
             Kind::Linear | Kind::Snapshot => {
                 command.arg(programs.peer.as_ref().context("go-control-plane was not built")?);

@@ -16,7 +16,8 @@ use integration::{estate, vitals, wait};
 const SERVICES: usize = 5_000;
 const TASKS: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
-const GIB: u64 = 1 << 30;
+/// As the kernel counts memory, in KiB.
+const GIB: u64 = 1 << 20;
 
 /// The operations of each of AWS's buckets, and what half of it allows in a minute that begins with it full.
 const BUCKETS: [(&str, &[Operation], u64); 3] = [
@@ -85,8 +86,8 @@ fn a_hundred_thousand_tasks_are_read_within_half_of_what_aws_allows() -> anyhow:
         .await?;
         ensure!(generation(&server).await? == first, "a reading without news published something");
         let memory = vitals::memory(server.id().context("it has ended")?)?;
-        println!("resident: {} MiB", memory >> 20);
-        ensure!(memory < GIB, "{memory} bytes");
+        println!("resident: {} MiB", memory >> 10);
+        ensure!(memory > 0 && memory < GIB, "{memory} KiB");
         server.stop().await
     })
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::stream::{Asked, Stream};
+use super::stream::{Asked, Stream, WINDOW};
 use crate::door::Door;
 
+/// What one that reads nothing can be sent: the least that HTTP/2 begins with.
+const LITTLE: u32 = 65_535;
 /// How late a slow client accepts.
 const LATE: Duration = Duration::from_secs(1);
 /// How long a restless client stays.
@@ -35,22 +37,21 @@ pub(crate) struct Bad {
 }
 
 impl Bad {
-    /// They ask for what is in these lists, from the first one on.
-    pub(crate) fn connect(door: &Door, subscriptions: &[Vec<usize>], of_each: usize) -> Self {
+    /// They all ask for these services.
+    pub(crate) fn connect(door: &Door, services: &[usize], of_each: usize) -> Self {
         let habits = [Habit::Stalled, Habit::Slow, Habit::Refusing, Habit::Restless];
         let habits = habits.into_iter().cycle().take(of_each * habits.len());
-        let clients =
-            habits.zip(subscriptions.iter().cycle()).enumerate().map(|(place, (habit, services))| {
-                let number = 1_000_000 + place;
-                let asked = Asked { number, services: services.clone(), presented: [].into() };
-                let door = door.clone();
-                tokio::task::spawn_local(async move {
-                    loop {
-                        let _ = live(&door, &asked, habit).await; // and again
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                })
-            });
+        let clients = habits.enumerate().map(|(place, habit)| {
+            let number = 1_000_000 + place;
+            let asked = Asked { number, services: services.to_vec(), presented: [].into() };
+            let door = door.clone();
+            tokio::task::spawn_local(async move {
+                loop {
+                    let _ = live(&door, &asked, habit).await; // and again
+                    tokio::time::sleep(PAUSE).await;
+                }
+            })
+        });
         Self { clients: clients.collect() }
     }
 }
@@ -62,7 +63,8 @@ impl Drop for Bad {
 }
 
 async fn live(door: &Door, asked: &Asked, habit: Habit) -> anyhow::Result<()> {
-    let mut stream = Stream::open(door, asked).await?;
+    let window = if matches!(habit, Habit::Stalled) { LITTLE } else { WINDOW };
+    let mut stream = Stream::open(door, asked, window).await?;
     match habit {
         Habit::Stalled => std::future::pending().await,
         Habit::Restless => tokio::time::timeout(STAY, accept(&mut stream, Duration::ZERO)).await?,

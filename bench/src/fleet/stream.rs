@@ -29,7 +29,7 @@ const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService
 /// before clusters was cut off while these warmed, and is sent all of them whatever it holds.
 const ENDPOINTS: &str = "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints";
 /// Room for what a client has not read yet: more than any response.
-const WINDOW: u32 = 4 << 20;
+pub(super) const WINDOW: u32 = 4 << 20;
 /// The flag of compression and the length, before each message.
 const PREFIX: usize = 5;
 
@@ -62,11 +62,11 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Connects and asks.
-    pub(super) async fn open(door: &Door, asked: &Asked) -> anyhow::Result<Self> {
+    /// Connects and asks, with so much room for what is not read yet.
+    pub(super) async fn open(door: &Door, asked: &Asked, window: u32) -> anyhow::Result<Self> {
         let wire = door.enter().await?;
         let mut builder = client::Builder::new();
-        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        builder.initial_window_size(window).initial_connection_window_size(window);
         let (client, connection) = builder.handshake(wire).await.context("speaking HTTP/2")?;
         let connection = tokio::task::spawn_local(async move {
             let _ = connection.await; // whoever reads a stream of it learns of its end

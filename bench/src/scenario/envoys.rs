@@ -11,6 +11,7 @@ use integration::load::{Load, Plan, Way};
 use legation::bootstrap::{self, Inputs};
 use legation::vip;
 
+use super::rollout::percentile;
 use super::{Bench, Sample, Wanted};
 use crate::backends::Backend;
 use crate::machine::Mode;
@@ -88,8 +89,7 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     }
     let (requests, failed) = load.counts();
     load.stop().await?;
-    after.sort_unstable();
-    let millis = |at: usize| after[at * (after.len() - 1) / 100].as_secs_f64() * 1e3;
+    let millis = |percent| percentile(&after, percent).as_secs_f64() * 1e3;
     Ok([(LAST, millis(99)), (HALF, millis(50)), (FAILED, failed as f64), (REQUESTS, requests as f64)].into())
 }
 

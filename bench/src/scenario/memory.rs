@@ -62,6 +62,7 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
     let before = at_rest(&rig.server).await?;
     let mut fleet = rig.connect(Arrives::Empty).await?;
     let idle = at_rest(&rig.server).await?;
+    rig.current(&fleet).await?; // nobody left meanwhile
     let each = idle.saturating_sub(before) as f64 / plan.size.streams as f64;
     let mut sample = Sample::from([(EACH, each)]);
     for _ in 0..plan.storms {
@@ -70,6 +71,7 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
     }
     if plan.storms > 0 {
         let after = at_rest(&rig.server).await?;
+        rig.current(&fleet).await?;
         sample.insert(GROWTH, (after as f64 / idle as f64 - 1.0) * 100.0);
     }
     fleet.close().await;

@@ -99,9 +99,4 @@ impl Rig {
     pub(super) async fn current(&self, fleet: &Fleet) -> anyhow::Result<()> {
         fleet.current(ROUND).await
     }
-
-    /// What each client asks for.
-    pub(super) fn asked(&self) -> &[Vec<usize>] {
-        &self.asked
-    }
 }

@@ -17,13 +17,14 @@ use integration::stage::raise_estate;
 use integration::wait;
 use integration::world::{HealthCheck, NamespaceKind, TaskSpec, World};
 
-const OPERATIONS: [Operation; 8] = [
+const OPERATIONS: [Operation; 9] = [
     Operation::ListServices,
     Operation::DescribeServices,
     Operation::ListTasks,
     Operation::DescribeTasks,
     Operation::ListMapServices,
     Operation::DiscoverInstances,
+    Operation::DiscoverInstancesRevision,
     Operation::ReceiveMessage,
     Operation::DeleteMessageBatch,
 ];
