@@ -44,8 +44,9 @@ fan-out is measured at its smallest, and nobody but Legation where no ratio is w
 * S1 to S3: 50 rounds, fewer with more streams; every second one is a withdrawal. The processor's time comes in hundredths
   of a second.
 * S4: each withdrawal at each client counts. S8 is the same beside 40 bad clients that ask for everything which changes.
-* S5: a rate is held for two seconds, so up to one and a half times of what a server can do for long still counts for both;
-  beyond some 150,000 changes a second the clients themselves are the limit.
+* S5: a rate is held for two seconds and counts if its changes are told no more than half a second late. Late they are told
+  when the server takes in orders no faster, or when the clients' core, which tells them, can do no more: beyond some
+  150,000 a second.
 * S6, with what was held: on the stream for load assignments alone, because on the aggregated one a client that asks for
   these before clusters was cut off while they warmed, and is sent them again whatever it holds.
 * S7 and the sweep of S10: measured once. The peer's memory holds what its collector has not looked at yet.
