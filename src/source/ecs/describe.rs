@@ -1,4 +1,4 @@
-//! From the layers of one ECS service to what it offers: defaults, Service Connect, tags; the later wins.
+//! From the layers of one ECS service to what it offers: defaults, Service Connect, labels, tags; the later wins.
 //!
 //! It is not about tasks: an offer exists whether or not anything runs.
 //!
@@ -40,8 +40,8 @@ pub(super) fn describe(
     revision: &Revision,
 ) -> (Vec<Offer>, Vec<Finding>) {
     let object = format!("ecs {}/{}", cluster.name, service.name);
-    let tags = tags::read(&object, &service.tags);
-    if tags.role == Role::None {
+    let tags = tags::read(&object, &service.tags).over(tags::read_labels(&object, &revision.labels));
+    if tags.role == Some(Role::None) {
         return (Vec::new(), Vec::new());
     }
     let findings = tags.findings.clone();
@@ -67,11 +67,13 @@ impl Reader<'_> {
 
     /// The namespace that the service joins, if it joins any.
     fn namespace(&mut self) -> Option<Namespace> {
-        let labelled = !self.service.tags.is_empty() || self.service.connect.is_some();
+        let written = !self.service.tags.is_empty() || !self.revision.labels.is_empty();
+        let labelled = written || self.service.connect.is_some();
         let rules = self.cluster.rules;
         let admits = |rule: &&NamespaceRule| labelled || rule.discover == Discover::All;
         let connect = self.service.connect.as_ref().and_then(|connect| connect.namespace.clone());
-        let Some(name) = self.tags.namespace.clone().or(connect) else {
+        let tagged = self.tags.namespace.clone();
+        let Some(name) = tagged.as_ref().map(|(_, name)| name.clone()).or(connect) else {
             return match rules {
                 [only] => Some(only).filter(admits).map(|rule| rule.namespace.clone()),
                 several => {
@@ -98,8 +100,8 @@ impl Reader<'_> {
             "namespace `{name}` is not fed by cluster {}, which feeds {which}{near}",
             self.cluster.name
         );
-        if self.tags.namespace.is_some() {
-            let tag = Tag { object: &self.object, key: "namespace", value: &name };
+        if let Some((place, _)) = &tagged {
+            let tag = Tag { object: &self.object, place, key: "namespace", value: &name };
             self.findings.push(tag.wrong_value(&Wrong::all(&name, why)));
         } else {
             self.find(
@@ -113,7 +115,7 @@ impl Reader<'_> {
 
     fn offers(&mut self, namespace: &Namespace) -> Vec<Offer> {
         self.judge_port_names();
-        if self.tags.role == Role::Client {
+        if self.tags.role == Some(Role::Client) {
             return Vec::new();
         }
         let revision = self.revision;
@@ -156,8 +158,8 @@ impl Reader<'_> {
             format!("no container port is named `{name}` in task definition {label}, which {has}{near}")
         };
         for (name, tags) in self.tags.ports.iter().filter(|(name, _)| revision.port(name).is_none()) {
-            for (key, value) in &tags.keys {
-                let tag = Tag { object: &self.object, key, value };
+            for (place, key, value) in &tags.keys {
+                let tag = Tag { object: &self.object, place, key, value };
                 let at = key.len() - name.len()..key.len();
                 self.findings.push(tag.wrong_key("PORT001", at, &why(name)));
             }

@@ -75,6 +75,8 @@ pub(super) struct Revision {
     /// Every container port that a TCP listener of the same task could collide with, ordered.
     pub occupied: Arc<[u16]>,
     pub containers: BTreeMap<Arc<str>, Container>,
+    /// Docker labels that begin with `legation.`, by the rest of their key: each container's value, in order.
+    pub labels: BTreeMap<String, Vec<(Arc<str>, String)>>,
 }
 
 impl Revision {
@@ -170,6 +172,8 @@ fn port(number: i32) -> Option<u16> {
 
 /// The prefix of the tags that are Legation's.
 pub(super) const TAG_PREFIX: &str = "legation:";
+/// The same for docker labels.
+pub(super) const LABEL_PREFIX: &str = "legation.";
 
 /// Reduces a service.
 pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
@@ -236,6 +240,7 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
     let mut ports: Vec<NamedPort> = Vec::new();
     let mut occupied = BTreeSet::new();
     let mut containers = BTreeMap::new();
+    let mut labels: BTreeMap<String, Vec<(Arc<str>, String)>> = BTreeMap::new();
     for container in definition.container_definitions() {
         let name: Arc<str> = container.name().unwrap_or_default().into();
         for mapping in container.port_mappings() {
@@ -247,6 +252,11 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
             }
         }
         let essential = container.essential() != Some(false); // ECS's default is essential
+        let written = container.docker_labels().into_iter().flatten();
+        for (key, value) in written.filter_map(|(key, value)| Some((key.strip_prefix(LABEL_PREFIX)?, value)))
+        {
+            labels.entry(key.to_owned()).or_default().push((Arc::clone(&name), value.clone()));
+        }
         let check = container.health_check().map(time_to_say);
         containers.insert(name, Container { essential, check });
     }
@@ -256,6 +266,7 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
         ports,
         occupied: occupied.into_iter().collect(),
         containers,
+        labels,
     })
 }
 

@@ -1,4 +1,5 @@
-//! The `legation:*` tags of one service: layer 3 of its description, checked key by key.
+//! The `legation:*` tags of one service and the `legation.*` labels of its containers: layers 3 and 2 of its description,
+//! checked key by key.
 //!
 //! It is not the description: it knows no lower layer and no port but by name.
 //!
@@ -6,19 +7,45 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::facts::TAG_PREFIX;
+use super::facts::{LABEL_PREFIX, TAG_PREFIX};
 use crate::diagnostic::words::nearest;
 use crate::model::{Alias, Finding, Protocol, Readiness};
 use crate::source::words::{self, Wrong};
 
-/// What the tags of one service say.
+/// Where something is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    Tag,
+    /// A docker label of this container.
+    Label(Arc<str>),
+}
+
+impl Place {
+    /// The key as it is written there; both prefixes are equally long.
+    fn key(&self, key: &str) -> String {
+        match self {
+            Self::Tag => format!("{TAG_PREFIX}{key}"),
+            Self::Label(_) => format!("{LABEL_PREFIX}{}", key.replace('/', ".")),
+        }
+    }
+
+    fn is(&self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Label(_) => "label",
+        }
+    }
+}
+
+/// What the tags of one service say, or the labels of its containers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct TagLayer {
     /// The namespace, unchecked: only the cluster knows which there are.
-    pub namespace: Option<String>,
-    pub role: Role,
+    pub namespace: Option<(Place, String)>,
+    pub role: Option<Role>,
     pub readiness: Option<Readiness>,
     /// By port name, which no one has checked yet.
     pub ports: BTreeMap<String, PortTags>,
@@ -28,8 +55,8 @@ pub(super) struct TagLayer {
 /// What the tags say about one port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct PortTags {
-    /// Every key that named this port, for findings: the key and its value.
-    pub keys: Vec<(String, String)>,
+    /// Every key that named this port, for findings: where it is, the key and its value.
+    pub keys: Vec<(Place, String, String)>,
     pub discovery_name: Option<String>,
     pub aliases: Option<Vec<Alias>>,
     pub protocol: Option<Protocol>,
@@ -60,20 +87,88 @@ const NOT_YET: [&str; 4] = ["version", "imports", "drain.window", "inbound"];
 pub(super) fn read(object: &str, tags: &BTreeMap<String, String>) -> TagLayer {
     let mut layer = TagLayer::default();
     for (key, value) in tags {
-        let tag = Tag { object, key, value };
-        let outcome = match key.split_once('/') {
-            None => of_service(&mut layer, &tag),
-            Some((word, port)) => of_port(&mut layer, &tag, word, port),
-        };
-        layer.findings.extend(outcome.err());
+        layer.take(&Tag { object, place: &Place::Tag, key, value });
     }
     layer
 }
 
-/// One tag, and how to complain about it.
+/// Reads the labels of the containers of the service called `object`, whose keys have lost their prefix. One that two
+/// containers give different values says nothing.
+pub(super) fn read_labels(object: &str, labels: &BTreeMap<String, Vec<(Arc<str>, String)>>) -> TagLayer {
+    let mut layer = TagLayer::default();
+    for (label, values) in labels {
+        let Some(((container, value), others)) = values.split_first() else { continue };
+        let (place, key) = (Place::Label(Arc::clone(container)), key_of_label(label));
+        let tag = Tag { object, place: &place, key: &key, value };
+        match others.iter().find(|(_, other)| other != value) {
+            Some((other, different)) => {
+                let why = format!("container `{other}` says `{different}`: none of both is taken");
+                layer.findings.push(tag.wrong_value(&Wrong::all(value, why)));
+            }
+            None => layer.take(&tag),
+        }
+    }
+    layer
+}
+
+/// The key of the tag that a label stands for: `alias/http` for `alias.http`.
+fn key_of_label(label: &str) -> String {
+    let of_port = |word: &&&str| label.strip_prefix(**word).is_some_and(|rest| rest.starts_with('.'));
+    match OF_PORT.iter().chain(&NOT_YET).find(of_port) {
+        Some(word) => format!("{word}/{}", &label[word.len() + 1..]),
+        None if NOT_YET.contains(&label) => label.to_owned(),
+        // Unknown, but what it was meant to be about may be known.
+        None => {
+            label.rsplit_once('.').map_or_else(|| label.to_owned(), |(word, port)| format!("{word}/{port}"))
+        }
+    }
+}
+
+impl TagLayer {
+    fn take(&mut self, tag: &Tag<'_>) {
+        let outcome = match tag.key.split_once('/') {
+            None => of_service(self, tag),
+            Some((word, port)) => of_port(self, tag, word, port),
+        };
+        self.findings.extend(outcome.err());
+    }
+
+    /// This layer on top of `lower`, value by value.
+    pub(super) fn over(mut self, lower: Self) -> Self {
+        for (port, below) in lower.ports {
+            let above = self.ports.remove(&port).unwrap_or_default();
+            self.ports.insert(port, above.over(below));
+        }
+        self.findings.extend(lower.findings);
+        Self {
+            namespace: self.namespace.or(lower.namespace),
+            role: self.role.or(lower.role),
+            readiness: self.readiness.or(lower.readiness),
+            ..self
+        }
+    }
+}
+
+impl PortTags {
+    fn over(mut self, below: Self) -> Self {
+        self.keys.extend(below.keys);
+        Self {
+            keys: self.keys,
+            discovery_name: self.discovery_name.or(below.discovery_name),
+            aliases: self.aliases.or(below.aliases),
+            protocol: self.protocol.or(below.protocol),
+            request_timeout: self.request_timeout.or(below.request_timeout),
+            idle_timeout: self.idle_timeout.or(below.idle_timeout),
+            retry_attempts: self.retry_attempts.or(below.retry_attempts),
+        }
+    }
+}
+
+/// One tag or label, and how to complain about it.
 pub(super) struct Tag<'a> {
     /// The service: `ecs prod-a/payments`.
     pub object: &'a str,
+    pub place: &'a Place,
     /// The key without the prefix.
     pub key: &'a str,
     pub value: &'a str,
@@ -92,11 +187,15 @@ impl Tag<'_> {
     }
 
     fn finding(&self, code: &'static str, at: Range<usize>, why: &str) -> Finding {
-        let Self { object, key, value } = self;
-        let shown = words::caret(&format!("{TAG_PREFIX}{key} = {value}"), &at);
+        let (key, is) = (self.place.key(self.key), self.place.is());
+        let shown = words::caret(&format!("{key} = {}", self.value), &at);
+        let of = match self.place {
+            Place::Tag => String::new(),
+            Place::Label(container) => format!(" of container {container}"),
+        };
         Finding {
             code,
-            object: format!("{object}, tag {TAG_PREFIX}{key}"),
+            object: format!("{}, {is} {key}{of}", self.object),
             message: format!("{why}\n{shown}"),
         }
     }
@@ -108,17 +207,18 @@ impl Tag<'_> {
 
 fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
     match tag.key {
-        "namespace" => layer.namespace = Some(tag.value.to_owned()),
+        "namespace" => layer.namespace = Some((tag.place.clone(), tag.value.to_owned())),
         "role" => {
             let roles = [("auto", Role::Auto), ("client", Role::Client), ("none", Role::None)];
-            layer.role = tag.value(|value| one_of(value, &roles))?;
+            layer.role = Some(tag.value(|value| one_of(value, &roles))?);
         }
         "readiness" => {
             let gates = [("healthy", Readiness::Healthy), ("running", Readiness::Running)];
             layer.readiness = Some(tag.value(|value| one_of(value, &gates))?);
         }
         word if OF_PORT.contains(&word) => {
-            let why = format!("the key ends in the name of a port: `{TAG_PREFIX}{word}/<portName>`");
+            let whole = tag.place.key(&format!("{word}/<portName>"));
+            let why = format!("the key ends in the name of a port: `{whole}`");
             return Err(tag.wrong_key("CFG001", 0..word.len(), &why));
         }
         word => return Err(unknown(tag, word)),
@@ -128,14 +228,14 @@ fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
 
 fn of_port(layer: &mut TagLayer, tag: &Tag<'_>, word: &str, port: &str) -> Result<(), Finding> {
     if OF_SERVICE.contains(&word) {
-        let why = format!("`{TAG_PREFIX}{word}` is about the whole service and names no port");
+        let why = format!("`{}` is about the whole service and names no port", tag.place.key(word));
         return Err(tag.wrong_key("CFG001", word.len()..tag.key.len(), &why));
     }
     if !OF_PORT.contains(&word) {
         return Err(unknown(tag, word));
     }
     let tags = layer.ports.entry(port.to_owned()).or_default();
-    tags.keys.push((tag.key.to_owned(), tag.value.to_owned()));
+    tags.keys.push((tag.place.clone(), tag.key.to_owned(), tag.value.to_owned()));
     match word {
         "discovery-name" => {
             tag.value(words::discovery_name)?;
@@ -156,7 +256,8 @@ fn of_port(layer: &mut TagLayer, tag: &Tag<'_>, word: &str, port: &str) -> Resul
 
 fn unknown(tag: &Tag<'_>, word: &str) -> Finding {
     if NOT_YET.contains(&word) {
-        let why = format!("this release does not support `{TAG_PREFIX}{word}`; the tag has no effect");
+        let (key, is) = (tag.place.key(word), tag.place.is());
+        let why = format!("this release does not support `{key}`; the {is} has no effect");
         return tag.wrong_key("CFG001", 0..word.len(), &why);
     }
     let known = || OF_SERVICE.into_iter().chain(OF_PORT);
@@ -164,10 +265,10 @@ fn unknown(tag: &Tag<'_>, word: &str) -> Finding {
         || format!("; this release knows {}", listed(known())),
         |near| {
             let of_port = if OF_PORT.contains(&near) { "/<portName>" } else { "" };
-            format!("; did you mean `{TAG_PREFIX}{near}{of_port}`?")
+            format!("; did you mean `{}`?", tag.place.key(&format!("{near}{of_port}")))
         },
     );
-    tag.wrong_key("CFG001", 0..word.len(), &format!("unknown key `{TAG_PREFIX}{word}`{near}"))
+    tag.wrong_key("CFG001", 0..word.len(), &format!("unknown key `{}`{near}", tag.place.key(word)))
 }
 
 fn one_of<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
@@ -217,8 +318,8 @@ mod tests {
             ("retry.attempts/http", "0"),
         ]);
         assert_eq!(layer.findings, []);
-        assert_eq!(layer.namespace.as_deref(), Some("prod"));
-        assert_eq!((layer.role, layer.readiness), (Role::Client, Some(Readiness::Running)));
+        assert_eq!(layer.namespace, Some((Place::Tag, "prod".to_owned())));
+        assert_eq!((layer.role, layer.readiness), (Some(Role::Client), Some(Readiness::Running)));
         let alias = |name: &str, port| Alias { name: name.into(), port };
         let http = PortTags {
             keys: layer.ports["http"].keys.clone(),
@@ -280,6 +381,56 @@ mod tests {
             layer.ports.retain(|_, port| *port != PortTags::default());
             assert_eq!(layer, TagLayer::default(), "{key} = {value}");
         }
+    }
+
+    fn labels(written: &[(&str, &str, &str)]) -> TagLayer {
+        let mut labels: BTreeMap<String, Vec<(Arc<str>, String)>> = BTreeMap::new();
+        for (container, key, value) in written {
+            labels.entry((*key).to_owned()).or_default().push(((*container).into(), (*value).to_owned()));
+        }
+        read_labels(PAYMENTS, &labels)
+    }
+
+    #[test]
+    fn labels_say_the_same_and_tags_outrank_them() {
+        let lower = labels(&[
+            ("app", "namespace", "prod"),
+            ("envoy", "namespace", "prod"),
+            ("app", "alias.http", "pay:80"),
+            ("app", "timeout.request.http", "3s"),
+            ("app", "role", "client"),
+        ]);
+        assert_eq!(lower.findings, []);
+        assert_eq!(lower.role, Some(Role::Client));
+        let upper = read_all(&[("timeout.request/http", "5s"), ("role", "auto")]);
+        let both = upper.over(lower);
+        assert_eq!(both.namespace, Some((Place::Label("app".into()), "prod".to_owned())));
+        assert_eq!(both.role, Some(Role::Auto));
+        let http = &both.ports["http"];
+        assert_eq!(http.request_timeout, Some(Duration::from_secs(5)));
+        assert_eq!(http.aliases.as_ref().map(Vec::len), Some(1));
+        assert_eq!(http.keys.len(), 3);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_label_is_told_in_its_own_words() {
+        let layer = labels(&[
+            ("app", "aliass.http", "pay:80"),
+            ("app", "protocol.http", "http"),
+            ("envoy", "protocol.http", "tcp"),
+        ]);
+        assert_eq!(layer.ports.get("http").and_then(|port| port.protocol), None);
+        let told: Vec<_> =
+            layer.findings.iter().map(|it| format!("{} {}\n{}", it.code, it.object, it.message)).collect();
+        expect_test::expect![[r#"
+            CFG001 ecs prod-a/payments, label legation.aliass.http of container app
+            unknown key `legation.aliass`; did you mean `legation.alias.<portName>`?
+              legation.aliass.http = pay:80
+                       ^^^^^^
+            CFG002 ecs prod-a/payments, label legation.protocol.http of container app
+            container `envoy` says `tcp`: none of both is taken
+              legation.protocol.http = http
+                                       ^^^^"#]].assert_eq(&told.join("\n"));
     }
 
     #[test]

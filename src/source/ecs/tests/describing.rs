@@ -309,3 +309,20 @@ fn what_cannot_be_offered_says_why() {
     assert_eq!(offers, NONE);
     assert_eq!(findings, [format!("CFG002 ecs prod-a/{long}, port http")]);
 }
+
+#[test]
+fn labels_are_enough_to_join_and_a_tag_outranks_them() {
+    let labelled = |namespace: &str| {
+        let http = port("http", 8080, HTTP).build();
+        let app = ContainerDefinition::builder().name("app").port_mappings(http);
+        let app = app.docker_labels("legation.alias.http", "pay:80").docker_labels("com.example", "x");
+        revision("payments:7", vec![app.docker_labels("legation.namespace", namespace).build()])
+    };
+    let expected = (vec!["prod/payments http pay:80".to_owned()], Vec::new());
+    assert_eq!(tagged(&[]).brief(&labelled("prod")), expected);
+    let over = [("legation:alias/http", "payments:8080")];
+    assert_eq!(tagged(&over).brief(&labelled("prod")).0, ["prod/payments http payments:8080"]);
+    let (offers, findings) = tagged(&[]).brief(&labelled("prd"));
+    assert_eq!(offers, Vec::<String>::new());
+    assert_eq!(findings, ["CFG002 ecs prod-a/payments, label legation.namespace of container app"]);
+}
