@@ -94,7 +94,7 @@ pub struct EcsSource {
     /// When the last complete reading began: whatever was so then is known. The first one is either complete or none.
     read_at: Option<SystemTime>,
     questions: Questions,
-    /// The question under way; at most one.
+    /// The questions under way; at most [`ASKED_AT_ONCE`].
     asked: JoinSet<Answered>,
     /// Task definitions that events named and that were not asked for yet.
     wanted: HashSet<Arc<str>>,

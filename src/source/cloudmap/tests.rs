@@ -288,3 +288,21 @@ async fn emptiness_is_believed_only_of_a_namespace_that_exists() {
     world.lock().expect("no panic").services.clear();
     assert_eq!(source.sweep().await.expect("a view").services.len(), 0);
 }
+
+#[tokio::test]
+async fn a_service_that_was_deleted_does_not_keep_others_from_being_looked_at() {
+    let (world, _script, mut source) = start("prod.local");
+    let first = source.sweep().await.expect("a view");
+    {
+        let mut world = world.lock().expect("no panic");
+        // Books are asked for first.
+        let gone = Answer::Json(400, json!({"__type": "ServiceNotFound", "Message": "no"}));
+        world.fault = Some(("DiscoverInstancesRevision", gone));
+        world.services.insert("ledger".to_owned(), json!([]));
+        world.revision = 2;
+    }
+    assert!(source.look().await);
+    let view = source.draw();
+    assert_eq!(view.findings, first.findings);
+    assert!(view.services[&ServiceKey::new("prod", "ledger")].registrations.is_empty());
+}

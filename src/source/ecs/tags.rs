@@ -430,7 +430,8 @@ mod tests {
             CFG002 ecs prod-a/payments, label legation.protocol.http of container app
             container `envoy` says `tcp`: none of both is taken
               legation.protocol.http = http
-                                       ^^^^"#]].assert_eq(&told.join("\n"));
+                                       ^^^^"#]]
+        .assert_eq(&told.join("\n"));
     }
 
     #[test]
