@@ -148,9 +148,12 @@ impl CloudMapSource {
     async fn revision(&self, found: &Found, name: String) -> Result<(String, Option<i64>), SourceError> {
         self.budget.admit(DISCOVER_REVISION, Urgency::CanWait).await;
         let call = self.client.discover_instances_revision().namespace_name(&found.http_name);
-        let answer =
-            call.service_name(&name).send().await.map_err(|error| failed(DISCOVER_REVISION, error))?;
-        Ok((name, answer.instances_revision()))
+        match call.service_name(&name).send().await.map_err(|error| failed(DISCOVER_REVISION, error)) {
+            Ok(answer) => Ok((name, answer.instances_revision())),
+            // Perhaps it was deleted, which the next reading finds; the others are looked at all the same.
+            Err(error) if error.code == "ServiceNotFound" => Ok((name, None)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn find(&self) -> Result<Found, SourceError> {
