@@ -21,8 +21,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{InstanceId, Namespace, OccupiedPorts};
 
+mod index;
 mod slice;
 
+use index::Index;
 pub use slice::Slice;
 
 /// The types that Legation serves, declared in push order: what is referred to comes first.
@@ -264,37 +266,6 @@ struct Change {
     tasks: Vec<InstanceId>,
 }
 
-/// The sums of [`Resource::share`] by type, of what everyone sees and of what only one class sees.
-#[derive(Clone, Copy, Debug, Default)]
-struct Totals([[u64; 3]; ResourceType::ALL.len()]);
-
-impl Totals {
-    fn of(tables: &Tables) -> Self {
-        let mut totals = Self::default();
-        tables.0.iter().flat_map(Table::values).for_each(|resource| totals.add(resource));
-        totals
-    }
-
-    fn of_class(class: Option<ProxyClass>) -> usize {
-        class.map_or(0, |class| class as usize + 1)
-    }
-
-    fn add(&mut self, resource: &Resource) {
-        let total = &mut self.0[resource.kind as usize][Self::of_class(resource.only_for)];
-        *total = total.wrapping_add(resource.share());
-    }
-
-    fn take(&mut self, resource: &Resource) {
-        let total = &mut self.0[resource.kind as usize][Self::of_class(resource.only_for)];
-        *total = total.wrapping_sub(resource.share());
-    }
-
-    fn get(&self, kind: ResourceType, class: ProxyClass) -> u64 {
-        let totals = &self.0[kind as usize];
-        totals[0].wrapping_add(totals[Self::of_class(Some(class))])
-    }
-}
-
 /// How many generations back a slow stream may look before it compares everything.
 pub const REMEMBERED_CHANGES: usize = 64;
 
@@ -308,7 +279,7 @@ pub struct Snapshot {
     /// When the answer arrived at the source that led to this snapshot.
     pub seen_at: SystemTime,
     tables: Tables,
-    totals: Totals,
+    index: Index,
     occupied: Vec<OccupiedPorts>,
     changes: VecDeque<Arc<Change>>,
 }
@@ -321,8 +292,8 @@ impl Snapshot {
         occupied: Vec<OccupiedPorts>,
         seen_at: SystemTime,
     ) -> Self {
-        let totals = Totals::of(&tables);
-        Self { namespace, generation: 1, seen_at, tables, totals, occupied, changes: VecDeque::new() }
+        let index = Index::of(&tables);
+        Self { namespace, generation: 1, seen_at, tables, index, occupied, changes: VecDeque::new() }
     }
 
     /// The snapshot after this one, or `None` when nothing differs.
@@ -333,10 +304,10 @@ impl Snapshot {
         if names.iter().all(Vec::is_empty) && tasks.is_empty() {
             return None;
         }
-        let mut totals = self.totals;
+        let mut index = self.index.clone();
         for (kind, names) in ResourceType::ALL.into_iter().zip(&names) {
-            names.iter().filter_map(|name| self.tables[kind].get(name)).for_each(|old| totals.take(old));
-            names.iter().filter_map(|name| tables[kind].get(name)).for_each(|new| totals.add(new));
+            names.iter().filter_map(|name| self.tables[kind].get(name)).for_each(|old| index.take(old));
+            names.iter().filter_map(|name| tables[kind].get(name)).for_each(|new| index.add(new));
         }
         let mut changes = self.changes.clone();
         if changes.len() == REMEMBERED_CHANGES {
@@ -349,7 +320,7 @@ impl Snapshot {
         let gone = gone.collect();
         changes.push_back(Arc::new(Change { generation, names, gone, tasks }));
         let namespace = self.namespace.clone();
-        Some(Self { namespace, generation, seen_at, tables, totals, occupied, changes })
+        Some(Self { namespace, generation, seen_at, tables, index, occupied, changes })
     }
 
     /// The first reference that nothing here answers, as (who, to what), if what it followed was closed. Where

@@ -8,7 +8,6 @@ mod book;
 mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,23 +46,25 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// A stream for each list of services; none is opened yet.
+    /// A stream for each list of services, which may ask for their clusters first; none is opened yet.
     pub(crate) fn new(
         door: &Door,
         book: &Rc<RefCell<Book>>,
         subscriptions: &[Vec<usize>],
         arrives: Arrives,
+        clusters: bool,
     ) -> Self {
         let (turns, open) = (Arc::new(Semaphore::new(0)), Rc::new(Cell::new(0)));
         let streams = subscriptions.iter().enumerate().map(|(number, services)| {
             let (book, turns, open) = (Rc::clone(book), Arc::clone(&turns), Rc::clone(&open));
             let door = door.clone();
-            let presented = match arrives {
-                Arrives::Empty => HashMap::new(),
-                Arrives::Holding => book.borrow().presented(services),
+            let (presented, presented_clusters) = match arrives {
+                Arrives::Empty => Default::default(),
+                Arrives::Holding => (book.borrow().presented(services), book.borrow().clusters(services)),
             };
             let mut member = Member::new(Rc::clone(&book), services, arrives == Arrives::Holding);
-            let asked = Asked { number, services: services.clone(), presented };
+            let clusters = clusters.then_some(presented_clusters);
+            let asked = Asked { number, services: services.clone(), presented, clusters };
             tokio::task::spawn_local(async move {
                 if let Err(error) = live(&door, &asked, &turns, &open, &mut member).await {
                     book.borrow_mut().fail(format!("stream {number}: {error:#}"));
@@ -140,6 +141,7 @@ async fn live(
     let turn = turns.acquire().await.context("the turns are closed")?;
     let mut stream = Stream::open(door, asked, WINDOW).await?;
     drop(turn);
+    stream.take_clusters(asked, &member.book).await?;
     open.set(open.get() + 1);
     member.book.borrow().changed().notify_one();
     stream.follow(&member.book, &mut member.held).await

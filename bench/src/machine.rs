@@ -2,6 +2,9 @@
 //!
 //! Invariant: in the pinned mode server and clients share no core.
 
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -88,6 +91,30 @@ pub(crate) fn describe() -> anyhow::Result<String> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(format!("{cores} cores, {}, Linux {}", model.unwrap_or("unknown").trim(), kernel.trim()))
+}
+
+/// What is measured, and what it was built with.
+pub(crate) fn versions(peer: Option<&Path>) -> anyhow::Result<String> {
+    let commit = said("git", &["describe", "--always", "--dirty"])?;
+    let (rust, envoy) =
+        (said("rustc", &["--version"])?, said(integration::envoy::binary()?, &["--version"])?);
+    let rust = rust.split(' ').nth(1).unwrap_or_default();
+    let envoy = envoy.rsplit(' ').next().and_then(|built| built.split('/').nth(1)).unwrap_or_default();
+    let peer = match peer {
+        Some(peer) => said(peer, &["-version"])?,
+        None => "no peer, for want of Go: Legation was measured beside the floor alone".to_owned(),
+    };
+    let legation = env!("CARGO_PKG_VERSION");
+    Ok(format!("Legation {legation} ({commit}), built by Rust {rust}; {peer}; Envoy {envoy}"))
+}
+
+fn said(program: impl AsRef<OsStr>, arguments: &[&str]) -> anyhow::Result<String> {
+    let name = program.as_ref().display().to_string();
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("starting {name}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    anyhow::ensure!(output.status.success() && !said.is_empty(), "{name} says nothing");
+    Ok(said)
 }
 
 /// How many connections the kernel has dropped because a queue was full.

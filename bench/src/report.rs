@@ -3,7 +3,7 @@
 //! It measures nothing. Invariant: a ratio is one of medians taken in one run; a target is met or it is not, and what
 //! has none is only told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -18,6 +18,8 @@ const PARITY: f64 = 0.8;
 pub(crate) struct Figures {
     pub(crate) values: BTreeMap<Kind, Vec<f64>>,
     pub(crate) floor: Vec<f64>,
+    /// Who scores nothing here, and why.
+    pub(crate) wrong: BTreeMap<Kind, String>,
 }
 
 /// What Legation must reach.
@@ -72,6 +74,9 @@ impl Line {
 
     /// How many times more than the target it is; below 1 it is met.
     pub(crate) fn excess(&self) -> Option<f64> {
+        if !matches!(self.target, Target::None) && self.figures.wrong.contains_key(&Kind::Legation) {
+            return Some(f64::INFINITY);
+        }
         match self.target {
             Target::Ratio(target) => Some(self.ratio()? / target),
             Target::AtMost(target) => Some(self.of(Kind::Legation)? / target),
@@ -144,16 +149,27 @@ pub(crate) fn table(preface: &str, lines: &[Line]) -> String {
     for line in lines {
         let _ = writeln!(text, "{}", line.row()); // writing to a string does not fail
     }
-    text + &missed(lines) + &at_parity(lines)
+    text + &wrong(lines) + &missed(lines) + &at_parity(lines)
+}
+
+/// Who was wrong, and where.
+fn wrong(lines: &[Line]) -> String {
+    let each = |line: &Line| {
+        let wrong = line.figures.wrong.iter();
+        wrong.map(|(kind, why)| format!("* {}, {}: {why}\n", line.scenario, kind.word())).collect::<Vec<_>>()
+    };
+    let each: BTreeSet<_> = lines.iter().flat_map(each).collect();
+    list("Wrong, and so without a score", each.into_iter().collect())
 }
 
 /// The targets that are missed, and by how much.
 fn missed(lines: &[Line]) -> String {
     let missed = lines.iter().filter(|line| line.excess().is_some_and(|excess| excess > 1.0));
-    let by =
-        |line: &Line| line.excess().map_or_else(String::new, |excess| format!("{} times", short(excess)));
-    let missed =
-        missed.map(|line| format!("* {}: {}, {} the target\n", line.scenario, line.metric, by(line)));
+    let by = |line: &Line| match line.excess().filter(|excess| excess.is_finite()) {
+        Some(excess) => format!("{} times the target", short(excess)),
+        None => "altogether".to_owned(),
+    };
+    let missed = missed.map(|line| format!("* {}: {}, {}\n", line.scenario, line.metric, by(line)));
     list("Targets that are missed", missed.collect())
 }
 
@@ -213,5 +229,19 @@ mod tests {
         assert!(row.ends_with("1/5.00 | 1/4.00 ratio | yes |"), "{row}");
         let record = line.record();
         assert_eq!((record.legation, record.peer, record.met), (Some(20.0), Some(100.0), Some(true)));
+    }
+
+    #[test]
+    fn a_wrong_server_scores_nothing_and_misses_every_target() {
+        let mut figures = Figures::default();
+        figures.values.insert(Kind::Linear, vec![100.0]);
+        figures.wrong.insert(Kind::Legation, "turn 2: stream 7: an old state".to_owned());
+        let line = Line { scenario: "S1".into(), metric: "us", target: Target::Ratio(0.25), figures };
+        assert_eq!((line.of_legation(), line.excess()), (None, Some(f64::INFINITY)));
+        assert_eq!(line.record().met, Some(false));
+        let table = table("", &[line.clone(), line]);
+        let said =
+            "Wrong, and so without a score:\n\n* S1, legation: turn 2: stream 7: an old state\n\nTargets";
+        assert!(table.contains(said), "{table}");
     }
 }

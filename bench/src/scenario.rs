@@ -36,7 +36,7 @@ const SCENARIOS: [&str; 10] = ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "
 /// well can't tell.
 const SLOW: [&str; 4] = ["S4", "S5", "S8", "S9"];
 
-/// The figures of one run of one server, by metric.
+/// The figures of one turn of one server, by metric.
 type Sample = BTreeMap<&'static str, f64>;
 
 /// A metric and what it must be.
@@ -67,19 +67,17 @@ impl Bench {
         self.only.iter().any(|only| only.eq_ignore_ascii_case(scenario))
     }
 
-    /// How often each server has its turn: once where nothing is timed.
-    fn turns(&self, scenario: &str) -> usize {
-        match scenario {
-            once if once.starts_with("S7") || once.starts_with("S10, sweep") => 1,
-            _ if self.quick => 2,
-            _ => 3,
-        }
+    /// How often each server has its turn.
+    fn turns(&self) -> usize {
+        if self.quick { 2 } else { 3 }
     }
 
     /// The servers that take part; the one that is not compared with only where fan-out is measured, at its smallest.
-    fn kinds(&self, scenario: &str) -> Vec<Kind> {
+    fn kinds(&self, scenario: &str, mode: Mode) -> Vec<Kind> {
         let peers = [Kind::Linear, Kind::Snapshot];
-        let with_snapshot = !self.quick && ["S1: 1000 ", "S3"].iter().any(|it| scenario.starts_with(it));
+        let smallest = ["S1: 1000 ", "S3: 1000 streams x 1 of 1 x 1000"];
+        let is_smallest = mode == Mode::Pinned && smallest.iter().any(|it| scenario.starts_with(it));
+        let with_snapshot = !self.quick && is_smallest;
         let peers = peers.into_iter().filter(|kind| with_snapshot || *kind != Kind::Snapshot);
         let peers = peers.filter(|_| self.programs.peer.is_some());
         [Kind::Legation].into_iter().chain(peers).collect()
@@ -93,7 +91,7 @@ impl Bench {
         wanted: &[Wanted],
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
-        self.turns_of(&self.kinds(scenario), scenario, mode, wanted, once).await
+        self.turns_of(&self.kinds(scenario, mode), scenario, mode, wanted, once).await
     }
 
     /// The same where only Legation can take part.
@@ -117,24 +115,35 @@ impl Bench {
     ) -> anyhow::Result<Vec<Line>> {
         mode.enter()?;
         let started = Instant::now();
-        let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
-        for turn in 1..=self.turns(scenario) {
+        let mut cell = Cell::new(scenario, mode);
+        for turn in 1..=self.turns() {
             for &kind in kinds {
                 self.quiet().await?;
-                let sample = once(kind).await;
-                let sample = sample.with_context(|| format!("{scenario}, {}, turn {turn}", kind.word()))?;
-                eprintln!("{scenario} {} {} {turn}: {sample:.2?}", mode.word(), kind.word());
-                for (metric, value) in sample {
-                    figures.entry(metric).or_default().values.entry(kind).or_default().push(value);
-                }
+                cell.enter(kind, turn, once(kind).await);
             }
         }
         eprintln!("{scenario}: measured in {:.0?}", started.elapsed());
-        let line = |(metric, target): &Wanted| {
-            let figures = figures.get(metric).cloned().unwrap_or_default();
-            Line { scenario: format!("{scenario}, {}", mode.word()), metric, target: *target, figures }
-        };
-        Ok(wanted.iter().map(line).collect())
+        Ok(cell.lines(wanted))
+    }
+
+    /// Lets each server have its turns, all of one server at the same time: for what is no matter of time.
+    async fn together(
+        &self,
+        kinds: &[Kind],
+        scenario: &str,
+        mode: Mode,
+        wanted: &[Wanted],
+        once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<Vec<Line>> {
+        mode.enter()?;
+        let started = Instant::now();
+        let mut cell = Cell::new(scenario, mode);
+        for &kind in kinds {
+            let turns = futures_util::future::join_all((0..self.turns()).map(|_| once(kind))).await;
+            (1..).zip(turns).for_each(|(turn, outcome)| cell.enter(kind, turn, outcome));
+        }
+        eprintln!("{scenario}: measured in {:.0?}", started.elapsed());
+        Ok(cell.lines(wanted))
     }
 
     /// Refuses a busy machine, unless told not to mind.
@@ -150,6 +159,47 @@ impl Bench {
             }
         }
         anyhow::bail!("others are at work on this machine; wait, or add --busy")
+    }
+}
+
+/// What came of one scenario: the figures of each server, unless it was wrong in any turn.
+struct Cell {
+    scenario: String,
+    figures: BTreeMap<&'static str, Figures>,
+    wrong: BTreeMap<Kind, String>,
+}
+
+impl Cell {
+    fn new(scenario: &str, mode: Mode) -> Self {
+        let scenario = format!("{scenario}, {}", mode.word());
+        Self { scenario, figures: BTreeMap::new(), wrong: BTreeMap::new() }
+    }
+
+    fn enter(&mut self, kind: Kind, turn: usize, outcome: anyhow::Result<Sample>) {
+        match outcome {
+            Ok(sample) => {
+                eprintln!("{} {} {turn}: {sample:.2?}", self.scenario, kind.word());
+                for (metric, value) in sample {
+                    self.figures.entry(metric).or_default().values.entry(kind).or_default().push(value);
+                }
+            }
+            Err(error) => {
+                let wrong = format!("turn {turn}: {error:#}");
+                eprintln!("{} {} scores nothing, {wrong}", self.scenario, kind.word());
+                self.wrong.entry(kind).or_insert(wrong);
+            }
+        }
+    }
+
+    /// A line for each metric. Whoever was wrong scores nothing in any.
+    fn lines(self, wanted: &[Wanted]) -> Vec<Line> {
+        let line = |(metric, target): &Wanted| {
+            let mut figures = self.figures.get(metric).cloned().unwrap_or_default();
+            figures.values.retain(|kind, _| !self.wrong.contains_key(kind));
+            figures.wrong.clone_from(&self.wrong);
+            Line { scenario: self.scenario.clone(), metric, target: *target, figures }
+        };
+        wanted.iter().map(line).collect()
     }
 }
 

@@ -208,7 +208,7 @@ pub fn large(services: usize, tasks: u32) -> Result<World, WorldError> {
     world.register_definition(DefinitionSpec::new("app", container))?;
     for number in 0..services {
         let spec = ServiceSpec::new(LARGE, &of_large(number), "app", tasks).zones(&ZONES).settled();
-        world.create_service(spec)?;
+        world.create_service(spec.tag("legation:namespace", NAMESPACE))?;
     }
     Ok(world)
 }

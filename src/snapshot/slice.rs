@@ -68,7 +68,7 @@ impl Slice {
 
     /// The version of all that the client may see of a type: it differs if and only if the content does.
     pub fn version(&self, kind: ResourceType) -> Version {
-        let mut total = self.snapshot.totals.get(kind, self.class);
+        let mut total = self.snapshot.index.total(kind, self.class);
         if kind == ResourceType::Listener {
             self.withheld().for_each(|listener| total = total.wrapping_sub(listener.share()));
         }
@@ -77,8 +77,9 @@ impl Slice {
 
     /// The listeners that are withheld from this sidecar (finding `LSN002`).
     pub fn withheld(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        let listeners = self.snapshot.table(ResourceType::Listener).values();
-        listeners.filter(|listener| self.is_mine(listener) && !self.shows(listener))
+        let names = self.occupied.iter().flat_map(|port| self.snapshot.index.at_port(*port));
+        let listeners = names.filter_map(|name| self.snapshot.table(ResourceType::Listener).get(name));
+        listeners.filter(|listener| self.is_mine(listener))
     }
 
     fn is_mine(&self, resource: &Resource) -> bool {

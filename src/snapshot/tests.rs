@@ -51,6 +51,32 @@ fn a_type_has_the_version_of_what_the_client_sees() {
 }
 
 #[test]
+fn listeners_on_a_port_of_the_task_are_withheld_whatever_came_and_went() {
+    let withheld = |snapshot: &Arc<Snapshot>, ports: &[u16]| {
+        let slice = Slice::new(Arc::clone(snapshot), ProxyClass::Sidecar, "task", ports);
+        let names: Vec<_> = slice.withheld().map(|listener| listener.name.to_string()).collect();
+        let shown: Vec<_> = slice.names(ResourceType::Listener).map(ToString::to_string).collect();
+        assert!(names.iter().all(|name| !shown.contains(name)), "{names:?} of {shown:?}");
+        names.join(" ")
+    };
+    let first = snapshot([
+        listener("a", "1").binding(80),
+        listener("b", "1").binding(8080),
+        listener("c", "1").binding(8080).only_for(ProxyClass::Grpc),
+        listener("d", "1"),
+    ]);
+    assert_eq!(
+        [&[][..], &[443], &[8080], &[80, 8080]].map(|ports| withheld(&first, ports)),
+        ["", "", "b", "a b"]
+    );
+    let next = tables([listener("b", "2").binding(80), listener("e", "1").binding(8080)]);
+    let next = Arc::new(first.next(next, Vec::new(), SystemTime::UNIX_EPOCH).unwrap());
+    assert_eq!([&[80][..], &[8080]].map(|ports| withheld(&next, ports)), ["b", "e"]);
+    let none = Arc::new(next.next(tables([]), Vec::new(), SystemTime::UNIX_EPOCH).unwrap());
+    assert_eq!(withheld(&none, &[80, 8080]), "");
+}
+
+#[test]
 fn what_changed_is_known_for_a_while() {
     let mut latest = snapshot([]);
     for content in 0..100_u32 {

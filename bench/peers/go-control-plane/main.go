@@ -15,6 +15,8 @@ import (
 	"io"
 	"log"
 	"net"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -152,13 +154,36 @@ func obey(connection net.Conn, served served) error {
 	}
 }
 
+// versions are those of what is measured here.
+func versions() string {
+	text := "built by " + runtime.Version()
+	build, _ := debug.ReadBuildInfo()
+	if build == nil {
+		return text
+	}
+	for _, module := range build.Deps {
+		switch module.Path {
+		case "github.com/envoyproxy/go-control-plane", "google.golang.org/grpc":
+			_, name, _ := strings.Cut(module.Path, "/")
+			name = name[strings.LastIndex(name, "/")+1:]
+			text = name + " " + module.Version + ", " + text
+		}
+	}
+	return text
+}
+
 func main() {
 	xds := flag.String("xds", "127.0.0.1:18000", "where clients connect")
 	control := flag.String("control", "127.0.0.1:18001", "where orders come from")
 	kind := flag.String("cache", "linear", "linear or snapshot")
 	certificate := flag.String("certificate", "", "serve TLS with this certificate")
 	key := flag.String("key", "", "and this key")
+	version := flag.Bool("version", false, "say what this is built from, and end")
 	flag.Parse()
+	if *version {
+		fmt.Println(versions())
+		return
+	}
 
 	served := map[string]func() served{"linear": linear, "snapshot": snapshots}[*kind]()
 	options := []grpc.ServerOption{}

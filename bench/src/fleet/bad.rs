@@ -43,7 +43,7 @@ impl Bad {
         let habits = habits.into_iter().cycle().take(of_each * habits.len());
         let clients = habits.enumerate().map(|(place, habit)| {
             let number = 1_000_000 + place;
-            let asked = Asked { number, services: services.to_vec(), presented: [].into() };
+            let asked = Asked { number, services: services.to_vec(), presented: [].into(), clusters: None };
             let door = door.clone();
             tokio::task::spawn_local(async move {
                 loop {
@@ -71,7 +71,7 @@ async fn live(door: &Door, asked: &Asked, habit: Habit) -> anyhow::Result<()> {
         Habit::Slow => accept(&mut stream, LATE).await,
         Habit::Refusing => loop {
             let response = stream.next().await?;
-            stream.answer(response.nonce, Some("refused"))?;
+            stream.answer(response, Some("refused"))?;
         },
     }
 }
@@ -82,6 +82,6 @@ async fn accept(stream: &mut Stream, late: Duration) -> anyhow::Result<()> {
         if late > Duration::ZERO {
             tokio::time::sleep(late).await;
         }
-        stream.answer(response.nonce, None)?;
+        stream.answer(response, None)?;
     }
 }

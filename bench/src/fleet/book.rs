@@ -75,8 +75,11 @@ pub(crate) struct Book {
     behind: usize,
     /// How long each withdrawal took to reach each client.
     withdrawals: Vec<Duration>,
-    /// Bytes of resources.
+    /// Bytes of resources, and how many load assignments.
     received: u64,
+    assignments: u64,
+    /// What the server calls each cluster.
+    clusters: HashMap<String, String>,
     wrong: Option<String>,
     changed: Arc<Notify>,
 }
@@ -119,6 +122,21 @@ impl Book {
         services.iter().filter_map(|service| Some((world::name(*service), version(*service)?))).collect()
     }
 
+    /// What a client says that holds the clusters of these.
+    pub(super) fn clusters(&self, services: &[usize]) -> HashMap<String, String> {
+        let names = services.iter().map(|service| world::name(*service));
+        names.filter_map(|name| Some((name.clone(), self.clusters.get(&name)?.clone()))).collect()
+    }
+
+    /// A client got this cluster; returns its name. An error where two clients are told different ones.
+    pub(super) fn take_cluster(&mut self, encoded: &[u8]) -> anyhow::Result<String> {
+        self.received += encoded.len() as u64;
+        let Resource { name, version, .. } = Resource::decode(encoded).context("reading a cluster")?;
+        let known = self.clusters.entry(name.clone()).or_insert_with(|| version.clone());
+        anyhow::ensure!(*known == version, "cluster {name} is {known} and {version}");
+        Ok(name)
+    }
+
     /// A client is gone, with what it held.
     pub(super) fn leave(&mut self, held: &Held) {
         for (&service, &state) in held {
@@ -134,6 +152,7 @@ impl Book {
     /// A client got this.
     pub(super) fn take(&mut self, held: &mut Held, encoded: &[u8], at: Instant) -> anyhow::Result<()> {
         self.received += encoded.len() as u64;
+        self.assignments += 1;
         let resource = Resource::decode(encoded).context("reading a resource")?;
         let body = resource.resource.unwrap_or_default().value;
         let (place, number) = self.meaning(&resource.name, &body, resource.version)?;
@@ -199,6 +218,11 @@ impl Book {
     /// How many bytes of resources have come since this was asked last.
     pub(crate) fn received(&mut self) -> u64 {
         std::mem::take(&mut self.received)
+    }
+
+    /// How many load assignments have come since this was asked last.
+    pub(crate) fn assignments(&mut self) -> u64 {
+        std::mem::take(&mut self.assignments)
     }
 }
 

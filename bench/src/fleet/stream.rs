@@ -4,7 +4,7 @@
 //! Invariant: every response is handed to the book before it is accepted.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -23,11 +23,9 @@ use super::book::{Book, Held};
 use crate::door::Door;
 use crate::world;
 
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-/// For those that were connected before: on the aggregated stream a client that comes back and asks for load assignments
-/// before clusters was cut off while these warmed, and is sent all of them whatever it holds.
-const ENDPOINTS: &str = "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints";
 /// Room for what a client has not read yet: more than any response.
 pub(super) const WINDOW: u32 = 4 << 20;
 /// The flag of compression and the length, before each message.
@@ -43,6 +41,8 @@ pub(super) struct Asked {
     pub(super) services: Vec<usize>,
     /// What it says that it holds, from an earlier stream.
     pub(super) presented: HashMap<String, String>,
+    /// The same of their clusters, if it asks for these first.
+    pub(super) clusters: Option<HashMap<String, String>>,
 }
 
 /// An open stream. Dropping it closes the connection.
@@ -105,15 +105,44 @@ impl Stream {
     }
 
     /// Accepts a response, or refuses it for a reason.
-    pub(super) fn answer(&mut self, nonce: String, refused: Option<&str>) -> anyhow::Result<()> {
+    pub(super) fn answer(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        refused: Option<&str>,
+    ) -> anyhow::Result<()> {
         let error = |message: &str| Status { code: INVALID_ARGUMENT, message: message.to_owned() };
         let request = DeltaDiscoveryRequest {
-            type_url: ASSIGNMENT.to_owned(),
-            response_nonce: nonce,
+            type_url: response.type_url,
+            response_nonce: response.nonce,
             error_detail: refused.map(error),
             ..DeltaDiscoveryRequest::default()
         };
         self.requests.send_data(framed(&request), false).context("answering a response")
+    }
+
+    /// Takes in the clusters that it asked for and does not hold, and asks for load assignments then.
+    pub(super) async fn take_clusters(
+        &mut self,
+        asked: &Asked,
+        book: &Rc<RefCell<Book>>,
+    ) -> anyhow::Result<()> {
+        let Some(held) = &asked.clusters else { return Ok(()) };
+        let names = asked.services.iter().map(|service| world::name(*service));
+        let mut missing: HashSet<_> = names.filter(|name| !held.contains_key(name)).collect();
+        while !missing.is_empty() {
+            let response = self.next().await?;
+            anyhow::ensure!(
+                response.type_url == CLUSTER,
+                "{} came before it was asked for",
+                response.type_url
+            );
+            for encoded in &response.resources {
+                missing.remove(&book.borrow_mut().take_cluster(encoded)?);
+            }
+            self.answer(response, None)?;
+        }
+        let request = assignments(asked);
+        self.requests.send_data(framed(&request), false).context("asking for load assignments")
     }
 
     /// Takes in what comes, until the stream ends, which is an error.
@@ -129,10 +158,13 @@ impl Stream {
                     response.removed_resources
                 );
                 for encoded in &response.resources {
-                    book.take(held, encoded, now)?;
+                    match response.type_url.as_str() {
+                        CLUSTER => drop(book.take_cluster(encoded)?),
+                        _ => book.take(held, encoded, now)?,
+                    }
                 }
             }
-            self.answer(response.nonce, None)?;
+            self.answer(response, None)?;
         }
     }
 }
@@ -142,8 +174,7 @@ async fn request(
     server: SocketAddr,
     asked: &Asked,
 ) -> anyhow::Result<(SendStream<Bytes>, ResponseFuture)> {
-    let path = if asked.presented.is_empty() { AGGREGATED } else { ENDPOINTS };
-    let request = http::Request::post(format!("http://{server}{path}"))
+    let request = http::Request::post(format!("http://{server}{AGGREGATED}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())?;
@@ -164,11 +195,22 @@ fn first(asked: &Asked) -> DeltaDiscoveryRequest {
     let namespace = Value { kind: Some(value::Kind::StringValue("prod".to_owned())) };
     let metadata = Some(Struct { fields: [("namespace".to_owned(), namespace)].into() });
     let node = Node { id: format!("task/{}", asked.number), metadata, ..Node::default() };
+    let request = match &asked.clusters {
+        Some(held) => asking(CLUSTER, asked, held),
+        None => assignments(asked),
+    };
+    DeltaDiscoveryRequest { node: Some(node), ..request }
+}
+
+fn assignments(asked: &Asked) -> DeltaDiscoveryRequest {
+    asking(ASSIGNMENT, asked, &asked.presented)
+}
+
+fn asking(type_url: &str, asked: &Asked, held: &HashMap<String, String>) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        node: Some(node),
-        type_url: ASSIGNMENT.to_owned(),
+        type_url: type_url.to_owned(),
         resource_names_subscribe: asked.services.iter().map(|service| world::name(*service)).collect(),
-        initial_resource_versions: asked.presented.clone().into_iter().collect(),
+        initial_resource_versions: held.clone().into_iter().collect(),
         ..DeltaDiscoveryRequest::default()
     }
 }

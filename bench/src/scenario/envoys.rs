@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use integration::envoy::{self, Envoy};
 use integration::load::{Load, Plan, Way};
+use integration::wait;
 use legation::bootstrap::{self, Inputs};
 use legation::vip;
 
@@ -89,8 +90,27 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     }
     let (requests, failed) = load.counts();
     load.stop().await?;
+    for envoy in &envoys {
+        is_current(envoy, &services).await?;
+    }
     let millis = |percent| percentile(&after, percent).as_secs_f64() * 1e3;
     Ok([(LAST, millis(99)), (HALF, millis(50)), (FAILED, failed as f64), (REQUESTS, requests as f64)].into())
+}
+
+/// Waits until an Envoy has every backend of every service, and refused nothing.
+async fn is_current(envoy: &Envoy, services: &[Vec<Backend>]) -> anyhow::Result<()> {
+    for (service, backends) in services.iter().enumerate() {
+        let mut all: Vec<_> = backends.iter().map(|backend| backend.address.to_string()).collect();
+        all.sort();
+        let what = format!("{} to have all of service {service}", envoy.name());
+        wait::until(BACK, what, async || {
+            Ok((envoy.endpoints(&world::name(service)).await? == all).then_some(()))
+        })
+        .await?;
+    }
+    let refused = envoy.stats("update_rejected$").await?;
+    anyhow::ensure!(refused.values().all(|count| *count == 0), "{} refused: {refused:?}", envoy.name());
+    Ok(())
 }
 
 /// A service with all its backends, or all but one.

@@ -1,7 +1,8 @@
 //! S7: what idle streams cost, and whether storms leave anything behind.
 //!
-//! Invariant: memory is read when it has stopped falling, and what is counted is the growth over a server that serves
-//! the same to nobody.
+//! All turns of a server run at the same time: memory is no matter of time, and most of a turn is waiting. Invariant:
+//! memory is read when it has stopped falling, and what is counted is the growth over a server that serves the same to
+//! nobody.
 
 use std::time::Duration;
 
@@ -48,11 +49,9 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         let name = format!("S7: {}", plan.size.words());
         let wanted: [Wanted; 2] = [(EACH, plan.target), (GROWTH, Target::AtMost(5.0))];
         let wanted = if plan.storms > 0 { &wanted[..] } else { &wanted[..1] };
-        lines.extend(if plan.beside {
-            bench.in_turns(&name, plan.mode, wanted, async |kind| once(bench, plan, kind).await).await?
-        } else {
-            bench.alone(&name, plan.mode, wanted, async || once(bench, plan, Kind::Legation).await).await?
-        });
+        let kinds = if plan.beside { bench.kinds(&name, plan.mode) } else { vec![Kind::Legation] };
+        let once = async |kind| once(bench, plan, kind).await;
+        lines.extend(bench.together(&kinds, &name, plan.mode, wanted, once).await?);
     }
     Ok(lines)
 }

@@ -35,6 +35,7 @@ pub(super) struct Rig {
     pub(super) world: World,
     pub(super) book: Rc<RefCell<Book>>,
     asked: Vec<Vec<usize>>,
+    clusters: bool,
     _folder: TempDir,
 }
 
@@ -46,7 +47,7 @@ impl Size {
     }
 
     /// A common service, and others that each stream has to itself as far as there are enough.
-    fn subscriptions(self) -> Vec<Vec<usize>> {
+    pub(super) fn subscriptions(self) -> Vec<Vec<usize>> {
         let (services, count) = (self.services, self.subscriptions);
         let each = (0..self.streams).map(|stream| {
             let others = (0..count - 1).map(|other| 1 + (stream * (count - 1) + other) % (services - 1));
@@ -66,7 +67,13 @@ impl Rig {
         let all = world.all();
         all.iter().for_each(|change| book.borrow_mut().announce(change, Instant::now()));
         server.load(&all).await?;
-        Ok(Self { server, world, book, asked: size.subscriptions(), _folder: folder })
+        let asked = size.subscriptions();
+        Ok(Self { server, world, book, asked, clusters: false, _folder: folder })
+    }
+
+    /// Whoever connects asks for the clusters first, as Envoy does.
+    pub(super) fn with_clusters(self) -> Self {
+        Self { clusters: true, ..self }
     }
 
     /// Connects everyone; they hold everything when this returns.
@@ -80,7 +87,7 @@ impl Rig {
         services: usize,
         arrives: Arrives,
     ) -> anyhow::Result<Fleet> {
-        let fleet = Fleet::new(self.server.door(), &self.book, &self.asked, arrives);
+        let fleet = Fleet::new(self.server.door(), &self.book, &self.asked, arrives, self.clusters);
         let changes: Vec<_> = (0..services).map(|service| self.world.stop(service)).collect();
         changes.iter().for_each(|change| self.book.borrow_mut().announce(change, Instant::now()));
         self.server.apply(&changes).await?;

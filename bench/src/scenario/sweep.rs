@@ -1,28 +1,37 @@
-//! S10, the sweep: a cluster of 100,000 tasks, read whole again and again from an endpoint that answers like AWS.
+//! S10: a cluster of 100,000 tasks, read whole again and again from an endpoint that answers like AWS, and told of by the
+//! events of a queue.
 //!
 //! The peer has no part in it: it has no sources. Invariant: the endpoint runs with the clients, on another core than
-//! what is measured, and a sweep that finds nothing new publishes nothing.
+//! what is measured, and every client ends with what the endpoint has.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::process::Command;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use integration::aws::FakeAws;
+use integration::aws::{Delivery, FakeAws};
 use integration::estate::{self, LARGE as CLUSTER, of_large as service};
 use integration::http;
-use integration::world::StopPlan;
+use integration::world::{StopPlan, TaskSpec, World};
 
+use super::rig::Size;
+use super::withdrawal::{FIRST, HALF, LAST, Times};
 use super::{Bench, Sample, Wanted};
+use crate::fleet::{Arrives, Book, Fleet};
 use crate::machine::Mode;
 use crate::report::{Line, Target};
 use crate::server::Server;
+use crate::world::Change;
 
-const SERVICES: usize = 5_000;
-const TASKS: u32 = 20;
+const SIZE: Size = Size { services: 5_000, tasks: 20, streams: 1_000, subscriptions: 20 };
+/// How many stops are told by events.
+const STOPS: usize = 25;
 /// How many tasks go between two sweeps: one in a thousand.
 const CHANGED: usize = 100;
 /// Between the beginnings of two sweeps: more than one takes.
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(15);
 /// How long a sweep may keep us waiting.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOKS: Duration = Duration::from_millis(250);
@@ -32,53 +41,156 @@ const NEWS: &str = "CPU of a sweep with 0.1 % changed, s";
 const SDK: &str = "of that the SDK alone, s";
 const BEYOND: &str = "CPU of a sweep with 0.1 % changed beyond the SDK's, s";
 const SPURIOUS: &str = "snapshots published without news";
+const PUSHED: &str = "pushes without news";
 
 /// Measures it if it is wanted.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
     if bench.quick || !bench.wants("S10") {
         return Ok(Vec::new());
     }
-    let name = format!("S10, sweep: {SERVICES} services x {TASKS} tasks");
-    let wanted: [Wanted; 5] = [
+    let name = format!("S10: {}", SIZE.words());
+    let wanted: [Wanted; 9] = [
+        (FIRST, Target::AtMost(5.0)),
+        (HALF, Target::None),
+        (LAST, Target::None),
         (QUIET, Target::None),
         (NEWS, Target::None),
         (SDK, Target::None),
         (BEYOND, Target::AtMost(1.0)),
         (SPURIOUS, Target::Nothing),
+        (PUSHED, Target::Nothing),
     ];
     bench.alone(&name, Mode::Pinned, &wanted, async || once(bench).await).await
 }
 
 async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     let folder = tempfile::tempdir()?;
-    let world = estate::large(SERVICES, TASKS)?;
+    let world = estate::large(SIZE.services, SIZE.tasks as u32)?;
     let aws = FakeAws::start(world.clone()).await.context("opening the endpoint")?;
     let sdk = sdk_alone(bench, &aws.url()).await?;
     let sources = format!(
-        "aws: {{ region: eu-west-1, endpointUrl: {}, callBudgetPercent: 100000 }}\necs: {{ interval: {}s }}\n\
-         namespaces: {{ prod: {{ clusters: [{CLUSTER}] }} }}\n",
+        "aws: {{ region: eu-west-1, endpointUrl: {}, callBudgetPercent: 100000 }}\n\
+         ecs: {{ interval: {}s, queueUrl: {} }}\nnamespaces: {{ prod: {{ clusters: [{CLUSTER}] }} }}\n",
         aws.url(),
-        INTERVAL.as_secs()
+        INTERVAL.as_secs(),
+        aws.queue_url()
     );
     let mut server = Server::reading(&bench.programs, Mode::Pinned, folder.path(), &sources).await?;
     server.load(&[]).await?;
+    let mut watch = Watch::start(&world, &server).await?;
     let first = state(&server).await?;
     let quiet = sweep(&server, &first).await?;
-    let going = (0..CHANGED).map(|number| world.tasks_of(CLUSTER, &service(number * SERVICES / CHANGED)));
-    for tasks in going.collect::<Vec<_>>() {
-        let task = tasks.first().context("a service without tasks")?;
-        world.stop_task(&task.arn, StopPlan::default())?;
-    }
-    let news = sweep(&server, &quiet.after).await?;
-    anyhow::ensure!(news.after.generation > quiet.after.generation, "nobody noticed that tasks went");
-    Ok([
+    let pushed = watch.pushed();
+
+    // Between two sweeps.
+    let mut sample = watch.events().await?.sample();
+    let told = state(&server).await?;
+    anyhow::ensure!(told.readings == quiet.after.readings, "a sweep came between");
+
+    aws.queue().deliver(Delivery { lost: 1.0, ..Delivery::default() });
+    watch.stop_one_in_a_thousand()?;
+    let news = sweep(&server, &told).await?;
+    watch.current().await?;
+    let beyond_news = watch.pushed().abs_diff(watch.concerned());
+    sample.extend([
         (QUIET, quiet.processor),
         (NEWS, news.processor),
         (SDK, sdk),
         (BEYOND, news.processor - sdk),
         (SPURIOUS, (quiet.after.generation - first.generation) as f64),
-    ]
-    .into())
+        (PUSHED, (pushed + beyond_news) as f64),
+    ]);
+    watch.fleet.close().await;
+    Ok(sample)
+}
+
+/// The clients of what the endpoint has, and what they must hold.
+struct Watch {
+    world: World,
+    book: Rc<RefCell<Book>>,
+    fleet: Fleet,
+}
+
+impl Watch {
+    /// They hold everything when this returns.
+    async fn start(world: &World, server: &Server) -> anyhow::Result<Self> {
+        let book = Rc::new(RefCell::new(Book::new(SIZE.services)));
+        for service in 0..SIZE.services {
+            book.borrow_mut().announce(&change(world, service, false), Instant::now());
+        }
+        let fleet = Fleet::new(server.door(), &book, &SIZE.subscriptions(), Arrives::Empty, false);
+        fleet.open(PATIENCE).await?;
+        let watch = Self { world: world.clone(), book, fleet };
+        watch.pushed();
+        Ok(watch)
+    }
+
+    /// How many load assignments have come since this was asked last.
+    fn pushed(&self) -> u64 {
+        self.book.borrow_mut().assignments()
+    }
+
+    async fn current(&self) -> anyhow::Result<()> {
+        self.fleet.current(PATIENCE).await
+    }
+
+    /// One task after the other of the service that all ask for goes, and another comes.
+    async fn events(&mut self) -> anyhow::Result<Times> {
+        let mut times = Times::default();
+        // The oldest goes: no state ever comes back.
+        let tasks = self.world.tasks_of(CLUSTER, &service(0));
+        let mut tasks: VecDeque<_> = tasks.iter().map(|task| task.arn.clone()).collect();
+        for _ in 0..STOPS {
+            self.book.borrow_mut().withdrawals();
+            let oldest = tasks.pop_front().context("no task is left")?;
+            self.stop(0, &oldest)?;
+            self.current().await?;
+            times.round(self.book.borrow_mut().withdrawals());
+            let spec = TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, &service(0)) };
+            tasks.push_back(self.world.start_task(spec)?);
+            self.book.borrow_mut().announce(&change(&self.world, 0, false), Instant::now());
+            self.current().await?;
+        }
+        self.pushed();
+        Ok(times)
+    }
+
+    fn stop_one_in_a_thousand(&self) -> anyhow::Result<()> {
+        changed().try_for_each(|number| {
+            let tasks = self.world.tasks_of(CLUSTER, &service(number));
+            self.stop(number, &tasks.first().context("a service without tasks")?.arn)
+        })
+    }
+
+    fn stop(&self, number: usize, task: &str) -> anyhow::Result<()> {
+        let at = Instant::now();
+        self.world.stop_task(task, StopPlan::default())?;
+        self.book.borrow_mut().announce(&change(&self.world, number, true), at);
+        Ok(())
+    }
+
+    /// How many pushes the changed services are worth: one to each who asks for one of them.
+    fn concerned(&self) -> u64 {
+        let changed: Vec<_> = changed().collect();
+        let asked = SIZE.subscriptions().into_iter().flatten();
+        asked.filter(|service| changed.contains(service)).count() as u64
+    }
+}
+
+/// The services of which a task goes between two sweeps.
+fn changed() -> impl Iterator<Item = usize> {
+    (0..CHANGED).map(|number| number * SIZE.services / CHANGED)
+}
+
+/// What the endpoint has of a service.
+fn change(world: &World, number: usize, withdraws: bool) -> Change {
+    let tasks = world.tasks_of(CLUSTER, &service(number));
+    let running = tasks.iter().filter(|task| task.in_service());
+    Change {
+        service: number,
+        endpoints: running.filter_map(|task| task.endpoint("http")).collect(),
+        withdraws,
+    }
 }
 
 /// The processor seconds that the SDK takes for the same calls.

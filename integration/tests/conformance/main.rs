@@ -93,12 +93,15 @@ fn trials(mut case: Case, report: &Report, turn: &Arc<RwLock<()>>) -> Vec<Trial>
         trials.push(Trial::test(format!("C{number} {title} ({protocol})"), move || {
             let _only = alone.then(|| turn.write().unwrap_or_else(PoisonError::into_inner));
             let _beside = (!alone).then(|| turn.read().unwrap_or_else(PoisonError::into_inner));
-            report.note(number, title, protocol, Outcome::Failed);
-            let context =
-                Context::new(number, protocol).map_err(|error| Failed::from(format!("{error:#}")))?;
-            let outcome = body(&context);
-            outcome.map_err(|error| Failed::from(format!("{error:#}\n{}", context.logs())))?;
-            report.note(number, title, protocol, Outcome::Passed);
+            let note = |outcome| report.note(number, title, protocol, outcome);
+            note(Outcome::Failed("it did not end".to_owned()));
+            let failed = |error: anyhow::Error, logs: String| {
+                note(Outcome::Failed(format!("{error:#}")));
+                Failed::from(format!("{error:#}\n{logs}"))
+            };
+            let context = Context::new(number, protocol).map_err(|error| failed(error, String::new()))?;
+            body(&context).map_err(|error| failed(error, context.logs()))?;
+            note(Outcome::Passed);
             Ok(())
         }));
     }

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use integration::probe::Protocol;
 
 /// What came of a case in one protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It did not run.
     Skipped,
     Passed,
-    Failed,
+    /// It failed, and why.
+    Failed(String),
     /// It can't run in this protocol, and why.
     NotApplicable(&'static str),
 }
@@ -51,18 +52,19 @@ impl Report {
                 }
                 continue;
             };
-            let ran = |outcome: &Outcome| matches!(outcome, Outcome::Passed | Outcome::Failed);
+            let ran = |outcome: &Outcome| matches!(outcome, Outcome::Passed | Outcome::Failed(_));
             if !complete && !row.outcomes.values().any(ran) {
                 continue;
             }
-            let word = |protocol| row.outcomes.get(&protocol).copied().unwrap_or(Outcome::Skipped).word();
+            let word = |protocol| row.outcomes.get(&protocol).unwrap_or(&Outcome::Skipped).word();
             let (delta, sotw) = (word(Protocol::Delta), word(Protocol::Sotw));
             let _ = writeln!(text, "{:<4} {:<width$}  {delta:<5}  {sotw}", format!("C{number}"), row.title);
         }
         text
     }
 
-    /// Which cases failed, and how many did and did not.
+    /// Which cases failed and why, and how many did and did not: at the end, where it is still seen when only the
+    /// end of a log is.
     pub(crate) fn summary(&self) -> String {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let all = rows.iter().flat_map(|(number, row)| {
@@ -72,14 +74,12 @@ impl Report {
         for (number, protocol, outcome) in all {
             match outcome {
                 Outcome::Passed => passed += 1,
-                Outcome::Failed => failed.push(format!("C{number} ({protocol})")),
+                Outcome::Failed(why) => failed.push(format!("failed: C{number} ({protocol}): {why}\n")),
                 Outcome::Skipped | Outcome::NotApplicable(_) => {}
             }
         }
         let mut text = String::from("\n");
-        if !failed.is_empty() {
-            let _ = writeln!(text, "failed: {}", failed.join(", "));
-        }
+        text.extend(failed.iter().map(String::as_str));
         let _ = writeln!(text, "{passed} passed, {} failed", failed.len());
         text
     }
@@ -92,11 +92,11 @@ impl Report {
 }
 
 impl Outcome {
-    fn word(self) -> String {
+    fn word(&self) -> String {
         match self {
             Self::Skipped => "-".to_owned(),
             Self::Passed => "pass".to_owned(),
-            Self::Failed => "FAIL".to_owned(),
+            Self::Failed(_) => "FAIL".to_owned(),
             Self::NotApplicable(why) => format!("n/a: {why}"),
         }
     }
