@@ -35,7 +35,7 @@ pub(crate) enum Arrives {
     Holding,
 }
 
-/// Streams that are open.
+/// Streams that are open. Dropping it closes them.
 pub(crate) struct Fleet {
     book: Rc<RefCell<Book>>,
     streams: Vec<JoinHandle<()>>,
@@ -101,14 +101,18 @@ impl Fleet {
         self.streams.len()
     }
 
-    /// Closes every stream.
-    pub(crate) async fn close(self) {
-        for stream in &self.streams {
-            stream.abort();
-        }
-        for stream in self.streams {
+    /// Closes every stream; when this returns they are.
+    pub(crate) async fn close(mut self) {
+        self.streams.iter().for_each(JoinHandle::abort);
+        for stream in std::mem::take(&mut self.streams) {
             let _ = stream.await; // ended as it was told to
         }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.streams.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -33,8 +33,8 @@ limits raised: on new streams (`xds.newStreamsPerSecond`), so that a storm is on
 (`aws.callBudgetPercent`), so that a sweep costs what it costs. The peer is a small server of go-control-plane's parts; the
 floor is the kernel alone: the same bytes to as many connections, and a short answer from each, once after the others.
 All get the same world and the same changes and take turns in processes of their own. A server scores nothing unless, in
-every turn, every client that is measured ends with exactly what the world is, in order and without a refusal. Pinned: the server on
-one core, the clients on the other. Figures are medians; where there were several turns, with the least and the most in
+every turn, every client that is measured ends with exactly what the world is, in order and without a refusal. Pinned: the
+server on one core, the clients on the other. Figures are medians; where there were several turns, with the least and the most in
 brackets. The ratio is Legation's share of what LinearCache needs in the same run; SnapshotCache takes part only where
 fan-out is measured at its smallest, and nobody but Legation where no ratio is wanted.
 
@@ -45,7 +45,8 @@ fan-out is measured at its smallest, and nobody but Legation where no ratio is w
   when the server takes in orders no faster, or when the clients' core, which tells them, can do no more: beyond some
   150,000 a second.
 * S6, with what was held: clients ask for the clusters first, as Envoy does, when they are new and when they come back.
-* S7: the turns of a server run at the same time. The peer's memory holds what its collector has not looked at yet.
+* S7: the turns of a server run at the same time, but for 10,000 streams. The peer's memory holds what its collector has not
+  looked at yet.
 * S10: from the moment when the endpoint is told that a task stops. The changes of the sweep are told by no event.
 * S9: half of 0.00 ms means that no request came after the event; a backend gets one in about 25 ms.
 ";

@@ -1,6 +1,6 @@
 //! S7: what idle streams cost, and whether storms leave anything behind.
 //!
-//! All turns of a server run at the same time: memory is no matter of time, and most of a turn is waiting. Invariant:
+//! All turns of a server run at the same time if they can: memory is no matter of time, and most of a turn is waiting. Invariant:
 //! memory is read when it has stopped falling, and what is counted is the growth over a server that serves the same to
 //! nobody.
 
@@ -15,6 +15,9 @@ use crate::server::{Kind, Server};
 
 /// How long the slower of the two allocators keeps what was let go.
 const DECAY: Duration = Duration::from_secs(11);
+
+/// With more streams than this servers take turns.
+const TOGETHER: usize = 5_000;
 
 const EACH: &str = "resident per idle stream, KiB";
 const GROWTH: &str = "growth by storms, %";
@@ -49,9 +52,15 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
         let name = format!("S7: {}", plan.size.words());
         let wanted: [Wanted; 2] = [(EACH, plan.target), (GROWTH, Target::AtMost(5.0))];
         let wanted = if plan.storms > 0 { &wanted[..] } else { &wanted[..1] };
+        // The clients of all turns together must not be more than there may be open files.
+        let together = plan.size.streams <= TOGETHER;
         let kinds = if plan.beside { bench.kinds(&name, plan.mode) } else { vec![Kind::Legation] };
         let once = async |kind| once(bench, plan, kind).await;
-        lines.extend(bench.together(&kinds, &name, plan.mode, wanted, once).await?);
+        lines.extend(if together {
+            bench.together(&kinds, &name, plan.mode, wanted, once).await?
+        } else {
+            bench.turns_of(&kinds, &name, plan.mode, wanted, once).await?
+        });
     }
     Ok(lines)
 }

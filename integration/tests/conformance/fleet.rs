@@ -3,6 +3,7 @@
 //! It is no load generator: each stream does what its case says. Invariant: an action on many streams ends when
 //! each has ended, or with the first that failed.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use integration::probe::{Client, Connection, Probe};
@@ -47,6 +48,35 @@ pub(crate) async fn outlive(probe: &mut Probe) -> anyhow::Result<(Status, Instan
         if let Err(error) = probe.take().await {
             return Ok((error.downcast::<Status>()?, Instant::now()));
         }
+    }
+}
+
+/// How long the machine stands still: a thread that wants to wake every few milliseconds, and how late it does.
+pub(crate) struct Pauses {
+    longest: mpsc::Receiver<Duration>,
+    /// Dropped to end the watch.
+    watching: mpsc::Sender<()>,
+}
+
+impl Pauses {
+    pub(crate) fn watch() -> Self {
+        const TICK: Duration = Duration::from_millis(10);
+        let ((watching, ended), (tell, longest)) = (mpsc::channel(), mpsc::channel());
+        std::thread::spawn(move || {
+            let (mut latest, mut longest) = (Instant::now(), Duration::ZERO);
+            while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                longest = longest.max(latest.elapsed().saturating_sub(TICK));
+                latest = Instant::now();
+            }
+            let _ = tell.send(longest.max(latest.elapsed())); // or nobody wants to know
+        });
+        Self { longest, watching }
+    }
+
+    /// The longest pause since it was watched.
+    pub(crate) fn longest(self) -> Duration {
+        drop(self.watching);
+        self.longest.recv().unwrap_or_default()
     }
 }
 
