@@ -1,7 +1,7 @@
 //! Thousands of delta streams on one thread, and one book of what they hold.
 //!
-//! It is no model of Envoy: it asks for load assignments by name and accepts everything. Invariant: nothing is
-//! measured of a fleet in which any stream has ended or held anything wrong.
+//! It is no model of Envoy: it asks for load assignments by name, perhaps for their clusters first, and accepts
+//! everything. Invariant: nothing is measured of a fleet in which any stream has ended or held anything wrong.
 
 mod bad;
 mod book;
@@ -25,6 +25,8 @@ use crate::door::Door;
 
 /// How many streams are opened at the same time.
 const AT_ONCE: usize = 200;
+/// How long it is listened for what should not come.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// What clients hold when they connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,14 @@ impl Fleet {
     /// How many streams there are.
     pub(crate) fn len(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Ends a measurement: nobody is told anything else any more, and everyone still holds the latest.
+    pub(crate) async fn finish(self) -> anyhow::Result<()> {
+        tokio::time::sleep(SETTLE).await; // that nothing comes can't be awaited
+        self.current(SETTLE).await.context("at the end")?;
+        self.close().await;
+        Ok(())
     }
 
     /// Closes every stream; when this returns they are.

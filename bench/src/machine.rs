@@ -1,6 +1,7 @@
 //! The machine under measure: who runs where, whether it is busy, and what it is.
 //!
-//! Invariant: in the pinned mode server and clients share no core.
+//! It measures nothing of it but how busy it is. Invariant: in the pinned mode server and clients share no
+//! core.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -95,10 +96,11 @@ pub(crate) fn describe() -> anyhow::Result<String> {
 
 /// What is measured, and what it was built with.
 pub(crate) fn versions(peer: Option<&Path>) -> anyhow::Result<String> {
-    let commit = said("git", &["describe", "--always", "--dirty"])?;
-    let (rust, envoy) =
-        (said("rustc", &["--version"])?, said(integration::envoy::binary()?, &["--version"])?);
-    let rust = rust.split(' ').nth(1).unwrap_or_default();
+    let unknown = |_| "unknown".to_owned();
+    let commit = said("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown);
+    let rust = said("rustc", &["--version"]).unwrap_or_else(unknown);
+    let rust = rust.split(' ').nth(1).unwrap_or(&rust);
+    let envoy = said(integration::envoy::binary()?, &["--version"])?;
     let envoy = envoy.rsplit(' ').next().and_then(|built| built.split('/').nth(1)).unwrap_or_default();
     let peer = match peer {
         Some(peer) => said(peer, &["-version"])?,

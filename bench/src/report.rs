@@ -74,7 +74,7 @@ impl Line {
 
     /// How many times more than the target it is; below 1 it is met.
     pub(crate) fn excess(&self) -> Option<f64> {
-        if !matches!(self.target, Target::None) && self.figures.wrong.contains_key(&Kind::Legation) {
+        if !matches!(self.target, Target::None) && self.of_legation().is_none() {
             return Some(f64::INFINITY);
         }
         match self.target {

@@ -60,6 +60,12 @@ impl World {
         self.change(service, false)
     }
 
+    /// A task of the service goes, and a new one comes in the same moment.
+    pub(crate) fn replace(&mut self, service: usize) -> Change {
+        self.start(service);
+        self.stop(service)
+    }
+
     fn change(&self, service: usize, withdraws: bool) -> Change {
         Change { service, endpoints: self.services[service].clone(), withdraws }
     }

@@ -1,6 +1,7 @@
 //! What is to be known of all resources of a snapshot together, without looking at each.
 //!
-//! It is no table. Invariant: it says of the tables what a look at every resource would, and is kept by what differs.
+//! It is no table. Invariant: it says of the tables what a look at every resource would, and is kept by what differs; so
+//! who may see a resource, and its port, must follow from its bytes.
 
 use imbl::{OrdMap, OrdSet};
 

@@ -1,8 +1,9 @@
 //! Legation as it is shipped, with one source more: what it serves comes over a control connection.
 //!
-//! `set NAME ADDRESS:PORT,...` says what endpoints a service has from the next `commit` on, which is answered by `ok`
-//! when the source has handed its view over; answers to orders that came together go together. Invariant: from there on everything is the product's own: the joining,
-//! the translation, the store, the streams.
+//! `set NAME ADDRESS:PORT,...` says what endpoints a service has from the next `commit` on, which is answered
+//! by `ok` when the source has handed its view over; answers to orders that came together go together. It is no
+//! shortcut. Invariant: from there on everything is the product's own: the joining, the translation, the store,
+//! the streams.
 
 use std::net::SocketAddrV4;
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! What the AWS SDK alone needs to read an ECS cluster: the calls of Legation's source, whose answers are parsed and
-//! dropped.
+//! What the AWS SDK alone needs to read an ECS cluster: the calls of Legation's source, whose answers are
+//! parsed and dropped.
 //!
-//! `sdk URL CLUSTER SECONDS` reads, waits so long and prints the processor seconds of reading again. Invariant: the same
-//! calls with the same batches as the source makes, and as long a pause: meanwhile the allocator gives memory back.
+//! It is no source: it keeps nothing. `sdk URL CLUSTER SECONDS` reads, waits so long and prints the processor
+//! seconds of reading again. Invariant: the same calls with the same batches as the source makes, and as long a
+//! pause: meanwhile the allocator gives memory back.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ struct State {
     /// When it was to be served.
     since: Instant,
     withdraws: bool,
-    /// What the server calls it, once it has.
+    /// What the server calls it, once it has: this state alone, and always so.
     version: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl Service {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     services: Vec<Service>,
-    /// What bodies mean, by their bytes: all clients get the same ones.
+    /// What resources mean, by their bytes: all clients get the same ones.
     known: HashMap<u64, (usize, u32)>,
     /// Services of which some subscriber does not hold the latest.
     behind: usize,
@@ -153,12 +153,10 @@ impl Book {
     pub(super) fn take(&mut self, held: &mut Held, encoded: &[u8], at: Instant) -> anyhow::Result<()> {
         self.received += encoded.len() as u64;
         self.assignments += 1;
-        let resource = Resource::decode(encoded).context("reading a resource")?;
-        let body = resource.resource.unwrap_or_default().value;
-        let (place, number) = self.meaning(&resource.name, &body, resource.version)?;
+        let (place, number) = self.meaning(encoded)?;
         let before = held.get_mut(&place);
-        let before = before.with_context(|| format!("{} was not asked for", resource.name))?;
-        anyhow::ensure!(*before <= number, "{}: state {number} came after {before}", resource.name);
+        let before = before.with_context(|| format!("{} was not asked for", world::name(place)))?;
+        anyhow::ensure!(*before <= number, "{}: state {number} came after {before}", world::name(place));
         let news = std::mem::replace(before, number)..number;
         let service = &mut self.services[place];
         for state in news.clone() {
@@ -176,17 +174,21 @@ impl Book {
     }
 
     /// Which state of which service it is.
-    fn meaning(&mut self, name: &str, body: &Bytes, version: String) -> anyhow::Result<(usize, u32)> {
-        let key = xxh3_64(body);
+    fn meaning(&mut self, encoded: &[u8]) -> anyhow::Result<(usize, u32)> {
+        let key = xxh3_64(encoded);
         if let Some(known) = self.known.get(&key) {
             return Ok(*known);
         }
-        let place = world::service(name).with_context(|| format!("an unknown name: {name}"))?;
-        let fingerprint = world::fingerprint(endpoints(body)?);
+        let Resource { name, version, resource } = Resource::decode(encoded).context("reading a resource")?;
+        let place = world::service(&name).with_context(|| format!("an unknown name: {name}"))?;
+        let fingerprint = world::fingerprint(endpoints(&name, &resource.unwrap_or_default().value)?);
         let service = self.services.get_mut(place).context("an unknown service")?;
         let number = service.numbers.get(&fingerprint);
         let number = *number.with_context(|| format!("{name} never had these endpoints"))?;
-        service.states[number as usize - 1].version = Some(version);
+        let taken = service.states.iter().any(|state| state.version.as_ref() == Some(&version));
+        anyhow::ensure!(!taken, "{name}: two states are called {version}");
+        let known = service.states[number as usize - 1].version.replace(version);
+        anyhow::ensure!(known.is_none(), "{name}: one state is called {known:?} and otherwise");
         self.known.insert(key, (place, number));
         Ok((place, number))
     }
@@ -197,6 +199,11 @@ impl Book {
             Some(wrong) => anyhow::bail!("{wrong}"),
             None => Ok(self.behind == 0),
         }
+    }
+
+    /// How many clients ask for a service.
+    pub(crate) fn subscribers(&self, service: usize) -> usize {
+        self.services[service].subscribers
     }
 
     /// Takes note of what is wrong; the first counts.
@@ -226,11 +233,20 @@ impl Book {
     }
 }
 
-/// The endpoints in a load assignment.
-fn endpoints(body: &[u8]) -> anyhow::Result<Vec<SocketAddrV4>> {
+/// The endpoints in the load assignment of that name, all of which must be healthy.
+fn endpoints(name: &str, body: &[u8]) -> anyhow::Result<Vec<SocketAddrV4>> {
+    use envoy_types::pb::envoy::config::core::v3::HealthStatus;
     use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
     use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
     let assignment = ClusterLoadAssignment::decode(body).context("reading a load assignment")?;
+    let called = &assignment.cluster_name;
+    anyhow::ensure!(called == name, "the load assignment of {called} under the name {name}");
+    let healthy = [HealthStatus::Healthy as i32, HealthStatus::Unknown as i32];
+    let mut all = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+    anyhow::ensure!(
+        all.all(|one| healthy.contains(&one.health_status)),
+        "{name}: an endpoint that is not healthy"
+    );
     let endpoints = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
     let places = endpoints.map(|endpoint| {
         let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { return None };
@@ -268,11 +284,15 @@ mod tests {
             lb_endpoints: change.endpoints.iter().map(endpoint).collect(),
             ..LocalityLbEndpoints::default()
         };
-        let assignment =
-            ClusterLoadAssignment { endpoints: vec![locality], ..ClusterLoadAssignment::default() };
+        let assignment = ClusterLoadAssignment {
+            cluster_name: world::name(change.service),
+            endpoints: vec![locality],
+            ..ClusterLoadAssignment::default()
+        };
         let value = assignment.encode_to_vec().into();
         let resource = Some(Any { value });
-        Resource { name: world::name(change.service), version: "v".to_owned(), resource }.encode_to_vec()
+        let version = format!("{:x}", change.fingerprint());
+        Resource { name: world::name(change.service), version, resource }.encode_to_vec()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One delta stream on a connection of its own: asks, takes what comes and accepts it.
 //!
-//! It speaks HTTP/2 and the envelope of gRPC itself, to leave the processor to the server under measure.
-//! Invariant: every response is handed to the book before it is accepted.
+//! It is no gRPC library: it speaks HTTP/2 and the envelope of gRPC itself, to leave the processor to the
+//! server under measure. Invariant: every response is handed to the book before it is accepted.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -137,7 +137,8 @@ impl Stream {
                 response.type_url
             );
             for encoded in &response.resources {
-                missing.remove(&book.borrow_mut().take_cluster(encoded)?);
+                let name = book.borrow_mut().take_cluster(encoded)?;
+                anyhow::ensure!(missing.remove(&name), "cluster {name} was not asked for, or is held");
             }
             self.answer(response, None)?;
         }

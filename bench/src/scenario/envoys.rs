@@ -93,8 +93,9 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     for envoy in &envoys {
         is_current(envoy, &services).await?;
     }
-    let millis = |percent| percentile(&after, percent).as_secs_f64() * 1e3;
-    Ok([(LAST, millis(99)), (HALF, millis(50)), (FAILED, failed as f64), (REQUESTS, requests as f64)].into())
+    let millis = |percent| percentile(&after, percent).map(|it| it.as_secs_f64() * 1e3);
+    Ok([(LAST, millis(99)?), (HALF, millis(50)?), (FAILED, failed as f64), (REQUESTS, requests as f64)]
+        .into())
 }
 
 /// Waits until an Envoy has every backend of every service, and refused nothing.

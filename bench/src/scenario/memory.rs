@@ -1,8 +1,8 @@
 //! S7: what idle streams cost, and whether storms leave anything behind.
 //!
-//! All turns of a server run at the same time if they can: memory is no matter of time, and most of a turn is waiting. Invariant:
-//! memory is read when it has stopped falling, and what is counted is the growth over a server that serves the same to
-//! nobody.
+//! It is no matter of time, and most of a turn is waiting, so that all turns of a server run at once if they
+//! can. Invariant: memory is read when it has stopped falling, and what is counted is the growth over a server
+//! that serves the same to nobody.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
         rig.current(&fleet).await?;
         sample.insert(GROWTH, (after as f64 / idle as f64 - 1.0) * 100.0);
     }
-    fleet.close().await;
+    fleet.finish().await?;
     Ok(sample)
 }
 

@@ -102,6 +102,11 @@ impl Rig {
         self.current(fleet).await
     }
 
+    /// How many clients ask for a service.
+    pub(super) fn asking(&self, service: usize) -> usize {
+        self.book.borrow().subscribers(service)
+    }
+
     /// Waits until everyone has every change.
     pub(super) async fn current(&self, fleet: &Fleet) -> anyhow::Result<()> {
         fleet.current(ROUND).await

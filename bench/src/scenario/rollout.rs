@@ -1,8 +1,11 @@
 //! S4, S5 and S8: many changes one after the other, and how stale what clients hold becomes.
 //!
-//! Invariant: a change counts from the moment when it was due, also where the server takes it in later.
+//! It waits for nobody between two changes. Invariant: a change counts from the moment when it was due, also
+//! where the server takes it in later.
 
 use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 use super::rig::{Rig, Size};
 use super::{Bench, Sample, Wanted};
@@ -37,6 +40,9 @@ const P50: &str = "p50 of a withdrawal's staleness, ms";
 const BESIDE: &str = "p99 beside bad clients, ms";
 const SHARE: &str = "p99 beside bad clients, to that without";
 const KNEE: &str = "us between changes at the knee";
+const LIMIT: &str = "what ended the ramp: 1 staleness, 0 telling";
+const BY_SERVER: f64 = 1.0;
+const BY_CLIENTS: f64 = 0.0;
 
 /// Measures all that is wanted.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
@@ -59,7 +65,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
     }
     if bench.wants("S5") {
         let name = format!("S5: {}", SIZE.words());
-        let wanted: [Wanted; 1] = [(KNEE, Target::Ratio(1.0 / 10.0))];
+        let wanted: [Wanted; 2] = [(KNEE, Target::Ratio(1.0 / 10.0)), (LIMIT, Target::None)];
         lines.extend(
             bench.in_turns(&name, Mode::Pinned, &wanted, async |kind| knee(bench, kind).await).await?,
         );
@@ -73,16 +79,17 @@ async fn rollout(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
     let changes = REPLACED * SIZE.tasks * 2;
     let services: Vec<_> = (1..=REPLACED).collect();
     let (alone, _) = replace(&mut rig, &fleet, &services, PACE, changes).await?;
-    let millis = |stale: &[Duration], percent| percentile(stale, percent).as_secs_f64() * 1e3;
-    let p99 = millis(&alone, 99);
-    let mut sample = Sample::from([(P99, p99), (P99_AT_MOST, p99), (P50, millis(&alone, 50))]);
+    let millis = |stale: &[Duration], percent| percentile(stale, percent).map(|it| it.as_secs_f64() * 1e3);
+    let p99 = millis(&alone, 99)?;
+    let mut sample = Sample::from([(P99, p99), (P99_AT_MOST, p99), (P50, millis(&alone, 50)?)]);
     if kind == Kind::Legation {
         let bad = Bad::connect(rig.server.door(), &services, SIZE.streams / 100);
-        let beside = millis(&replace(&mut rig, &fleet, &services, PACE, changes).await?.0, 99);
+        let beside = millis(&replace(&mut rig, &fleet, &services, PACE, changes).await?.0, 99)?;
+        bad.prove()?;
         drop(bad);
         sample.extend([(BESIDE, beside), (SHARE, beside / p99)]);
     }
-    fleet.close().await;
+    fleet.finish().await?;
     Ok(sample)
 }
 
@@ -90,7 +97,7 @@ async fn knee(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
     let mut rig = Rig::new(bench, Mode::Pinned, SIZE, kind).await?;
     let fleet = rig.connect(Arrives::Empty).await?;
     let mut random = fastrand::Rng::with_seed(7);
-    let (mut rate, mut reached) = (FIRST, None);
+    let (mut rate, mut reached, mut limit) = (FIRST, None, BY_CLIENTS);
     while rate < MOST {
         let changes = (rate * STEP.as_secs_f64()) as usize;
         let services: Vec<_> =
@@ -101,13 +108,15 @@ async fn knee(bench: &Bench, kind: Kind) -> anyhow::Result<Sample> {
             eprintln!("at {rate:.0} changes a second they are told {told:.0?} late: no measure any more");
             break;
         }
-        if percentile(&stale, 99) > STALE {
+        if percentile(&stale, 99)? > STALE {
+            limit = BY_SERVER;
             break;
         }
         (reached, rate) = (Some(rate), rate * GROWTH);
     }
-    fleet.close().await;
-    Ok(reached.map(|reached| (KNEE, 1e6 / reached)).into_iter().collect())
+    fleet.finish().await?;
+    let reached = reached.with_context(|| format!("not even {FIRST} changes a second"))?;
+    Ok([(KNEE, 1e6 / reached), (LIMIT, limit)].into())
 }
 
 /// One after the other a task of each of these services comes and another goes, again and again. Returns how stale
@@ -142,7 +151,11 @@ async fn replace(
     }
     rig.server.taken_in().await?;
     rig.current(fleet).await?;
-    Ok((rig.book.borrow_mut().withdrawals(), late))
+    let stale = rig.book.borrow_mut().withdrawals();
+    let told: usize =
+        (1..changes).step_by(2).map(|number| rig.asking(services[number / 2 % services.len()])).sum();
+    anyhow::ensure!(stale.len() == told, "{} withdrawals reached clients instead of {told}", stale.len());
+    Ok((stale, late))
 }
 
 /// To the moment: a timer alone is late by up to two milliseconds, which would count as the server's.
@@ -155,9 +168,10 @@ async fn until(due: Instant) {
     }
 }
 
-pub(super) fn percentile(values: &[Duration], percent: usize) -> Duration {
+/// An error where nothing was measured.
+pub(super) fn percentile(values: &[Duration], percent: usize) -> anyhow::Result<Duration> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(place).copied().unwrap_or_default()
+    sorted.get(place).copied().context("nothing was measured")
 }

@@ -1,6 +1,7 @@
 //! S6: everyone connects again at once, with nothing, with everything, or with all but the newest.
 //!
-//! Invariant: a storm is over when everyone holds the latest of everything, and a change made then has reached them.
+//! It is not about clients that come one by one. Invariant: a storm is over when everyone holds the latest of
+//! everything, and a change made then has reached them.
 
 use std::time::Instant;
 
@@ -84,7 +85,7 @@ async fn once(bench: &Bench, size: Size, storm: Storm, kind: Kind) -> anyhow::Re
     rig.change(&fleet, probe).await?;
     let wall = started.elapsed();
     let processor = rig.server.processor()?.saturating_sub(processor);
-    fleet.close().await;
+    fleet.finish().await?;
     Ok([
         (WALL, wall.as_secs_f64() * 1e3),
         (CPU, processor.as_secs_f64() * 1e3),

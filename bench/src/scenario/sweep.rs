@@ -1,8 +1,8 @@
-//! S10: a cluster of 100,000 tasks, read whole again and again from an endpoint that answers like AWS, and told of by the
-//! events of a queue.
+//! S10: a cluster of 100,000 tasks, read whole again and again from an endpoint that answers like AWS, and told
+//! of by the events of a queue.
 //!
-//! The peer has no part in it: it has no sources. Invariant: the endpoint runs with the clients, on another core than
-//! what is measured, and every client ends with what the endpoint has.
+//! The peer has no part in it: it has no sources. Invariant: the endpoint runs with the clients, on another
+//! core than what is measured, and every client ends with what the endpoint has.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use integration::aws::{Delivery, FakeAws};
+use integration::aws::{Delivery, FakeAws, Operation};
 use integration::estate::{self, LARGE as CLUSTER, of_large as service};
 use integration::http;
 use integration::world::{StopPlan, TaskSpec, World};
@@ -26,6 +26,8 @@ use crate::server::Server;
 use crate::world::Change;
 
 const SIZE: Size = Size { services: 5_000, tasks: 20, streams: 1_000, subscriptions: 20 };
+/// How many services a call lists.
+const PAGE: usize = 100;
 /// How many stops are told by events.
 const STOPS: usize = 25;
 /// How many tasks go between two sweeps: one in a thousand.
@@ -80,17 +82,21 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
     let mut watch = Watch::start(&world, &server).await?;
     let first = state(&server).await?;
     let quiet = sweep(&server, &first).await?;
-    let pushed = watch.pushed();
+    let (pushed, listed) = (watch.pushed(), aws.calls(Operation::ListServices));
 
     // Between two sweeps.
-    let mut sample = watch.events().await?.sample();
+    let mut sample = watch.events().await?.sample()?;
     let told = state(&server).await?;
-    anyhow::ensure!(told.readings == quiet.after.readings, "a sweep came between");
+    let pages = aws.calls(Operation::ListServices);
+    anyhow::ensure!(pages == listed, "a sweep came between");
 
     aws.queue().deliver(Delivery { lost: 1.0, ..Delivery::default() });
     watch.stop_one_in_a_thousand()?;
-    let news = sweep(&server, &told).await?;
+    let mut news = sweep(&server, &told).await?;
     watch.current().await?;
+    news.until_now(&server, &told)?; // with the pushes
+    let read = aws.calls(Operation::ListServices) - pages;
+    anyhow::ensure!(read == (SIZE.services / PAGE) as u64, "{read} calls for the services");
     let beyond_news = watch.pushed().abs_diff(watch.concerned());
     sample.extend([
         (QUIET, quiet.processor),
@@ -100,7 +106,7 @@ async fn once(bench: &Bench) -> anyhow::Result<Sample> {
         (SPURIOUS, (quiet.after.generation - first.generation) as f64),
         (PUSHED, (pushed + beyond_news) as f64),
     ]);
-    watch.fleet.close().await;
+    watch.fleet.finish().await?;
     Ok(sample)
 }
 
@@ -145,7 +151,7 @@ impl Watch {
             let oldest = tasks.pop_front().context("no task is left")?;
             self.stop(0, &oldest)?;
             self.current().await?;
-            times.round(self.book.borrow_mut().withdrawals());
+            times.round(self.book.borrow_mut().withdrawals(), self.fleet.len())?;
             let spec = TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, &service(0)) };
             tasks.push_back(self.world.start_task(spec)?);
             self.book.borrow_mut().announce(&change(&self.world, 0, false), Instant::now());
@@ -246,6 +252,15 @@ async fn sweep(server: &Server, before: &State) -> anyhow::Result<Swept> {
     tokio::time::timeout(PATIENCE, over).await.context("waiting for the next sweep")??;
     let after = state(server).await?;
     anyhow::ensure!(after.readings == before.readings + 1, "a sweep passed unseen");
-    let processor = after.processor.saturating_sub(before.processor).as_secs_f64();
-    Ok(Swept { after, processor })
+    let mut swept = Swept { after, processor: 0.0 };
+    swept.until_now(server, before)?;
+    Ok(swept)
+}
+
+impl Swept {
+    /// Counts what the server has done since.
+    fn until_now(&mut self, server: &Server, before: &State) -> anyhow::Result<()> {
+        self.processor = server.processor()?.saturating_sub(before.processor).as_secs_f64();
+        Ok(())
+    }
 }

@@ -1,9 +1,12 @@
 //! S1 to S3: one task of one service goes, and everyone must know.
-//! S10 has the same from the queue of ECS's events on (`sweep`).
 //!
-//! Invariant: a round is over when every client holds the new state.
+//! It is not about where the news comes from; S10 has that (`sweep`). Invariant: a round is over when every
+//! client holds the new state.
 
+use std::cell::RefCell;
 use std::time::Duration;
+
+use anyhow::Context;
 
 use super::rig::{Rig, Size};
 use super::{Bench, Sample, Wanted, middle};
@@ -17,6 +20,8 @@ use crate::server::Kind;
 const WARMING: usize = 4;
 /// Bytes of a response besides its resources: type URL, nonce, version and the headers of frames.
 const BESIDES: f64 = 120.0;
+/// How long the floor may take for all its rounds.
+const FLOOR: Duration = Duration::from_secs(120);
 
 const CPU: &str = "server CPU per stream and push, us";
 pub(super) const LAST: &str = "to the last client, ms";
@@ -79,16 +84,22 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
             (LAST, plan.last),
             (BYTES, Target::None),
         ];
-        let turn = async |kind| once(bench, plan, kind).await;
-        let mut measured = bench.in_turns(&name, plan.mode, &wanted, turn).await?;
-        let pushed = measured.iter().find(|line| line.metric == BYTES);
-        if let Some(pushed) = pushed.and_then(Line::of_legation) {
-            for _ in 0..bench.turns() {
-                let floor = floor(bench, plan, (pushed + BESIDES) as usize).await?;
-                for line in &mut measured {
-                    line.figures.floor.extend(floor.get(line.metric));
-                }
+        let floors = RefCell::new(Vec::new());
+        // The floor has its turn after Legation, whose pushes say how much there is to carry.
+        let turn = async |kind| {
+            let sample = once(bench, plan, kind).await?;
+            if kind == Kind::Legation {
+                let pushed = sample.get(BYTES).context("nothing was pushed")?;
+                let floor = floor(bench, plan, (pushed + BESIDES) as usize);
+                let floor =
+                    tokio::time::timeout(FLOOR, floor).await.context("the floor takes too long")??;
+                floors.borrow_mut().push(floor);
             }
+            Ok(sample)
+        };
+        let mut measured = bench.in_turns(&name, plan.mode, &wanted, turn).await?;
+        for line in &mut measured {
+            line.figures.floor.extend(floors.borrow().iter().filter_map(|floor| floor.get(line.metric)));
         }
         lines.extend(measured);
     }
@@ -119,11 +130,11 @@ async fn floor(bench: &Bench, plan: &Plan, bytes: usize) -> anyhow::Result<Sampl
         }
         let after = floor.push().await?;
         if round >= WARMING {
-            times.round(after);
+            times.round(after, streams)?;
         }
     }
     let processor = floor.processor()?.saturating_sub(before);
-    let mut sample = times.sample();
+    let mut sample = times.sample()?;
     sample.insert(CPU, each(processor, plan.rounds * streams));
     Ok(sample)
 }
@@ -137,17 +148,21 @@ pub(super) struct Times {
 }
 
 impl Times {
-    pub(super) fn round(&mut self, mut after: Vec<Duration>) {
-        self.half.push(middle(&mut after)); // which sorts them
+    /// How long each of so many clients waited for one withdrawal.
+    pub(super) fn round(&mut self, mut after: Vec<Duration>, clients: usize) -> anyhow::Result<()> {
+        anyhow::ensure!(after.len() == clients, "{} of {clients} clients were told", after.len());
+        self.half.push(middle(&mut after)?); // which sorts them
         self.first.extend(after.first().copied());
         self.last.extend(after.last().copied());
+        Ok(())
     }
 
     /// The middle of each over the rounds.
-    pub(super) fn sample(mut self) -> Sample {
-        let millis = |times: &mut [Duration]| middle(times).as_secs_f64() * 1e3;
-        [(FIRST, millis(&mut self.first)), (HALF, millis(&mut self.half)), (LAST, millis(&mut self.last))]
-            .into()
+    pub(super) fn sample(mut self) -> anyhow::Result<Sample> {
+        let millis = |times: &mut [Duration]| middle(times).map(|time| time.as_secs_f64() * 1e3);
+        let (first, half, last) =
+            (millis(&mut self.first)?, millis(&mut self.half)?, millis(&mut self.last)?);
+        Ok([(FIRST, first), (HALF, half), (LAST, last)].into())
     }
 }
 
@@ -166,18 +181,18 @@ async fn once(bench: &Bench, plan: &Plan, kind: Kind) -> anyhow::Result<Sample> 
             rig.book.borrow_mut().withdrawals();
             rig.book.borrow_mut().received();
         }
-        // Alternately, so that it stays as large as it is; a stop is what is timed.
-        let change = if round % 2 == 0 { rig.world.stop(0) } else { rig.world.start(0) };
+        // Another comes, so that the service stays as large as it is.
+        let change = rig.world.replace(0);
         rig.change(&fleet, change).await?;
         let after = rig.book.borrow_mut().withdrawals();
-        if round >= WARMING && !after.is_empty() {
-            times.round(after);
+        if round >= WARMING {
+            times.round(after, fleet.len())?;
         }
     }
     let processor = rig.server.processor()?.saturating_sub(before);
     let (pushes, received) = (plan.rounds * fleet.len(), rig.book.borrow_mut().received());
-    fleet.close().await;
-    let mut sample = times.sample();
+    fleet.finish().await?;
+    let mut sample = times.sample()?;
     sample.insert(CPU, each(processor, pushes));
     sample.insert(BYTES, received as f64 / pushes as f64);
     Ok(sample)
