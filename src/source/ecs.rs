@@ -26,7 +26,7 @@ use super::{CellWriter, Pace, Pacer, SourceError};
 use crate::model::{Health, InstanceId, Namespace, Phase, View};
 
 pub use event::TaskEvent;
-pub use inbox::{Hint, Inbox, Letter, Outbox, cluster_of_task, is_task, mailbox};
+pub use inbox::{Hint, Inbox, Letter, Outbox, mailbox};
 
 mod describe;
 mod event;
@@ -69,6 +69,8 @@ pub struct NamespaceRule {
 pub struct Settings {
     /// The cluster's name or ARN.
     pub cluster: String,
+    /// What people call it, unlike any other.
+    pub label: String,
     /// The namespaces that its services may join.
     pub namespaces: Vec<NamespaceRule>,
 }
@@ -79,6 +81,9 @@ pub struct EcsSource {
     reader: Reader,
     /// The short name.
     cluster: Arc<str>,
+    label: String,
+    /// The account and Region.
+    home: Arc<str>,
     namespaces: Vec<NamespaceRule>,
     services: Services,
     tasks: Tasks,
@@ -119,11 +124,13 @@ struct Sighting {
 impl EcsSource {
     /// A source that has read nothing yet, and hears of events by `inbox`.
     pub fn new(access: &Access, settings: Settings, inbox: Inbox) -> Self {
-        let Settings { cluster, namespaces } = settings;
+        let Settings { cluster, label, namespaces } = settings;
         let short = cluster.rsplit('/').next().unwrap_or(&cluster).into();
         Self {
             reader: Reader { client: access.ecs(), budget: access.budget(), cluster },
             cluster: short,
+            label,
+            home: access.home(),
             namespaces,
             services: Services::new(),
             tasks: Tasks::default(),
@@ -354,7 +361,9 @@ impl EcsSource {
 
     fn knowledge(&self, now: SystemTime) -> Knowledge<'_> {
         Knowledge {
-            cluster: Cluster { name: &self.cluster, rules: &self.namespaces },
+            cluster: Cluster { name: &self.label, rules: &self.namespaces },
+            short: &self.cluster,
+            home: &self.home,
             services: &self.services,
             revisions: &self.revisions,
             tasks: &self.tasks,

@@ -30,6 +30,10 @@ pub(super) type Services = BTreeMap<Arc<str>, ServiceFacts>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Knowledge<'a> {
     pub cluster: Cluster<'a>,
+    /// The cluster's name, which Cloud Map calls it by too.
+    pub short: &'a Arc<str>,
+    /// The account and Region.
+    pub home: &'a Arc<str>,
     pub services: &'a Services,
     pub revisions: &'a Revisions,
     pub tasks: &'a Tasks,
@@ -85,7 +89,9 @@ impl<'a> Knowledge<'a> {
         findings.dedup();
         let view = View {
             services,
-            clusters: [self.cluster.name.into()].into(),
+            clusters: [Arc::clone(self.short)].into(),
+            namespaces: self.cluster.rules.iter().map(|rule| rule.namespace.clone()).collect(),
+            home: Some(Arc::clone(self.home)),
             occupied: occupied(&judged),
             tasks: by_address(&judged),
             unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),

@@ -164,7 +164,11 @@ impl Cluster {
 
     pub(super) fn source_hearing(&self, namespaces: Vec<NamespaceRule>, inbox: Inbox) -> EcsSource {
         let cluster = format!("{ARN}cluster/prod-a");
-        EcsSource::new(&self.script.access(), Settings { cluster, namespaces }, inbox)
+        EcsSource::new(
+            &self.script.access(),
+            Settings { cluster, label: "prod-a".to_owned(), namespaces },
+            inbox,
+        )
     }
 
     /// How often an operation was called.
