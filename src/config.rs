@@ -14,10 +14,9 @@ use crate::diagnostic::{Document, Problem, REJECTED, read_yaml};
 use crate::model::Namespace;
 
 mod checks;
+mod clusters;
 mod environment;
 mod written;
-
-pub(crate) use checks::cluster_name;
 
 /// The checked settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -173,6 +172,8 @@ pub struct NamespaceConfig {
     pub files: Vec<PathBuf>,
     /// Which ECS services join.
     pub discover: Discover,
+    /// The ARN of the role that its clusters and Cloud Map namespaces are read with, where they are in another account.
+    pub assume_role: Option<String>,
 }
 
 /// Which ECS services join a namespace.

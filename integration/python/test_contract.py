@@ -6,7 +6,9 @@ answers mean for Legation.
 """
 
 import re
+import time
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -65,6 +67,7 @@ def test_clusters(ecs):
     answer = ecs.describe_clusters(clusters=[CLUSTER, arns[1], "nowhere"], include=["TAGS"])
     assert [c["clusterName"] for c in answer["clusters"]] == [CLUSTER, "spare"]
     assert answer["clusters"][1]["runningTasksCount"] == 120
+    assert [c.get("serviceConnectDefaults") for c in answer["clusters"]] == [None, {"namespace": NAMESPACE}]
     assert [(f["reason"], f["arn"].split("/")[1]) for f in answer["failures"]] == [("MISSING", "nowhere")]
 
 
@@ -327,6 +330,29 @@ def test_discovery(cloudmap):
     for namespace, service, kind in (("nowhere", "search", "Namespace"), (NAMESPACE, "search", "Service")):
         for call in (cloudmap.discover_instances, cloudmap.discover_instances_revision):
             refused(f"{kind}NotFound", call, NamespaceName=namespace, ServiceName=service)
+
+
+# STS
+
+
+def test_a_role_is_lent_unless_its_account_is_unknown():
+    sts = boto3.client(
+        "sts", endpoint_url=FAKE["url"], region_name="eu-west-1", aws_access_key_id="dummy",
+        aws_secret_access_key="dummy",
+    )
+    role = "arn:aws:iam::111122223333:role/reader"
+    answer = sts.assume_role(RoleArn=role, RoleSessionName="legation")
+    assert answer["AssumedRoleUser"]["Arn"].endswith(":assumed-role/reader/legation")
+    lent = answer["Credentials"]
+    assert lent["Expiration"].timestamp() > time.time() and lent["SessionToken"]
+    ecs = boto3.client(
+        "ecs", endpoint_url=FAKE["url"], region_name="eu-west-1", aws_access_key_id=lent["AccessKeyId"],
+        aws_secret_access_key=lent["SecretAccessKey"], aws_session_token=lent["SessionToken"],
+    )
+    assert len(ecs.list_clusters()["clusterArns"]) == 2
+    elsewhere = role.replace("111122223333", "444455556666")
+    response = refused("AccessDenied", sts.assume_role, RoleArn=elsewhere, RoleSessionName="legation")
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
 # Faults

@@ -137,6 +137,7 @@ pub async fn gallery(prod: &Prod) -> Result<(), WorldError> {
     world.begin_deployment(CLUSTER, "rolling", "batch:1", None)?;
     world.start_task(TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, "rolling") })?;
     world.create_cluster("spare")?;
+    world.set_default_namespace("spare", NAMESPACE)?;
     for _ in 0..120 {
         world.start_task(TaskSpec { settled: true, ..TaskSpec::standalone("spare", "batch") })?;
     }

@@ -18,8 +18,10 @@ namespaces:
     cloudMap: [prod]
     files: [services.yaml, /etc/more.yaml]
     discover: all
+    assumeRole: arn:aws:iam::123456789012:role/legation
   shared:
     files: [shared.yaml]
+    assumeRole: null
 ";
 
 fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
@@ -50,6 +52,7 @@ fn every_key_is_read() {
     every_key().assert_debug_eq(&config);
 }
 
+#[expect(clippy::too_many_lines, reason = "each key has a line")]
 fn every_key() -> Expect {
     expect![[r#"
         Config {
@@ -109,6 +112,9 @@ fn every_key() -> Expect {
                         "/etc/more.yaml",
                     ],
                     discover: All,
+                    assume_role: Some(
+                        "arn:aws:iam::123456789012:role/legation",
+                    ),
                 },
                 "shared": NamespaceConfig {
                     clusters: [],
@@ -117,6 +123,7 @@ fn every_key() -> Expect {
                         "conf/shared.yaml",
                     ],
                     discover: Labelled,
+                    assume_role: None,
                 },
             },
         }
@@ -340,7 +347,7 @@ fn unknown_keys_at_every_depth() {
          --> conf/legation.yaml:3:5
           |
         3 |     cluster: [prod-a]
-          |     ^^^^^^^ did you mean `clusters`? expected one of clusters, cloudMap, files, discover"#]],
+          |     ^^^^^^^ did you mean `clusters`? expected one of clusters, cloudMap, files, discover, assumeRole"#]],
     );
     check(
         "cloudmap: { interval: 30s }\n",
@@ -425,5 +432,57 @@ fn what_sidecars_are_allowed() {
               |
             1 | xds: { maxNames: 0, writeTimeout: 1ms }
               |                                   ^^^ 100ms to 24h"#]],
+    );
+}
+
+#[test]
+fn a_cluster_has_one_account_and_one_role() {
+    let role = "arn:aws:iam::123456789012:role/legation";
+    let text = format!(
+        "\
+aws: {{ region: eu-west-1 }}
+namespaces:
+  prod: {{ clusters: [prod-a, 'arn:aws:ecs:us-east-1:1:cluster/prod-a'] }}
+  shared: {{ clusters: [prod-a], assumeRole: {role} }}
+"
+    );
+    let config = parse(&text, &[]).unwrap();
+    assert_eq!(config.namespaces["prod"].clusters.len(), 2, "two Regions");
+    assert_eq!(config.namespaces["shared"].assume_role.as_deref(), Some(role));
+    let text = "\
+namespaces:
+  prod: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'] }
+  bad: { clusters: [prod-a], assumeRole: legation }
+  far: { clusters: ['arn:aws:ecs:us-east-1:1:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/a' }
+  two: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/b' }
+  none: { files: [a.yaml], assumeRole: 'arn:aws:iam::123456789012:role/c' }
+";
+    check(
+        text,
+        &[],
+        expect![[r#"
+        error[CFG002]: `legation` is not the ARN of a role
+         --> conf/legation.yaml:3:42
+          |
+        3 |   bad: { clusters: [prod-a], assumeRole: legation }
+          |                                          ^^^^^^^^ write it like `arn:aws:iam::123456789012:role/legation`
+
+        error[CFG002]: the cluster is of the account 1, and the role of 123456789012
+         --> conf/legation.yaml:4:21
+          |
+        4 |   far: { clusters: ['arn:aws:ecs:us-east-1:1:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/a' }
+          |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ give its namespace a role of the same account
+
+        error[CFG002]: the cluster `prod-a` is read with the role `arn:aws:iam::123456789012:role/b`
+         --> conf/legation.yaml:5:21
+          |
+        5 |   two: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/b' }
+          |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ and with no role at conf/legation.yaml:2:22; take one
+
+        error[CFG002]: a role, and nothing of AWS that it could read
+         --> conf/legation.yaml:6:40
+          |
+        6 |   none: { files: [a.yaml], assumeRole: 'arn:aws:iam::123456789012:role/c' }
+          |                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ give the namespace `clusters` or `cloudMap`, or take `assumeRole` away"#]],
     );
 }

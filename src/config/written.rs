@@ -101,4 +101,5 @@ pub(super) struct Namespace {
     pub(super) cloud_map: Option<Vec<Written>>,
     pub(super) files: Option<Vec<Written>>,
     pub(super) discover: Option<Written>,
+    pub(super) assume_role: Option<Written>,
 }

@@ -51,6 +51,8 @@ pub struct Settings {
 pub struct CloudMapSource {
     client: Client,
     budget: Arc<Budget>,
+    /// The account and Region.
+    home: Arc<str>,
     settings: Settings,
     /// Kept from one reading to the next, because namespaces may be listed but once a second.
     found: Option<Found>,
@@ -83,6 +85,7 @@ impl CloudMapSource {
         Self {
             client,
             budget,
+            home: access.home(),
             settings,
             found: None,
             services: OrdMap::new(),
@@ -276,7 +279,7 @@ impl CloudMapSource {
             message: format!("changes are seen only when everything is read: {error}"),
         }));
         findings.sort();
-        View { services, findings, ..View::default() }
+        View { services, findings, home: Some(Arc::clone(&self.home)), ..View::default() }
     }
 }
 

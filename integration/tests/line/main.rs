@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod accounts;
 mod admission;
 mod ads;
 mod changes;

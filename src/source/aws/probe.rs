@@ -10,6 +10,7 @@ use aws_sdk_servicediscovery::types::{
 };
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
+use super::accounts::ASSUME_ROLE;
 use super::{Access, failed};
 use crate::source::SourceError;
 
@@ -19,8 +20,13 @@ const NOBODY: &str = "legation-check";
 const DENIED: [&str; 5] =
     ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
 /// The codes for a made-up name: someone may, and it is not there.
-const NOBODY_THERE: [&str; 4] =
-    ["ClientException", "InvalidParameterException", "ServiceNotFound", "ReceiptHandleIsInvalid"];
+const NOBODY_THERE: [&str; 5] = [
+    "ClientException",
+    "InvalidParameterException",
+    "NamespaceNotFound",
+    "ServiceNotFound",
+    "ReceiptHandleIsInvalid",
+];
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +53,7 @@ pub struct Probe {
 fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>) -> Probe {
     let permission = match outcome {
         Ok(_) => Permission::Allowed,
+        Err(error) if error.operation != action => Permission::Unknown(error.to_string()), // it never got so far
         Err(error) if DENIED.iter().any(|end| error.code.ends_with(end)) => {
             Permission::Denied(error.message.clone())
         }
@@ -54,6 +61,27 @@ fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>
         Err(error) => Permission::Unknown(format!("{}: {}", error.code, error.message)),
     };
     Probe { action, object: object.to_owned(), permission }
+}
+
+/// Tries to take on the role that calls, if one does.
+pub async fn role(access: &Access) -> Option<Probe> {
+    let role = access.role.as_ref()?;
+    Some(probe(ASSUME_ROLE, &role.arn, &role.assume().await))
+}
+
+/// Tries what a cluster needs that feeds several namespaces.
+pub async fn default_namespace(access: &Access, cluster: &str) -> Vec<Probe> {
+    let action = "ecs:DescribeClusters";
+    let described = access.ecs().describe_clusters().clusters(cluster).send().await;
+    let described = described.map_err(|error| failed(action, error));
+    let known = probe(action, cluster, &described);
+    let clusters = described.ok().and_then(|answer| answer.clusters);
+    let defaults =
+        clusters.into_iter().flatten().find_map(|cluster| cluster.service_connect_defaults?.namespace);
+    let id = defaults.unwrap_or_else(|| NOBODY.to_owned());
+    let action = "servicediscovery:GetNamespace";
+    let found = access.cloudmap().get_namespace().id(id).send().await;
+    vec![known, probe(action, cluster, &found.map_err(|error| failed(action, error)))]
 }
 
 /// Tries what a cluster needs.

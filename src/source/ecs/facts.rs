@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
     Deployment, HealthCheck, HealthStatus, NetworkMode, PortMapping, Service, ServiceConnectConfiguration,
-    ServiceConnectService, Task, TaskDefinition, TransportProtocol,
+    ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
 };
 
 use crate::model::{InstanceId, Protocol, StopCause};
@@ -20,6 +20,9 @@ use crate::model::{InstanceId, Protocol, StopCause};
 /// An answer without something that ECS always says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lacks(pub &'static str);
+
+/// Tags that begin with `legation:`, by the rest of their key.
+pub(super) type Tags = BTreeMap<String, String>;
 
 /// One ECS service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,8 +40,7 @@ pub(super) struct ServiceFacts {
     pub connect: Option<Arc<Connect>>,
     /// The same for every deployment, by its id, which its tasks carry as `startedBy`.
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
-    /// Tags that begin with `legation:`, by the rest of their key.
-    pub tags: BTreeMap<String, String>,
+    pub tags: Tags,
 }
 
 /// A Service Connect block.
@@ -138,6 +140,8 @@ pub(super) struct TaskFacts {
     pub created_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
     pub containers: Vec<ContainerFacts>,
+    /// `None` while only events have told of the task: they say nothing of tags.
+    pub tags: Option<Arc<Tags>>,
 }
 
 /// `lastStatus`, as far as it matters.
@@ -184,10 +188,6 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
     let definition = definition.or_else(|| task_set.and_then(|set| set.task_definition()));
     let deployments: BTreeMap<Arc<str>, _> =
         service.deployments().iter().filter_map(|one| Some((one.id()?.into(), connect(one)))).collect();
-    let tag = |tag: &aws_sdk_ecs::types::Tag| {
-        let key = tag.key()?.strip_prefix(TAG_PREFIX)?;
-        Some((key.to_owned(), tag.value().unwrap_or_default().to_owned()))
-    };
     Ok(ServiceFacts {
         arn: service.service_arn().ok_or(Lacks("serviceArn"))?.into(),
         name: service.service_name().ok_or(Lacks("serviceName"))?.into(),
@@ -197,8 +197,16 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         definition: definition.map(Into::into),
         connect: primary.and_then(connect),
         deployments,
-        tags: service.tags().iter().filter_map(tag).collect(),
+        tags: own_tags(service.tags()),
     })
+}
+
+fn own_tags(tags: &[Tag]) -> Tags {
+    let own = |tag: &Tag| {
+        let key = tag.key()?.strip_prefix(TAG_PREFIX)?;
+        Some((key.to_owned(), tag.value().unwrap_or_default().to_owned()))
+    };
+    tags.iter().filter_map(own).collect()
 }
 
 fn connect(deployment: &Deployment) -> Option<Arc<Connect>> {
@@ -326,6 +334,7 @@ pub(super) fn task(task: &Task) -> Result<TaskFacts, Lacks> {
         created_at: time(task.created_at()),
         started_at: time(task.started_at()),
         containers: task.containers().iter().map(container).collect(),
+        tags: Some(Arc::new(own_tags(task.tags()))),
     })
 }
 

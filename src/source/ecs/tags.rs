@@ -1,5 +1,5 @@
-//! The `legation:*` tags of one service and the `legation.*` labels of its containers: layers 3 and 2 of its description,
-//! checked key by key.
+//! The `legation:*` tags of one service and of its tasks, and the `legation.*` labels of its containers: layers 3 and 2 of
+//! its description, checked key by key.
 //!
 //! It is not the description: it knows no lower layer and no port but by name.
 //!
@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::facts::{LABEL_PREFIX, TAG_PREFIX};
+use super::facts::{LABEL_PREFIX, TAG_PREFIX, Tags};
 use crate::diagnostic::words::nearest;
 use crate::model::{Alias, Finding, Protocol, Readiness};
 use crate::source::words::{self, Wrong};
@@ -19,6 +19,8 @@ use crate::source::words::{self, Wrong};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     Tag,
+    /// A tag of a task.
+    TaskTag,
     /// A docker label of this container.
     Label(Arc<str>),
 }
@@ -27,7 +29,7 @@ impl Place {
     /// The key as it is written there; both prefixes are equally long.
     fn key(&self, key: &str) -> String {
         match self {
-            Self::Tag => format!("{TAG_PREFIX}{key}"),
+            Self::Tag | Self::TaskTag => format!("{TAG_PREFIX}{key}"),
             Self::Label(_) => format!("{LABEL_PREFIX}{}", key.replace('/', ".")),
         }
     }
@@ -35,12 +37,13 @@ impl Place {
     fn is(&self) -> &'static str {
         match self {
             Self::Tag => "tag",
+            Self::TaskTag => "task tag",
             Self::Label(_) => "label",
         }
     }
 }
 
-/// What the tags of one service say, or the labels of its containers.
+/// What the tags of one service say, or those of its tasks, or the labels of its containers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct TagLayer {
     /// The namespace, unchecked: only the cluster knows which there are.
@@ -83,11 +86,11 @@ const OF_PORT: [&str; 6] =
 /// Keys that are promised for later.
 const NOT_YET: [&str; 4] = ["version", "imports", "drain.window", "inbound"];
 
-/// Reads the tags of the service called `object`, whose keys have lost their prefix.
-pub(super) fn read(object: &str, tags: &BTreeMap<String, String>) -> TagLayer {
+/// Reads the tags of the service called `object`, or of its tasks, as `place` says; their keys have lost their prefix.
+pub(super) fn read(object: &str, place: &Place, tags: &Tags) -> TagLayer {
     let mut layer = TagLayer::default();
     for (key, value) in tags {
-        layer.take(&Tag { object, place: &Place::Tag, key, value });
+        layer.take(&Tag { object, place, key, value });
     }
     layer
 }
@@ -190,7 +193,7 @@ impl Tag<'_> {
         let (key, is) = (self.place.key(self.key), self.place.is());
         let shown = words::caret(&format!("{key} = {}", self.value), &at);
         let of = match self.place {
-            Place::Tag => String::new(),
+            Place::Tag | Place::TaskTag => String::new(),
             Place::Label(container) => format!(" of container {container}"),
         };
         Finding {
@@ -292,7 +295,11 @@ mod tests {
     const PAYMENTS: &str = "ecs prod-a/payments";
 
     fn read_all(tags: &[(&str, &str)]) -> TagLayer {
-        read(PAYMENTS, &tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
+        read(
+            PAYMENTS,
+            &Place::Tag,
+            &tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        )
     }
 
     /// The one finding about one tag.
