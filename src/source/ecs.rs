@@ -22,7 +22,7 @@ use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Known, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
 use super::aws::{Access, Urgency};
-use super::{CellWriter, Pace, Pacer, SourceError};
+use super::{CellWriter, Pace, Pacer, SourceError, tags};
 use crate::model::{Health, InstanceId, Namespace, Phase, View};
 
 pub use event::TaskEvent;
@@ -34,7 +34,6 @@ mod facts;
 mod inbox;
 mod questions;
 mod read;
-mod tags;
 mod tasks;
 mod view;
 
