@@ -33,6 +33,8 @@ pub struct Config {
     pub cloud_map_interval: Duration,
     /// The time between two looks for services of Cloud Map whose instances are others.
     pub cloud_map_revision_interval: Duration,
+    /// The time between two looks at the health of the instances of Cloud Map.
+    pub cloud_map_health_interval: Duration,
     /// The longest pause between failed readings.
     pub max_backoff: Duration,
     /// How long streams get to end when the server stops.
@@ -166,7 +168,7 @@ pub struct Queue {
 pub struct NamespaceConfig {
     /// ECS clusters, by name or ARN.
     pub clusters: Vec<String>,
-    /// Cloud Map namespaces that are read as extra members.
+    /// Cloud Map namespaces that are read as extra members, by name, or by ARN where another account shares them.
     pub cloud_map: Vec<String>,
     /// File sources, each joined to the folder of the configuration.
     pub files: Vec<PathBuf>,

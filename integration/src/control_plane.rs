@@ -153,7 +153,8 @@ impl Setup {
         let _ = writeln!(text, "ecs: {{ interval: {millis}ms{queue} }}");
         // Some looks between two readings, however often these are.
         let look = (millis / 3).clamp(100, 2_000);
-        let _ = writeln!(text, "cloudMap: {{ interval: {millis}ms, revisionInterval: {look}ms }}");
+        let looks = format!("revisionInterval: {look}ms, healthInterval: {look}ms");
+        let _ = writeln!(text, "cloudMap: {{ interval: {millis}ms, {looks} }}");
         let _ = writeln!(text, "maxBackoff: {}ms", self.max_backoff.as_millis());
         let _ = writeln!(text, "shutdownGrace: {}ms", self.shutdown_grace.as_millis());
         if !self.xds.is_empty() {

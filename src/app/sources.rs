@@ -92,8 +92,10 @@ impl Starting<'_> {
             cloudmap::Settings { cloud_map_namespace: cloud_map.to_owned(), namespace: namespace.clone() };
         let source = CloudMapSource::new(access, settings);
         let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.cloud_map_interval));
-        let look = self.config.cloud_map_revision_interval;
-        self.run(name, source.run(writer, pace, look, self.stopping.clone()));
+        let (revisions, health) =
+            (self.config.cloud_map_revision_interval, self.config.cloud_map_health_interval);
+        let rhythm = cloudmap::Rhythm { revisions, health };
+        self.run(name, source.run(writer, pace, rhythm, self.stopping.clone()));
     }
 
     fn file(&mut self, namespace: &Namespace, path: &Path) {

@@ -40,6 +40,7 @@ pub(super) fn check(
     let cloud_map_interval = pace(cloud_map.interval, least, usual, HOUR);
     let two_seconds = Duration::from_secs(2);
     let cloud_map_revision_interval = pace(cloud_map.revision_interval, least, two_seconds, HOUR);
+    let cloud_map_health_interval = pace(cloud_map.health_interval, least, Duration::from_secs(5), HOUR);
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
@@ -58,6 +59,7 @@ pub(super) fn check(
         ecs_queue,
         cloud_map_interval,
         cloud_map_revision_interval,
+        cloud_map_health_interval,
         max_backoff,
         shutdown_grace,
         guard,
@@ -241,6 +243,11 @@ fn namespace(
         let message = "a role, and nothing of AWS that it could read";
         checker.bad(role, message, "give the namespace `clusters` or `cloudMap`, or take `assumeRole` away");
     }
+    for one in cloud_map.iter().filter(|one| one.text.starts_with("arn:") && !is_namespace_arn(&one.text)) {
+        let message = format!("`{}` is neither the name nor the ARN of a Cloud Map namespace", one.text);
+        let way_out = "write it like `prod.local` or `arn:aws:servicediscovery:eu-west-1:123456789012:namespace/ns-0123456789abcdef`";
+        checker.bad(one, message, way_out);
+    }
     let base = checker.document().folder();
     unique(checker, "the Cloud Map namespace", &cloud_map, str::to_owned);
     unique(checker, "the file", &files, |file| plain(&base.join(file)).display().to_string());
@@ -252,6 +259,14 @@ fn namespace(
         discover,
         assume_role: written.assume_role.map(|role| role.text),
     }
+}
+
+/// Whether an ARN can be that of a Cloud Map namespace.
+fn is_namespace_arn(arn: &str) -> bool {
+    let parts: Vec<_> = arn.split(':').collect();
+    let [_, _, "servicediscovery", region, account, resource] = parts.as_slice() else { return false };
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    !region.is_empty() && is_account && resource.strip_prefix("namespace/").is_some_and(|id| !id.is_empty())
 }
 
 /// Tells items without a name, and those that are the same by `key`.

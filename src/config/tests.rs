@@ -9,7 +9,7 @@ listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
 aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566, callBudgetPercent: 25 }
 guard: { servicePercent: 40, namespacePercent: 20, atLeast: 5 }
 ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
-cloudMap: { interval: 1m, revisionInterval: 3s }
+cloudMap: { interval: 1m, revisionInterval: 3s, healthInterval: 4s }
 maxBackoff: 20s
 shutdownGrace: 500ms
 namespaces:
@@ -48,11 +48,44 @@ fn a_certificate_has_two_files_beside_the_configuration() {
 
 #[test]
 fn every_key_is_read() {
-    let config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
+    let mut config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
+    every_namespace().assert_debug_eq(&std::mem::take(&mut config.namespaces));
     every_key().assert_debug_eq(&config);
 }
 
-#[expect(clippy::too_many_lines, reason = "each key has a line")]
+fn every_namespace() -> Expect {
+    expect![[r#"
+        {
+            "prod": NamespaceConfig {
+                clusters: [
+                    "prod-a",
+                    "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-b",
+                ],
+                cloud_map: [
+                    "prod",
+                ],
+                files: [
+                    "conf/services.yaml",
+                    "/etc/more.yaml",
+                ],
+                discover: All,
+                assume_role: Some(
+                    "arn:aws:iam::123456789012:role/legation",
+                ),
+            },
+            "shared": NamespaceConfig {
+                clusters: [],
+                cloud_map: [],
+                files: [
+                    "conf/shared.yaml",
+                ],
+                discover: Labelled,
+                assume_role: None,
+            },
+        }
+    "#]]
+}
+
 fn every_key() -> Expect {
     expect![[r#"
         Config {
@@ -79,6 +112,7 @@ fn every_key() -> Expect {
             ),
             cloud_map_interval: 60s,
             cloud_map_revision_interval: 3s,
+            cloud_map_health_interval: 4s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
             guard: Guard {
@@ -98,34 +132,7 @@ fn every_key() -> Expect {
                 write_timeout: 60s,
             },
             tls: None,
-            namespaces: {
-                "prod": NamespaceConfig {
-                    clusters: [
-                        "prod-a",
-                        "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-b",
-                    ],
-                    cloud_map: [
-                        "prod",
-                    ],
-                    files: [
-                        "conf/services.yaml",
-                        "/etc/more.yaml",
-                    ],
-                    discover: All,
-                    assume_role: Some(
-                        "arn:aws:iam::123456789012:role/legation",
-                    ),
-                },
-                "shared": NamespaceConfig {
-                    clusters: [],
-                    cloud_map: [],
-                    files: [
-                        "conf/shared.yaml",
-                    ],
-                    discover: Labelled,
-                    assume_role: None,
-                },
-            },
+            namespaces: {},
         }
     "#]]
 }
@@ -305,6 +312,21 @@ namespaces:
         6 |   nothing:
           |   ^^^^^^^ give it `clusters`, `cloudMap` or `files`"#]],
     );
+}
+
+#[test]
+fn a_cloud_map_namespace_has_a_name_or_an_arn() {
+    let shared = "arn:aws:servicediscovery:eu-west-1:123456789012:namespace/ns-0123456789abcdef";
+    let with =
+        |cloud_map: &str| parse(&format!("namespaces: {{ prod: {{ cloudMap: ['{cloud_map}'] }} }}\n"), &[]);
+    for right in ["prod.local", shared] {
+        assert_eq!(with(right).unwrap().namespaces["prod"].cloud_map, [right]);
+    }
+    for wrong in ["arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a", &shared[..58], "arn:"] {
+        let problem = crate::diagnostic::render_all(&with(wrong).unwrap_err(), false);
+        let expected = "is neither the name nor the ARN of a Cloud Map namespace";
+        assert!(problem.contains("CFG002") && problem.contains(expected), "{problem}");
+    }
 }
 
 #[test]

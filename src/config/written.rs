@@ -58,6 +58,7 @@ pub(super) struct Ecs {
 pub(super) struct CloudMap {
     pub(super) interval: Option<Written>,
     pub(super) revision_interval: Option<Written>,
+    pub(super) health_interval: Option<Written>,
 }
 
 /// `guard`.

@@ -211,6 +211,20 @@ where
     SourceError { operation: operation.into(), code: code.into(), message: one_line(&message) }
 }
 
+/// The ends of the codes by which AWS says that someone may not.
+const DENIED: [&str; 5] =
+    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
+
+/// Whether a code says that someone may not.
+pub(super) fn is_denial(code: &str) -> bool {
+    DENIED.iter().any(|end| code.ends_with(end))
+}
+
+/// Whether a code says that AWS is asked too often.
+pub(super) fn is_too_often(code: &str) -> bool {
+    code == "http-429" || meter::TOO_OFTEN.contains(&code)
+}
+
 /// An answer that arrived and can't be true.
 pub(super) fn bad_response(operation: &str, message: impl fmt::Display) -> SourceError {
     let code = "bad-response".to_owned();

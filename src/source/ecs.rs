@@ -24,7 +24,7 @@ use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
 use super::aws::{Access, Urgency};
-use super::{CellWriter, Pace, Pacer, SourceError};
+use super::{CellWriter, Pace, Pacer, SourceError, tags};
 use crate::model::{InstanceId, Namespace, View};
 
 pub use event::TaskEvent;
@@ -39,7 +39,6 @@ mod notes;
 mod questions;
 mod read;
 mod standalone;
-mod tags;
 mod task_tags;
 mod tasks;
 mod view;

@@ -62,7 +62,12 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         let world = World::new();
         let prod = raise_estate(&world).await?;
         let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
-        world.create_map_service(&namespace, "old", HealthCheck::None)?;
+        let old = world.create_map_service(&namespace, "old", HealthCheck::Custom)?;
+        // As many as one answer holds: they are listed too.
+        for number in 0..1_000_u16 {
+            let [high, low] = number.to_be_bytes();
+            world.register_address(&old, &format!("i-{number:03}"), [10, 9, high, low].into(), 8080)?;
+        }
         world.set_default_namespace(CLUSTER, &format!("{MAP}:namespace/{namespace}"))?;
         world.create_cluster("spare")?;
         let aws = FakeAws::start(world.clone()).await?;
@@ -88,12 +93,12 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         assert_eq!(called.iter().cloned().chain(roles).collect::<BTreeSet<_>>(), allowed()?);
 
         let (code, text) = check(&server)?;
-        ensure!(code == Some(0) && text.contains("19 of 19 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(0) && text.contains("22 of 22 actions allowed"), "{code:?}: {text}");
         let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
-        ensure!(code == Some(3) && text.contains("17 of 19 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(3) && text.contains("20 of 22 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })

@@ -16,6 +16,7 @@ mod harness;
 mod iam;
 mod names;
 mod outage;
+mod registry;
 mod restart;
 mod suspicion;
 mod tls;

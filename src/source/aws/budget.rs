@@ -24,7 +24,7 @@ struct Limit {
 
 /// Source: ECS developer guide, request throttling. Those of Cloud Map's control plane are not published: these are what
 /// AWS's own controller for Kubernetes takes them for.
-const LIMITS: [Limit; 8] = [
+const LIMITS: [Limit; 10] = [
     Limit {
         name: "ecs cluster resource read",
         operations: &["ecs:ListTasks", "ecs:DescribeTasks", "ecs:DescribeContainerInstances"],
@@ -55,6 +55,19 @@ const LIMITS: [Limit; 8] = [
         operations: &["servicediscovery:ListServices"],
         burst: 20.0,
         per_second: 2.0,
+    },
+    // No tool tells a figure for these two: they are read one service at a time, and far below what registrations get.
+    Limit {
+        name: "servicediscovery instances",
+        operations: &["servicediscovery:ListInstances", "servicediscovery:GetInstancesHealthStatus"],
+        burst: 50.0,
+        per_second: 20.0,
+    },
+    Limit {
+        name: "servicediscovery attributes",
+        operations: &["servicediscovery:GetServiceAttributes"],
+        burst: 50.0,
+        per_second: 20.0,
     },
     Limit {
         name: "servicediscovery discovery",

@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use super::budget::{Budget, Outcome};
 
 /// The words of AWS for "too often".
-const TOO_OFTEN: [&str; 5] = [
+pub(super) const TOO_OFTEN: [&str; 5] = [
     "ThrottlingException",
     "RequestLimitExceeded",
     "TooManyRequestsException",

@@ -11,17 +11,15 @@ use aws_sdk_servicediscovery::types::{
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
 use super::accounts::ASSUME_ROLE;
-use super::{Access, failed};
+use super::{Access, failed, is_denial};
 use crate::source::SourceError;
 
 /// A name that nobody has.
 const NOBODY: &str = "legation-check";
-/// The ends of the codes by which AWS says that someone may not.
-const DENIED: [&str; 5] =
-    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
 /// The codes for a made-up name: someone may, and it is not there.
 const NOBODY_THERE: [&str; 5] = [
     "ClientException",
+    "InvalidInput",
     "InvalidParameterException",
     "NamespaceNotFound",
     "ServiceNotFound",
@@ -54,9 +52,7 @@ fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>
     let permission = match outcome {
         Ok(_) => Permission::Allowed,
         Err(error) if error.operation != action => Permission::Unknown(error.to_string()), // it never got so far
-        Err(error) if DENIED.iter().any(|end| error.code.ends_with(end)) => {
-            Permission::Denied(error.message.clone())
-        }
+        Err(error) if is_denial(&error.code) => Permission::Denied(error.message.clone()),
         Err(error) if NOBODY_THERE.contains(&error.code.as_str()) => Permission::Allowed,
         Err(error) => Permission::Unknown(format!("{}: {}", error.code, error.message)),
     };
@@ -118,21 +114,27 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     probes
 }
 
-/// Tries what a Cloud Map namespace needs.
+/// Tries what a Cloud Map namespace needs, which has a name or, where another account shares it, an ARN.
 pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let client = access.cloudmap();
     let mut probes = Vec::new();
-    let filter = NamespaceFilter::builder().name(NamespaceFilterName::Name).values(namespace);
-    let filter = filter.condition(FilterCondition::Eq).build().ok();
+    let is_shared = namespace.starts_with("arn:");
+    let (filter, value) = match is_shared {
+        true => (NamespaceFilterName::ResourceOwner, "OTHER_ACCOUNTS"),
+        false => (NamespaceFilterName::Name, namespace),
+    };
+    let filter = NamespaceFilter::builder().name(filter).values(value).condition(FilterCondition::Eq).build();
     let action = "servicediscovery:ListNamespaces";
-    let listed = client.list_namespaces().set_filters(filter.map(|filter| vec![filter])).send().await;
+    let listed = client.list_namespaces().set_filters(filter.ok().map(|filter| vec![filter])).send().await;
     let listed = listed.map_err(|error| failed(action, error));
     probes.push(probe(action, namespace, &listed));
-    let found = listed.ok().and_then(|answer| answer.namespaces().first().cloned());
-    let id = found.as_ref().and_then(|found| found.id()).unwrap_or(NOBODY);
-    let properties = found.as_ref().and_then(|found| found.properties());
+    let all = listed.ok().and_then(|answer| answer.namespaces).unwrap_or_default();
+    let found = all.iter().find(|one| !is_shared || one.arn() == Some(namespace));
+    let id = if is_shared { namespace } else { found.and_then(|found| found.id()).unwrap_or(NOBODY) };
+    let properties = found.and_then(|found| found.properties());
     let http = properties.and_then(|properties| properties.http_properties());
     let name = http.and_then(|http| http.http_name()).unwrap_or(namespace);
+    let owner = found.and_then(|found| found.resource_owner()).filter(|_| is_shared).map(str::to_owned);
 
     let filter = ServiceFilter::builder().name(ServiceFilterName::NamespaceId).values(id);
     let filter = filter.condition(FilterCondition::Eq).build().ok();
@@ -140,17 +142,37 @@ pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let listed = client.list_services().set_filters(filter.map(|filter| vec![filter])).send().await;
     let listed = listed.map_err(|error| failed(action, error));
     probes.push(probe(action, namespace, &listed));
-    let service = listed.ok().and_then(|answer| answer.services().first()?.name.clone());
-    let service = service.unwrap_or_else(|| NOBODY.to_owned());
+    let service = listed.ok().and_then(|answer| answer.services().first().cloned());
+    let reference = service.as_ref().and_then(|it| if is_shared { it.arn() } else { it.id() });
+    probes.extend(map_service(&client, namespace, reference.unwrap_or(NOBODY)).await);
 
+    let service = service.and_then(|service| service.name).unwrap_or_else(|| NOBODY.to_owned());
     let action = "servicediscovery:DiscoverInstances";
-    let discovered = client.discover_instances().namespace_name(name).service_name(&service).send().await;
+    let call = client.discover_instances().namespace_name(name).service_name(&service);
+    let discovered = call.set_owner_account(owner.clone()).send().await;
     probes.push(probe(action, namespace, &discovered.map_err(|error| failed(action, error))));
     let action = "servicediscovery:DiscoverInstancesRevision";
-    let revision =
-        client.discover_instances_revision().namespace_name(name).service_name(service).send().await;
+    let call = client.discover_instances_revision().namespace_name(name).service_name(service);
+    let revision = call.set_owner_account(owner).send().await;
     probes.push(probe(action, namespace, &revision.map_err(|error| failed(action, error))));
     probes
+}
+
+/// Tries what one service of Cloud Map needs, as calls name it.
+async fn map_service(
+    client: &aws_sdk_servicediscovery::Client,
+    namespace: &str,
+    service: &str,
+) -> Vec<Probe> {
+    let action = "servicediscovery:GetServiceAttributes";
+    let attributes = client.get_service_attributes().service_id(service).send().await;
+    let attributes = probe(action, namespace, &attributes.map_err(|error| failed(action, error)));
+    let action = "servicediscovery:ListInstances";
+    let listed = client.list_instances().service_id(service).max_results(1).send().await;
+    let listed = probe(action, namespace, &listed.map_err(|error| failed(action, error)));
+    let action = "servicediscovery:GetInstancesHealthStatus";
+    let health = client.get_instances_health_status().service_id(service).max_results(1).send().await;
+    vec![attributes, listed, probe(action, namespace, &health.map_err(|error| failed(action, error)))]
 }
 
 /// Tries what a queue needs. A message that comes is left in it.

@@ -15,14 +15,13 @@ use aws_sdk_ecs::types::{
     ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
 };
 
+use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
 use crate::model::{InstanceId, Protocol, StopCause};
 
 /// An answer without something that ECS always says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lacks(pub &'static str);
 
-/// Tags that begin with `legation:`, by the rest of their key.
-pub(super) type Tags = BTreeMap<String, String>;
 
 /// One ECS service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -173,11 +172,6 @@ fn time(at: Option<&DateTime>) -> Option<SystemTime> {
 fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
-
-/// The prefix of the tags that are Legation's.
-pub(super) const TAG_PREFIX: &str = "legation:";
-/// The same for docker labels.
-pub(super) const LABEL_PREFIX: &str = "legation.";
 
 /// Reduces a service.
 pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::describe::Cluster;
-use super::facts::{Revision, ServiceFacts, Tags, TaskFacts};
-use super::tags::{self, Place, Role};
+use super::facts::{Revision, ServiceFacts, TaskFacts};
+use super::tags::{self, Place, Role, Tags};
 use super::task_tags::{TaskTags, is_up, sort_by_age};
 use super::view::Judged;
 use super::{Discover, NamespaceRule};

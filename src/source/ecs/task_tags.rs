@@ -4,8 +4,8 @@
 //!
 //! Invariant: of two values for one key the elder task's is taken, and the other is told of.
 
-use super::facts::{ServiceFacts, Tags};
-use super::tags::{Place, Tag};
+use super::facts::ServiceFacts;
+use super::tags::{Place, Tag, Tags};
 use super::view::Judged;
 use crate::model::{Finding, Phase};
 use crate::source::words::Wrong;

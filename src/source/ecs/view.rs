@@ -174,11 +174,8 @@ impl<'a> Knowledge<'a> {
 
     fn cannot_read(&self, definition: &str, error: &SourceError) -> Finding {
         let label = definition.rsplit('/').next().unwrap_or(definition);
-        Finding {
-            code: "SRC001",
-            object: format!("ecs {}, task definition {label}", self.cluster.name),
-            message: format!("can't be read, so its new tasks get no traffic: {error}"),
-        }
+        let object = format!("ecs {}, task definition {label}", self.cluster.name);
+        error.finding(object, "can't be read, so its new tasks get no traffic: ")
     }
 
     /// Whether a task of the offer's group is meant: of standalone ones only those that say so themselves.
