@@ -17,7 +17,7 @@ use crate::source::SourceError;
 /// A name that nobody has.
 const NOBODY: &str = "legation-check";
 /// The codes for a made-up name: someone may, and it is not there.
-const NOBODY_THERE: [&str; 5] = [
+const NOBODY_THERE: [&str; 6] = [
     "ClientException",
     "InvalidInput",
     "InvalidParameterException",
