@@ -174,45 +174,37 @@ impl CloudMapSource {
     async fn examine(&mut self) -> bool {
         let Some(found) = &self.found else { return false };
         let is_due = |known: &&Known| known.listed.is_checked && !known.members.instances.is_empty();
-        let mut due: Vec<_> = self.known.values().filter(is_due).map(|known| known.listed.clone()).collect();
+        // Of those that one answer does not hold only the health is asked for: who they are is told by revisions.
+        let cut = |known: &Known| known.members.is_cut.then(|| known.members.clone());
+        let due = self.known.values().filter(is_due).map(|known| (known.listed.clone(), cut(known)));
+        let mut due: Vec<_> = due.collect();
         let first = self.examined % due.len().max(1);
         due.rotate_left(first);
-        let large: BTreeMap<&str, &Members> = self
-            .known
-            .iter()
-            .filter(|(_, known)| known.members.is_cut)
-            .map(|(name, known)| (name.as_str(), &known.members))
-            .collect();
-        let (calls, large) = (&self.calls, &large);
-        let (mut examined, mut trouble) = (Vec::new(), None);
-        let answers = due.into_iter().map(|listed| async move {
-            let members = match large.get(listed.name.as_str()) {
-                // Who they are is told by revisions.
-                Some(members) => calls.with_health(&listed, Members::clone(members)).await,
+        let calls = &self.calls;
+        let answers = due.into_iter().map(|(listed, cut)| async move {
+            let members = match cut {
+                Some(members) => calls.with_health(&listed, members).await,
                 None => calls.members(found, &listed).await,
             };
             (listed.name, members)
         });
-        {
-            let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
-            while let Some((name, members)) = answers.next().await {
-                self.examined += 1;
-                match members {
-                    Ok(members) => examined.push((name, members)),
-                    // It was deleted, which the next reading finds.
-                    Err(error) if is_gone(&error) => {}
-                    Err(error) => {
-                        trouble = Some(error);
-                        break;
-                    }
+        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
+        let (mut is_news, mut trouble) = (false, None);
+        while let Some((name, members)) = answers.next().await {
+            self.examined += 1;
+            match members {
+                Ok(members) => {
+                    is_news |= self.known.get_mut(&name).is_some_and(|known| renew(known, members));
+                }
+                // It was deleted, which the next reading finds.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    trouble = Some(error);
+                    break;
                 }
             }
         }
-        let mut is_news = note(&mut self.troubles, Part::Health, trouble);
-        for (name, members) in examined {
-            is_news |= self.known.get_mut(&name).is_some_and(|known| renew(known, members));
-        }
-        is_news
+        note(&mut self.troubles, Part::Health, trouble) || is_news
     }
 
     /// The namespace and its services by name.

@@ -6,7 +6,7 @@
 //! a made-up name is refused after the permission was looked at, and that is answer enough.
 
 use aws_sdk_servicediscovery::types::{
-    FilterCondition, NamespaceFilter, NamespaceFilterName, ServiceFilter, ServiceFilterName,
+    FilterCondition, NamespaceFilter, NamespaceFilterName, NamespaceSummary, ServiceFilter, ServiceFilterName,
 };
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
@@ -14,6 +14,7 @@ use super::accounts::ASSUME_ROLE;
 use super::{Access, failed, is_denial};
 use crate::source::SourceError;
 
+const LIST_NAMESPACES: &str = "servicediscovery:ListNamespaces";
 /// A name that nobody has.
 const NOBODY: &str = "legation-check";
 /// The codes for a made-up name: someone may, and it is not there.
@@ -117,24 +118,17 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
 /// Tries what a Cloud Map namespace needs, which has a name or, where another account shares it, an ARN.
 pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let client = access.cloudmap();
-    let mut probes = Vec::new();
-    let is_shared = namespace.starts_with("arn:");
-    let (filter, value) = match is_shared {
-        true => (NamespaceFilterName::ResourceOwner, "OTHER_ACCOUNTS"),
-        false => (NamespaceFilterName::Name, namespace),
-    };
-    let filter = NamespaceFilter::builder().name(filter).values(value).condition(FilterCondition::Eq).build();
-    let action = "servicediscovery:ListNamespaces";
-    let listed = client.list_namespaces().set_filters(filter.ok().map(|filter| vec![filter])).send().await;
-    let listed = listed.map_err(|error| failed(action, error));
-    probes.push(probe(action, namespace, &listed));
-    let all = listed.ok().and_then(|answer| answer.namespaces).unwrap_or_default();
-    let found = all.iter().find(|one| !is_shared || one.arn() == Some(namespace));
-    let id = if is_shared { namespace } else { found.and_then(|found| found.id()).unwrap_or(NOBODY) };
-    let properties = found.and_then(|found| found.properties());
+    let (listed, found) = find(&client, namespace).await;
+    let mut probes = vec![probe(LIST_NAMESPACES, namespace, &listed)];
+    let (found, is_shared) = found.unzip();
+    let is_shared = is_shared.unwrap_or_default();
+    let id = found.as_ref().and_then(|found| if is_shared { found.arn() } else { found.id() });
+    let id = id.unwrap_or(NOBODY);
+    let properties = found.as_ref().and_then(|found| found.properties());
     let http = properties.and_then(|properties| properties.http_properties());
     let name = http.and_then(|http| http.http_name()).unwrap_or(namespace);
-    let owner = found.and_then(|found| found.resource_owner()).filter(|_| is_shared).map(str::to_owned);
+    let owner = found.as_ref().and_then(|found| found.resource_owner());
+    let owner = owner.filter(|_| is_shared).map(str::to_owned);
 
     let filter = ServiceFilter::builder().name(ServiceFilterName::NamespaceId).values(id);
     let filter = filter.condition(FilterCondition::Eq).build().ok();
@@ -156,6 +150,31 @@ pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let revision = call.set_owner_account(owner).send().await;
     probes.push(probe(action, namespace, &revision.map_err(|error| failed(action, error))));
     probes
+}
+
+/// The namespace with a name or an ARN, and whether another account shares it: this account's own come first.
+async fn find(
+    client: &aws_sdk_servicediscovery::Client,
+    wanted: &str,
+) -> (Result<(), SourceError>, Option<(NamespaceSummary, bool)>) {
+    let is_arn = wanted.starts_with("arn:");
+    let filter = |name, value: &str| {
+        let filter = NamespaceFilter::builder().name(name).values(value).condition(FilterCondition::Eq);
+        filter.build().ok()
+    };
+    for (owner, is_shared) in [("SELF", false), ("OTHER_ACCOUNTS", true)] {
+        let name = filter(NamespaceFilterName::Name, wanted).filter(|_| !is_arn);
+        let filters = filter(NamespaceFilterName::ResourceOwner, owner).into_iter().chain(name).collect();
+        let listed = match client.list_namespaces().set_filters(Some(filters)).send().await {
+            Ok(answer) => answer.namespaces.unwrap_or_default(),
+            Err(error) => return (Err(failed(LIST_NAMESPACES, error)), None),
+        };
+        let is_wanted = |one: &NamespaceSummary| !is_arn || one.arn() == Some(wanted);
+        if let Some(found) = listed.into_iter().find(is_wanted) {
+            return (Ok(()), Some((found, is_shared)));
+        }
+    }
+    (Ok(()), None)
 }
 
 /// Tries what one service of Cloud Map needs, as calls name it.
@@ -195,6 +214,36 @@ mod tests {
 
     use super::*;
     use crate::source::aws::scripted::{Answer, Scripted};
+
+    #[tokio::test]
+    async fn a_shared_namespace_is_asked_about_as_its_owner_s() {
+        const ARN: &str = "arn:aws:servicediscovery:eu-west-1:222222222222:namespace/ns-1";
+        for wanted in ["common", ARN] {
+            let script = Scripted::start(|operation, request| {
+                let text = request.to_string();
+                let right = match operation {
+                    "ListNamespaces" if text.contains("SELF") => {
+                        return Answer::Json(200, json!({"Namespaces": []}));
+                    }
+                    "ListNamespaces" => text.contains("OTHER_ACCOUNTS"),
+                    "ListServices" => request["Filters"][0]["Values"][0] == ARN,
+                    "DiscoverInstances" | "DiscoverInstancesRevision" => {
+                        request["OwnerAccount"] == "222222222222" && request["NamespaceName"] == "common-http"
+                    }
+                    _ => request["ServiceId"] == "arn:service",
+                };
+                assert!(right, "{operation}: {request}");
+                let properties = json!({"HttpProperties": {"HttpName": "common-http"}});
+                let namespace = json!({"Id": "ns-1", "Arn": ARN, "Name": "common", "ResourceOwner": "222222222222",
+                                       "Properties": properties});
+                let service = json!({"Id": "srv-1", "Arn": "arn:service", "Name": "audit"});
+                Answer::Json(200, json!({"Namespaces": [namespace], "Services": [service], "Instances": []}))
+            });
+            let probes = cloud_map(&script.access(), wanted).await;
+            assert_eq!(probes.len(), 7);
+            assert!(probes.iter().all(|probe| probe.permission == Permission::Allowed), "{probes:?}");
+        }
+    }
 
     #[tokio::test]
     async fn only_a_refusal_is_no_permission() {
