@@ -32,6 +32,7 @@ use crate::{shutdown, xds};
 
 pub use sources::probe;
 
+mod clusters;
 mod sources;
 
 /// What a part gets beyond the grace of streams before the process ends without it.

@@ -14,10 +14,9 @@ use crate::diagnostic::{Document, Problem, REJECTED, read_yaml};
 use crate::model::Namespace;
 
 mod checks;
+mod clusters;
 mod environment;
 mod written;
-
-pub(crate) use checks::cluster_name;
 
 /// The checked settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +33,8 @@ pub struct Config {
     pub cloud_map_interval: Duration,
     /// The time between two looks for services of Cloud Map whose instances are others.
     pub cloud_map_revision_interval: Duration,
+    /// The time between two looks at the health of the instances of Cloud Map.
+    pub cloud_map_health_interval: Duration,
     /// The longest pause between failed readings.
     pub max_backoff: Duration,
     /// How long streams get to end when the server stops.
@@ -167,12 +168,14 @@ pub struct Queue {
 pub struct NamespaceConfig {
     /// ECS clusters, by name or ARN.
     pub clusters: Vec<String>,
-    /// Cloud Map namespaces that are read as extra members.
+    /// Cloud Map namespaces that are read as extra members, by name, or by ARN where another account shares them.
     pub cloud_map: Vec<String>,
     /// File sources, each joined to the folder of the configuration.
     pub files: Vec<PathBuf>,
     /// Which ECS services join.
     pub discover: Discover,
+    /// The ARN of the role that its clusters and Cloud Map namespaces are read with, where they are in another account.
+    pub assume_role: Option<String>,
 }
 
 /// Which ECS services join a namespace.

@@ -43,8 +43,8 @@ struct Known {
 /// A service on its way into its namespace; `None` if nobody describes it any more.
 type Joined = Option<(Arc<ServiceSpec>, Vec<Endpoint>)>;
 
-/// One service as one source sees it, and whether that source is ECS.
-type Sighting<'a> = (&'a ServiceView, bool);
+/// One service as one source sees it, and all that the source sees.
+type Sighting<'a> = (&'a ServiceView, &'a View);
 
 impl Joiner {
     /// These namespaces exist, even while they are empty; what belongs to others is passed over.
@@ -104,7 +104,9 @@ impl Joiner {
     /// The services about which there may be something new since they were joined.
     fn touched(&self, views: &[Arc<View>]) -> BTreeSet<ServiceKey> {
         let alike = |(old, new): (&Arc<View>, &Arc<View>)| {
-            old.clusters == new.clusters && old.unplaced == new.unplaced
+            old.clusters == new.clusters
+                && old.unplaced == new.unplaced
+                && (&old.home, &old.namespaces) == (&new.home, &new.namespaces)
         };
         let both = || self.views.iter().zip(views);
         if self.views.len() != views.len() || !both().all(alike) {
@@ -202,7 +204,7 @@ fn key_of<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> &'a K {
 }
 
 fn sightings<'a>(views: &'a [Arc<View>], key: &ServiceKey) -> Vec<Sighting<'a>> {
-    let sighting = |view: &'a Arc<View>| Some((&**view.services.get(key)?, !view.clusters.is_empty()));
+    let sighting = |view: &'a Arc<View>| Some((&**view.services.get(key)?, &**view));
     views.iter().filter_map(sighting).collect()
 }
 
@@ -212,7 +214,8 @@ fn one_owner<'a>(
     sightings: Vec<Sighting<'a>>,
     findings: &mut Vec<Finding>,
 ) -> Vec<Sighting<'a>> {
-    let in_ecs = || sightings.iter().filter(|(_, is_ecs)| *is_ecs).map(|(service, _)| *service);
+    let is_ecs = |view: &View| !view.clusters.is_empty();
+    let in_ecs = || sightings.iter().filter(|(_, view)| is_ecs(view)).map(|(service, _)| *service);
     let age = |service: &&ServiceView| {
         let spec = &service.spec;
         (!service.active, spec.created_at.is_none(), spec.created_at, Arc::clone(&spec.origin))
@@ -232,7 +235,8 @@ fn one_owner<'a>(
             ),
         });
     }
-    sightings.into_iter().filter(|(service, is_ecs)| !is_ecs || Arc::ptr_eq(&service.spec, &owner)).collect()
+    let stays = |(service, view): &Sighting<'_>| !is_ecs(view) || Arc::ptr_eq(&service.spec, &owner);
+    sightings.into_iter().filter(stays).collect()
 }
 
 /// The description in force: the most trusted one, with the first aliases that anyone gives.

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use self::guard::Guard;
-use crate::model::View;
+use crate::model::{Finding, View};
 
 pub mod aws;
 pub mod cloudmap;
@@ -25,6 +25,7 @@ pub mod ecs;
 pub mod events;
 pub mod file;
 mod guard;
+mod tags;
 pub mod words;
 
 pub use guard::Limits as GuardLimits;
@@ -47,6 +48,40 @@ impl fmt::Display for SourceError {
 }
 
 impl std::error::Error for SourceError {}
+
+impl SourceError {
+    /// Whether AWS finds that it is asked too often.
+    pub(crate) fn is_throttling(&self) -> bool {
+        aws::is_too_often(&self.code)
+    }
+
+    /// The finding about what it does to `object`: `SRC002` with the way out where AWS is asked too often, else `SRC001`.
+    pub(crate) fn finding(&self, object: impl Into<String>, what: &str) -> Finding {
+        let (code, way_out) = if self.is_throttling() {
+            let way_out = format!(
+                "; AWS is asked too often, perhaps by others of this account too: lower `aws.callBudgetPercent`, or {}",
+                seldomer(&self.operation)
+            );
+            ("SRC002", way_out)
+        } else {
+            ("SRC001", String::new())
+        };
+        Finding { code, object: object.into(), message: format!("{what}{self}{way_out}") }
+    }
+}
+
+/// The setting that has an operation called less often.
+fn seldomer(operation: &str) -> &'static str {
+    match operation.split_once(':') {
+        Some(("servicediscovery", "DiscoverInstancesRevision")) => "raise `cloudMap.revisionInterval`",
+        Some(("servicediscovery", "DiscoverInstances" | "GetInstancesHealthStatus")) => {
+            "raise `cloudMap.interval` or `cloudMap.healthInterval`"
+        }
+        Some(("servicediscovery", _)) => "raise `cloudMap.interval`",
+        Some(("sqs", _)) => "lower `ecs.receivers`",
+        _ => "raise `ecs.interval`",
+    }
+}
 
 /// An uninterrupted run of failures.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -374,6 +409,42 @@ fn jittered(interval: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn throttling_has_a_code_of_its_own_and_a_way_out() {
+        let told = |operation: &str, code: &str| {
+            let error = SourceError { operation: operation.into(), code: code.into(), message: "no".into() };
+            error.finding("source x", "it failed with ")
+        };
+        for code in [
+            "ThrottlingException",
+            "RequestLimitExceeded",
+            "TooManyRequestsException",
+            "RequestThrottled",
+            "http-429",
+        ] {
+            assert_eq!(told("ecs:ListTasks", code).code, "SRC002", "{code}");
+        }
+        for code in ["AccessDeniedException", "timeout", "http-503"] {
+            let finding = told("ecs:ListTasks", code);
+            assert_eq!(finding.code, "SRC001");
+            assert_eq!(finding.message, format!("it failed with ecs:ListTasks: {code}: no"));
+        }
+        for (operation, way_out) in [
+            ("ecs:ListTasks", "raise `ecs.interval`"),
+            ("servicediscovery:ListServices", "raise `cloudMap.interval`"),
+            ("servicediscovery:DiscoverInstancesRevision", "raise `cloudMap.revisionInterval`"),
+            ("servicediscovery:DiscoverInstances", "raise `cloudMap.interval` or `cloudMap.healthInterval`"),
+            ("sqs:ReceiveMessage", "lower `ecs.receivers`"),
+        ] {
+            let message = told(operation, "ThrottlingException").message;
+            assert!(
+                message.starts_with(&format!("it failed with {operation}: ThrottlingException")),
+                "{message}"
+            );
+            assert!(message.ends_with(&format!("lower `aws.callBudgetPercent`, or {way_out}")), "{message}");
+        }
+    }
 
     #[test]
     fn another_problem_in_a_file_is_news_and_another_request_is_not() {

@@ -86,6 +86,8 @@ pub struct CallLabels {
 pub struct BucketLabels {
     /// Its name: `ecs service read`.
     pub bucket: &'static str,
+    /// The Region that it is of: `eu-west-1`, or `123456789012/eu-west-1` in another account than the own.
+    pub home: String,
 }
 
 /// What hot paths count. Clones share the counters.

@@ -57,6 +57,8 @@ ALWAYS = {
     "GetNamespaceResponse": "Namespace",
     "cloudmap.ListServicesResponse": "Services",
     "GetServiceResponse": "Service",
+    "GetServiceAttributesResponse": "ServiceAttributes",
+    "ServiceAttributes": "ServiceArn ResourceOwner Attributes",
     "ListInstancesResponse": "Instances",
     "GetInstancesHealthStatusResponse": "Status",
     "DiscoverInstancesResponse": "Instances InstancesRevision",

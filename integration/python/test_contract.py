@@ -6,7 +6,9 @@ answers mean for Legation.
 """
 
 import re
+import time
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -20,7 +22,7 @@ ECS_OPERATIONS = {
 }
 MAP_OPERATIONS = {
     "ListNamespaces", "GetNamespace", "ListServices", "GetService", "ListInstances",
-    "GetInstancesHealthStatus", "DiscoverInstances", "DiscoverInstancesRevision",
+    "GetInstancesHealthStatus", "GetServiceAttributes", "DiscoverInstances", "DiscoverInstancesRevision",
 }
 
 
@@ -65,6 +67,7 @@ def test_clusters(ecs):
     answer = ecs.describe_clusters(clusters=[CLUSTER, arns[1], "nowhere"], include=["TAGS"])
     assert [c["clusterName"] for c in answer["clusters"]] == [CLUSTER, "spare"]
     assert answer["clusters"][1]["runningTasksCount"] == 120
+    assert [c.get("serviceConnectDefaults") for c in answer["clusters"]] == [None, {"namespace": NAMESPACE}]
     assert [(f["reason"], f["arn"].split("/")[1]) for f in answer["failures"]] == [("MISSING", "nowhere")]
 
 
@@ -260,13 +263,16 @@ def search_id(cloudmap):
 def test_namespaces(cloudmap):
     pages = cloudmap.pages("list_namespaces", PaginationConfig={"PageSize": 1})
     names = {ns["Name"]: ns["Type"] for page in pages for ns in page["Namespaces"]}
-    assert names == {NAMESPACE: "HTTP", "legacy.internal": "DNS_PRIVATE"}
-    for name, value in (("TYPE", "HTTP"), ("NAME", NAMESPACE), ("HTTP_NAME", NAMESPACE)):
+    assert names == {NAMESPACE: "HTTP", "legacy.internal": "DNS_PRIVATE", "common": "HTTP"}
+    for name, value, found in (
+        ("TYPE", "HTTP", {NAMESPACE, "common"}), ("NAME", NAMESPACE, {NAMESPACE}), ("HTTP_NAME", NAMESPACE, {NAMESPACE}),
+        ("RESOURCE_OWNER", "SELF", {NAMESPACE, "legacy.internal"}), ("RESOURCE_OWNER", "OTHER_ACCOUNTS", {"common"}),
+    ):
         # A page is filtered after it was taken: the paginator must carry on through empty ones.
         filters = [{"Name": name, "Values": [value], "Condition": "EQ"}]
         pages = cloudmap.pages("list_namespaces", Filters=filters, PaginationConfig={"PageSize": 1})
-        assert len(pages) == 2
-        assert [ns["Name"] for page in pages for ns in page["Namespaces"]] == [NAMESPACE]
+        assert len(pages) == 3
+        assert {ns["Name"] for page in pages for ns in page["Namespaces"]} == found
     one = cloudmap.get_namespace(Id=namespace_id(cloudmap, "legacy.internal"))["Namespace"]
     assert one["Properties"]["DnsProperties"]["HostedZoneId"]
     refused("NamespaceNotFound", cloudmap.get_namespace, Id="ns-nowhere")
@@ -289,6 +295,37 @@ def test_map_services_and_instances(cloudmap):
         assert (attributes["ECS_CLUSTER_NAME"], attributes["AWS_INSTANCE_PORT"]) == (CLUSTER, "7700")
     refused("ServiceNotFound", cloudmap.get_service, Id="srv-nowhere")
     refused("ServiceNotFound", cloudmap.list_instances, ServiceId="srv-nowhere")
+
+
+def test_service_attributes(cloudmap):
+    for reference in (search_id(cloudmap), cloudmap.get_service(Id=search_id(cloudmap))["Service"]["Arn"]):
+        answer = cloudmap.get_service_attributes(ServiceId=reference)["ServiceAttributes"]
+        assert answer["Attributes"] == {"legation.protocol": "http", "team": "search"}
+        assert answer["ServiceArn"].endswith(search_id(cloudmap))
+    refused("ServiceNotFound", cloudmap.get_service_attributes, ServiceId="srv-nowhere")
+
+
+def test_a_shared_namespace_goes_by_its_arn_and_its_owner(cloudmap):
+    others = [{"Name": "RESOURCE_OWNER", "Values": ["OTHER_ACCOUNTS"]}]
+    namespace = cloudmap.list_namespaces(Filters=others)["Namespaces"][0]
+    assert (namespace["Name"], namespace["ResourceOwner"]) == ("common", "222222222222")
+    assert namespace["Arn"].split(":")[4] == "222222222222"
+
+    def services(reference):
+        wanted = [{"Name": "NAMESPACE_ID", "Values": [reference]}]
+        return [s for page in cloudmap.pages("list_services", Filters=wanted) for s in page["Services"]]
+
+    assert services(namespace["Id"]) == []
+    audit = services(namespace["Arn"])[0]
+    assert (audit["Name"], audit["ResourceOwner"], audit["HealthCheckConfig"]["Type"]) == ("audit", "222222222222", "HTTP")
+    refused("ServiceNotFound", cloudmap.get_service_attributes, ServiceId=audit["Id"])
+    assert cloudmap.get_service_attributes(ServiceId=audit["Arn"])["ServiceAttributes"]["Attributes"] == {}
+    assert [i["Id"] for i in cloudmap.list_instances(ServiceId=audit["Arn"])["Instances"]] == ["vm-3"]
+    assert cloudmap.get_instances_health_status(ServiceId=audit["Arn"])["Status"] == {"vm-3": "HEALTHY"}
+    asked = {"NamespaceName": "common", "ServiceName": "audit"}
+    for call in (cloudmap.discover_instances, cloudmap.discover_instances_revision):
+        refused("NamespaceNotFound", call, **asked)
+        call(**asked, OwnerAccount="222222222222")
 
 
 def test_instance_health(cloudmap):
@@ -327,6 +364,29 @@ def test_discovery(cloudmap):
     for namespace, service, kind in (("nowhere", "search", "Namespace"), (NAMESPACE, "search", "Service")):
         for call in (cloudmap.discover_instances, cloudmap.discover_instances_revision):
             refused(f"{kind}NotFound", call, NamespaceName=namespace, ServiceName=service)
+
+
+# STS
+
+
+def test_a_role_is_lent_unless_its_account_is_unknown():
+    sts = boto3.client(
+        "sts", endpoint_url=FAKE["url"], region_name="eu-west-1", aws_access_key_id="dummy",
+        aws_secret_access_key="dummy",
+    )
+    role = "arn:aws:iam::111122223333:role/reader"
+    answer = sts.assume_role(RoleArn=role, RoleSessionName="legation")
+    assert answer["AssumedRoleUser"]["Arn"].endswith(":assumed-role/reader/legation")
+    lent = answer["Credentials"]
+    assert lent["Expiration"].timestamp() > time.time() and lent["SessionToken"]
+    ecs = boto3.client(
+        "ecs", endpoint_url=FAKE["url"], region_name="eu-west-1", aws_access_key_id=lent["AccessKeyId"],
+        aws_secret_access_key=lent["SecretAccessKey"], aws_session_token=lent["SessionToken"],
+    )
+    assert len(ecs.list_clusters()["clusterArns"]) == 2
+    elsewhere = role.replace("111122223333", "444455556666")
+    response = refused("AccessDenied", sts.assume_role, RoleArn=elsewhere, RoleSessionName="legation")
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
 # Faults

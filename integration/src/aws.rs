@@ -4,6 +4,7 @@
 //! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
 //! port stays reserved, so that connections are refused and the same port is opened again.
 
+mod accounts;
 mod cloudmap;
 mod ecs;
 mod faults;
@@ -29,6 +30,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::world::{State, World};
+pub use accounts::Accounts;
+use accounts::Scope;
 pub use faults::{Fault, Faults};
 pub use queue::{Delivery, Queue};
 pub use wire::{Api, Operation};
@@ -43,8 +46,9 @@ pub struct FakeAws {
     address: SocketAddr,
     faults: Faults,
     queue: Queue,
+    accounts: Accounts,
     server: JoinHandle<()>,
-    events: JoinHandle<()>,
+    events: JoinSet<()>,
 }
 
 impl FakeAws {
@@ -60,12 +64,25 @@ impl FakeAws {
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
         let queue = Queue::default();
-        let events = tokio::spawn(queue.clone().follow(world.clone(), world.events()));
-        let requests = AtomicU64::new(1);
-        let endpoint = Endpoint { world, faults: faults.clone(), queue: queue.clone(), requests };
+        let mut events = JoinSet::new();
+        events.spawn(queue.clone().follow(world.clone(), world.events()));
+        let (accounts, requests) = (Accounts::new(world), AtomicU64::new(1));
+        let (of, in_it) = (accounts.clone(), queue.clone());
+        let endpoint = Endpoint { accounts: of, faults: faults.clone(), queue: in_it, requests };
         faults.set_listening(true);
         let server = tokio::spawn(Arc::new(endpoint).run(address, listener, reserved));
-        Ok(Self { address, faults, queue, server, events })
+        Ok(Self { address, faults, queue, accounts, server, events })
+    }
+
+    /// Answers for another account or Region as well, and has its events come to the same queue.
+    pub fn join(&mut self, world: World) {
+        self.events.spawn(self.queue.clone().follow(world.clone(), world.events()));
+        self.accounts.add(world);
+    }
+
+    /// Its accounts, and the roles that lead into them.
+    pub fn accounts(&self) -> Accounts {
+        self.accounts.clone()
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -114,7 +131,6 @@ impl FakeAws {
 impl Drop for FakeAws {
     fn drop(&mut self) {
         self.server.abort();
-        self.events.abort();
     }
 }
 
@@ -128,7 +144,7 @@ fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 struct Endpoint {
-    world: World,
+    accounts: Accounts,
     faults: Faults,
     queue: Queue,
     requests: AtomicU64,
@@ -192,6 +208,12 @@ impl Endpoint {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Lost> {
+        let scope = Scope::of(request.headers());
+        if scope.as_ref().is_some_and(Scope::is_sts) {
+            let body = to_bytes(Body::new(request.into_body()), LONGEST).await.map_err(|_| Lost)?;
+            let (status, answer) = self.accounts.assume(&body);
+            return Ok(self.response(status, Outcome::Xml(answer)));
+        }
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
         let operation = target.and_then(Operation::of_target);
         let outcome = match operation {
@@ -203,7 +225,7 @@ impl Endpoint {
             }
             None => return Err(Lost),
             Some(operation) => match to_bytes(Body::new(request.into_body()), LONGEST).await {
-                Ok(body) => self.perform(operation, &body).await?,
+                Ok(body) => self.perform(operation, &body, scope.as_ref()).await?,
                 Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
             },
         };
@@ -218,25 +240,36 @@ impl Endpoint {
     }
 
     fn response(&self, status: StatusCode, body: Outcome) -> Response<Body> {
-        let bytes = match body {
-            Outcome::Json(value) => value.to_string(),
-            Outcome::Garbage => "<html>upstream connect error</html".to_owned(),
+        let json = "application/x-amz-json-1.1";
+        let (kind, bytes) = match body {
+            Outcome::Json(value) => (json, value.to_string()),
+            Outcome::Xml(text) => ("text/xml", text),
+            Outcome::Garbage => (json, "<html>upstream connect error</html".to_owned()),
         };
         let mut response = Response::new(Body::from(bytes));
         *response.status_mut() = status;
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let id = format!("{number:08x}-0000-4000-8000-{number:012x}");
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-amzn-requestid", id);
         }
         response
     }
 
-    /// Lets a request meet its fate, and answers it from the world.
-    async fn perform(&self, operation: Operation, body: &[u8]) -> Result<Result<Outcome, ApiError>, Lost> {
+    /// Lets a request meet its fate, and answers it from the world that its signature is about.
+    async fn perform(
+        &self,
+        operation: Operation,
+        body: &[u8],
+        scope: Option<&Scope>,
+    ) -> Result<Result<Outcome, ApiError>, Lost> {
         let api = operation.api();
+        let Some(world) = self.accounts.world(scope) else {
+            let message = "The security token included in the request is invalid.";
+            return Ok(Err(ApiError::new("UnrecognizedClientException", message)));
+        };
         let fate = self.faults.befall(operation);
         let Ok(input) = serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) else {
             return Ok(Err(ApiError::new("SerializationException", "the request is not JSON")));
@@ -248,7 +281,7 @@ impl Endpoint {
             Some(Fault::ServerError) => return Ok(Err(ApiError::server(api))),
             Some(Fault::Garbage) => return Ok(Ok(Outcome::Garbage)),
             Some(Fault::AccessDenied) => {
-                return Ok(Err(self.world.read(|state| ApiError::denied(operation, &state.account))));
+                return Ok(Err(world.read(|state| ApiError::denied(operation, &state.account))));
             }
             Some(Fault::HalfPages) if wire::asks_for_later_page(&input) => {
                 return Ok(Err(ApiError::throttled(api)));
@@ -261,7 +294,7 @@ impl Endpoint {
         }
         let answer = match &fate.frozen {
             Some(frozen) => look_up(operation, frozen, &input),
-            None => self.world.read(|state| look_up(operation, state, &input)),
+            None => world.read(|state| look_up(operation, state, &input)),
         };
         let answer = match fate.fault {
             Some(Fault::Empty) => answer.map(emptied),
@@ -274,6 +307,7 @@ impl Endpoint {
 /// The body of a successful answer.
 enum Outcome {
     Json(Value),
+    Xml(String),
     Garbage,
 }
 

@@ -53,6 +53,8 @@ pub struct Sources {
     pub cloud_map: Vec<String>,
     /// Service files.
     pub files: Vec<PathBuf>,
+    /// The role that its clusters and Cloud Map namespaces are read with.
+    pub assume_role: Option<String>,
 }
 
 /// Where a server listens, all on 127.0.0.1.
@@ -151,7 +153,8 @@ impl Setup {
         let _ = writeln!(text, "ecs: {{ interval: {millis}ms{queue} }}");
         // Some looks between two readings, however often these are.
         let look = (millis / 3).clamp(100, 2_000);
-        let _ = writeln!(text, "cloudMap: {{ interval: {millis}ms, revisionInterval: {look}ms }}");
+        let looks = format!("revisionInterval: {look}ms, healthInterval: {look}ms");
+        let _ = writeln!(text, "cloudMap: {{ interval: {millis}ms, {looks} }}");
         let _ = writeln!(text, "maxBackoff: {}ms", self.max_backoff.as_millis());
         let _ = writeln!(text, "shutdownGrace: {}ms", self.shutdown_grace.as_millis());
         if !self.xds.is_empty() {
@@ -172,6 +175,9 @@ impl Setup {
                 if !values.is_empty() {
                     let _ = writeln!(text, "    {key}: [{}]", values.join(", "));
                 }
+            }
+            if let Some(role) = &sources.assume_role {
+                let _ = writeln!(text, "    assumeRole: {role}");
             }
         }
         text
@@ -392,6 +398,7 @@ mod tests {
             clusters: vec!["prod-a".to_owned()],
             cloud_map: vec!["legacy".to_owned()],
             files: vec!["/srv/services.yaml".into()],
+            assume_role: Some("arn:aws:iam::444455556666:role/legation".to_owned()),
         };
         let setup = Setup::aws("http://127.0.0.1:4566").namespace("prod", sources);
         let text = setup.render(Ports { xds: 1, metrics: 2, admin: 3 });
@@ -403,5 +410,6 @@ mod tests {
         assert_eq!(namespace.clusters, ["prod-a"]);
         assert_eq!(namespace.cloud_map, ["legacy"]);
         assert_eq!(namespace.files, [PathBuf::from("/srv/services.yaml")]);
+        assert_eq!(namespace.assume_role.as_deref(), Some("arn:aws:iam::444455556666:role/legation"));
     }
 }

@@ -137,6 +137,7 @@ pub async fn gallery(prod: &Prod) -> Result<(), WorldError> {
     world.begin_deployment(CLUSTER, "rolling", "batch:1", None)?;
     world.start_task(TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, "rolling") })?;
     world.create_cluster("spare")?;
+    world.set_default_namespace("spare", NAMESPACE)?;
     for _ in 0..120 {
         world.start_task(TaskSpec { settled: true, ..TaskSpec::standalone("spare", "batch") })?;
     }
@@ -170,7 +171,8 @@ fn service_connect(prod: &Prod) -> Result<(), WorldError> {
     world.create_service(spec).map(drop)
 }
 
-/// `search`, which ECS registers in a private DNS namespace together with two members from outside.
+/// `search`, which ECS registers in a private DNS namespace together with two members from outside, and `audit` in a
+/// namespace that another account shares.
 fn registered(world: &World) -> Result<(), WorldError> {
     let namespace = world.create_namespace("legacy.internal", NamespaceKind::DnsPrivate)?;
     let id = world.create_map_service(&namespace, "search", HealthCheck::Custom)?;
@@ -184,10 +186,17 @@ fn registered(world: &World) -> Result<(), WorldError> {
     let mut spec = ServiceSpec::new(CLUSTER, "search", "search", 2).zones(&ZONES).settled();
     spec.registries.extend(registry);
     world.create_service(spec)?;
+    world.set_service_attributes(&id, &[("legation.protocol", "http"), ("team", "search")])?;
     world.register_address(&id, "vm-1", Ipv4Addr::new(127, 0, 8, 1), 7700)?;
     world.register_address(&id, "vm-2", Ipv4Addr::new(127, 0, 8, 2), 7700)?;
-    world.set_instance_health(&id, "vm-2", Health::Unhealthy)
+    world.set_instance_health(&id, "vm-2", Health::Unhealthy)?;
+    let shared = world.share_namespace(SHARED_BY, "common")?;
+    let audit = world.create_map_service(&shared, "audit", HealthCheck::Route53)?;
+    world.register_address(&audit, "vm-3", Ipv4Addr::new(127, 0, 8, 3), 7800)
 }
+
+/// The account that shares a namespace in the gallery.
+const SHARED_BY: &str = "222222222222";
 
 /// The cluster of [`large`].
 pub const LARGE: &str = "large";

@@ -168,9 +168,18 @@ impl World {
                 tags: Tags::new(),
                 services: Default::default(),
                 standalone: Default::default(),
+                default_namespace: None,
             };
             state.clusters.insert(name.to_owned(), cluster);
             Ok(arn)
+        })
+    }
+
+    /// Gives a cluster a default namespace, as Service Connect knows it: a name or an ARN.
+    pub fn set_default_namespace(&self, cluster: &str, namespace: &str) -> Result<(), WorldError> {
+        self.change(|state| {
+            state.cluster_mut(cluster)?.default_namespace = Some(namespace.to_owned());
+            Ok(())
         })
     }
 

@@ -85,12 +85,8 @@ pub(super) fn all_findings(state: &AdminState, clients: &[Client]) -> Vec<Findin
     let mut findings = state.mesh().findings.clone();
     for cell in state.every_cell() {
         if let Some(failing) = cell.reading().failing {
-            let (count, error) = (failing.count, failing.error);
-            findings.push(Finding {
-                code: "SRC001",
-                object: format!("source {}", cell.name),
-                message: format!("{count} readings in a row failed, the newest with {error}"),
-            });
+            let what = format!("{} readings in a row failed, the newest with ", failing.count);
+            findings.push(failing.error.finding(format!("source {}", cell.name), &what));
         }
     }
     let zoned = zoned_namespaces(state);

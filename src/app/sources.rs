@@ -1,10 +1,10 @@
 //! Every source that the configuration names: made, started, and wired to those who tell it something.
 //!
-//! It has no logic of its own, but for which clusters there are.
+//! It has no logic of its own.
 //!
 //! Invariant: each source has a cell of its own under a name of its own; the cells stand in the order of trust.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,14 +14,16 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::clusters::{Cluster, clusters};
 use super::{Parts, spawn};
-use crate::config::{Config, Discover, Guard, Queue, cluster_name};
+use crate::config::{Config, Guard, Queue};
 use crate::model::Namespace;
 use crate::source::aws::probe::{self, Probe};
-use crate::source::aws::{self, Access, Budget};
+use crate::source::aws::{self, Access, Accounts};
 use crate::source::cloudmap::{self, CloudMapSource};
-use crate::source::ecs::{self, EcsSource, Hint, NamespaceRule, Outbox};
-use crate::source::{self, Cell, CellWriter, GuardLimits, Pace, SdkConfig, events, file};
+use crate::source::ecs::{self, EcsSource, Hint};
+use crate::source::events::{self, Addressee};
+use crate::source::{self, Cell, CellWriter, GuardLimits, Pace, SdkConfig, file};
 use crate::telemetry::Metrics;
 use crate::xds::clients::{Clients, Presence};
 
@@ -68,18 +70,20 @@ impl Starting<'_> {
     }
 
     /// Returns where letters to each cluster go.
-    fn clusters(&mut self, access: &Access) -> anyhow::Result<BTreeMap<String, events::Addressee>> {
-        let mut addressees = BTreeMap::new();
-        for (short, Cluster { cluster, namespaces }) in clusters(self.config)? {
-            let name = format!("ecs/{short}");
+    async fn clusters(&mut self, accounts: &mut Accounts) -> Vec<Addressee> {
+        let mut addressees = Vec::new();
+        for cluster in clusters(self.config, accounts.region()) {
+            let access = accounts.access(cluster.role.as_deref(), cluster.id.region.as_deref()).await;
+            let name = format!("ecs/{}", cluster.label);
+            let Cluster { id, written, label, namespaces, .. } = cluster;
             let (outbox, inbox) = ecs::mailbox();
-            let arn = Some(cluster.clone()).filter(|cluster| cluster.starts_with("arn:"));
-            addressees.insert(short, events::Addressee { arn, outbox });
-            let source = EcsSource::new(access, ecs::Settings { cluster, namespaces }, inbox);
+            addressees.push(Addressee { cluster: id, outbox });
+            let source =
+                EcsSource::new(&access, ecs::Settings { cluster: written, label, namespaces }, inbox);
             let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.ecs_interval));
             self.run(name, source.run(writer, pace, self.stopping.clone()));
         }
-        Ok(addressees)
+        addressees
     }
 
     fn cloud_map(&mut self, access: &Access, namespace: &Namespace, cloud_map: &str) {
@@ -88,8 +92,10 @@ impl Starting<'_> {
             cloudmap::Settings { cloud_map_namespace: cloud_map.to_owned(), namespace: namespace.clone() };
         let source = CloudMapSource::new(access, settings);
         let (writer, pace) = (self.guarded_cell(&name), self.pace(self.config.cloud_map_interval));
-        let look = self.config.cloud_map_revision_interval;
-        self.run(name, source.run(writer, pace, look, self.stopping.clone()));
+        let (revisions, health) =
+            (self.config.cloud_map_revision_interval, self.config.cloud_map_health_interval);
+        let rhythm = cloudmap::Rhythm { revisions, health };
+        self.run(name, source.run(writer, pace, rhythm, self.stopping.clone()));
     }
 
     fn file(&mut self, namespace: &Namespace, path: &Path) {
@@ -99,12 +105,7 @@ impl Starting<'_> {
     }
 
     /// Listens to the queue of ECS's events.
-    fn queue(
-        &mut self,
-        access: &Access,
-        settings: &Queue,
-        addressees: BTreeMap<String, events::Addressee>,
-    ) -> Cell {
+    fn queue(&mut self, access: &Access, settings: &Queue, addressees: Vec<Addressee>) -> Cell {
         let name = format!("events/{}", events::queue_name(&settings.url));
         let (writer, cell) = source::cell(name.clone());
         let receivers = settings.receivers.get() as usize;
@@ -115,13 +116,12 @@ impl Starting<'_> {
     }
 
     /// Has ECS asked about the tasks whose sidecars go.
-    fn hints(&mut self, clients: &Clients, addressees: &BTreeMap<String, events::Addressee>) {
-        let outboxes = addressees.iter().map(|(name, it)| (name.clone(), it.outbox.clone())).collect();
+    fn hints(&mut self, clients: &Clients, addressees: Vec<Addressee>) {
         let (presences, stopping) = (clients.presences(), self.stopping.clone());
         self.run("hints".to_owned(), async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = pass_on(presences, outboxes) => {}
+                () = pass_on(presences, addressees) => {}
             }
         });
     }
@@ -137,11 +137,14 @@ pub(super) async fn start(
 ) -> anyhow::Result<Sources> {
     let mut starting = Starting { config, metrics, parts, stopping, cells: Vec::new() };
     let mut queue = None;
-    if let Some(access) = load_aws(config, metrics).await? {
-        let addressees = starting.clusters(&access)?;
-        starting.hints(clients, &addressees);
-        queue = config.ecs_queue.as_ref().map(|settings| starting.queue(&access, settings, addressees));
+    if let Some(mut accounts) = load_aws(config, metrics).await? {
+        let addressees = starting.clusters(&mut accounts).await;
+        starting.hints(clients, addressees.clone());
+        if let Some(settings) = &config.ecs_queue {
+            queue = Some(starting.queue(&accounts.access(None, None).await, settings, addressees));
+        }
         for (namespace, settings) in &config.namespaces {
+            let access = accounts.access(settings.assume_role.as_deref(), None).await;
             settings.cloud_map.iter().for_each(|it| starting.cloud_map(&access, namespace, it));
         }
     }
@@ -152,7 +155,7 @@ pub(super) async fn start(
 }
 
 /// Passes on which sidecars come and go to the sources of their tasks' clusters.
-async fn pass_on(mut presences: broadcast::Receiver<Presence>, outboxes: BTreeMap<String, Outbox>) {
+async fn pass_on(mut presences: broadcast::Receiver<Presence>, addressees: Vec<Addressee>) {
     loop {
         let presence = match presences.recv().await {
             Ok(presence) => presence,
@@ -163,15 +166,9 @@ async fn pass_on(mut presences: broadcast::Receiver<Presence>, outboxes: BTreeMa
             Err(RecvError::Closed) => return std::future::pending().await,
         };
         let Presence { node, here } = presence;
-        if !ecs::is_task(&node) {
-            continue;
-        }
         let hint = if here { Hint::Here } else { Hint::Gone };
-        // An ARN of the old form does not say which cluster.
-        let cluster = ecs::cluster_of_task(&node);
-        let concerned = |name: &String| cluster.is_none_or(|cluster| cluster == name);
-        for (_, outbox) in outboxes.iter().filter(|(name, _)| concerned(name)) {
-            outbox.hint(vec![hint(node.as_ref().into())]).await;
+        for addressee in addressees.iter().filter(|addressee| addressee.cluster.may_run(&node)) {
+            addressee.outbox.hint(vec![hint(node.as_ref().into())]).await;
         }
     }
 }
@@ -179,28 +176,41 @@ async fn pass_on(mut presences: broadcast::Receiver<Presence>, outboxes: BTreeMa
 /// Tries each action of IAM that a server with this configuration needs.
 pub async fn probe(config: &Config) -> anyhow::Result<Vec<Probe>> {
     let metrics = Metrics::unread();
-    let Some(access) = load_aws(config, &metrics).await? else { return Ok(Vec::new()) };
-    let mut probes = Vec::new();
-    for Cluster { cluster, .. } in clusters(config)?.into_values() {
-        probes.extend(probe::cluster(&access, &cluster).await);
+    let Some(mut accounts) = load_aws(config, &metrics).await? else { return Ok(Vec::new()) };
+    let (mut probes, mut homes) = (Vec::new(), BTreeSet::new());
+    for cluster in clusters(config, accounts.region()) {
+        let access = accounts.access(cluster.role.as_deref(), cluster.id.region.as_deref()).await;
+        if homes.insert((cluster.role, cluster.id.region)) {
+            probes.extend(probe::role(&access).await);
+        }
+        probes.extend(probe::cluster(&access, &cluster.written).await);
+        if cluster.namespaces.len() > 1 {
+            probes.extend(probe::default_namespace(&access, &cluster.written).await);
+        }
     }
-    for namespace in config.namespaces.values().flat_map(|settings| &settings.cloud_map) {
-        probes.extend(probe::cloud_map(&access, namespace).await);
+    for settings in config.namespaces.values().filter(|settings| !settings.cloud_map.is_empty()) {
+        let access = accounts.access(settings.assume_role.as_deref(), None).await;
+        if homes.insert((settings.assume_role.clone(), Some(accounts.region().to_owned()))) {
+            probes.extend(probe::role(&access).await);
+        }
+        for namespace in &settings.cloud_map {
+            probes.extend(probe::cloud_map(&access, namespace).await);
+        }
     }
     if let Some(queue) = &config.ecs_queue {
-        probes.extend(probe::queue(&access, &queue.url).await);
+        probes.extend(probe::queue(&accounts.access(None, None).await, &queue.url).await);
     }
     Ok(probes)
 }
 
 /// The settings of AWS, unless nothing is read from there: finding them may ask the network.
-async fn load_aws(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Access>> {
+async fn load_aws(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Accounts>> {
     if config.namespaces.values().all(|it| it.clusters.is_empty() && it.cloud_map.is_empty()) {
         return Ok(None);
     }
     let aws = aws::Aws { region: config.aws.region.clone(), endpoint_url: config.aws.endpoint_url.clone() };
     let sdk = with_region(aws.load().await)?;
-    Ok(Some(Access::new(sdk, Budget::new(config.aws.call_budget, metrics.clone()))))
+    Ok(Some(Accounts::new(sdk, config.aws.call_budget, metrics.clone())))
 }
 
 /// Without a Region every call would fail, forever, and never say why.
@@ -209,39 +219,6 @@ fn with_region(sdk: SdkConfig) -> anyhow::Result<SdkConfig> {
         bail!("no AWS Region: set `aws.region` in the configuration or AWS_REGION");
     }
     Ok(sdk)
-}
-
-/// A cluster to watch, and the namespaces that it feeds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Cluster {
-    /// The ARN if anyone wrote it, else the name.
-    cluster: String,
-    namespaces: Vec<NamespaceRule>,
-}
-
-/// The clusters to watch by their names: one written by name and by ARN is read once.
-fn clusters(config: &Config) -> anyhow::Result<BTreeMap<String, Cluster>> {
-    let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
-    for (namespace, settings) in &config.namespaces {
-        let discover = match settings.discover {
-            Discover::Labelled => ecs::Discover::Labelled,
-            Discover::All => ecs::Discover::All,
-        };
-        for cluster in &settings.clusters {
-            let name = cluster_name(cluster).unwrap_or(cluster);
-            let known = clusters
-                .entry(name.to_owned())
-                .or_insert_with(|| Cluster { cluster: cluster.clone(), namespaces: Vec::new() });
-            if known.cluster == name {
-                known.cluster.clone_from(cluster);
-            } else if cluster != name && *cluster != known.cluster {
-                // One process has one account and one Region.
-                bail!("the clusters `{}` and `{cluster}` can't be watched together", known.cluster);
-            }
-            known.namespaces.push(NamespaceRule { namespace: namespace.clone(), discover });
-        }
-    }
-    Ok(clusters)
 }
 
 #[cfg(test)]
@@ -264,21 +241,6 @@ mod tests {
         assert!(load_aws(&config(&[("prod", files)]), &metrics).await.unwrap().is_none());
         let error = with_region(SdkConfig::builder().build()).unwrap_err();
         assert_eq!(error.to_string(), "no AWS Region: set `aws.region` in the configuration or AWS_REGION");
-    }
-
-    #[test]
-    fn a_cluster_by_name_and_by_arn_is_one() {
-        const ARN: &str = "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a";
-        let of = |cluster: &str| NamespaceConfig { clusters: vec![cluster.to_owned()], ..Default::default() };
-        for (one, other) in [("prod-a", ARN), (ARN, "prod-a"), (ARN, ARN)] {
-            let clusters = clusters(&config(&[("prod", of(one)), ("shared", of(other))])).unwrap();
-            let (name, cluster) = clusters.into_iter().next().unwrap();
-            assert_eq!((name.as_str(), cluster.cluster.as_str()), ("prod-a", ARN));
-            let namespaces: Vec<_> = cluster.namespaces.iter().map(|rule| rule.namespace.as_str()).collect();
-            assert_eq!(namespaces, ["prod", "shared"]);
-        }
-        let elsewhere = ARN.replace("eu-west-1", "us-east-1");
-        assert!(clusters(&config(&[("prod", of(ARN)), ("shared", of(&elsewhere))])).is_err());
     }
 
     #[tokio::test]

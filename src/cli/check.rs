@@ -11,10 +11,12 @@ use crate::source::aws::probe::{Permission, Probe};
 use crate::source::file;
 
 /// The policies that are shipped: whoever lacks an action is shown its statement.
-const POLICIES: [&str; 3] = [
+const POLICIES: [&str; 5] = [
     include_str!("../../deploy/iam/ecs.json"),
     include_str!("../../deploy/iam/cloud-map.json"),
     include_str!("../../deploy/iam/events.json"),
+    include_str!("../../deploy/iam/default-namespace.json"),
+    include_str!("../../deploy/iam/assume-role.json"),
 ];
 
 pub(super) fn run(check: &Check, terminal: &mut Terminal<'_>) -> Outcome {
@@ -47,7 +49,11 @@ fn show(probes: &[Probe], format: Format, terminal: &mut Terminal<'_>) -> Outcom
             };
             write!(terminal.out, "{}", table(&["ACTION", "OBJECT", "STATE", "WHY"], probes.iter().map(row)))?;
             if !missing.is_empty() {
-                writeln!(terminal.out, "\nadd to the policy of the task role:\n{:#}", Value::Array(missing))?;
+                writeln!(
+                    terminal.out,
+                    "\nadd to the policy of the role that calls:\n{:#}",
+                    Value::Array(missing)
+                )?;
             }
             terminal.out.flush()?;
             let of = probes.len();
@@ -121,7 +127,7 @@ mod tests {
             ecs:ListServices    prod-a   allowed   -
             ecs:DescribeTasks   prod-a   unknown   timeout: 3 s
 
-            add to the policy of the task role:
+            add to the policy of the role that calls:
             [
               {
                 "Sid": "LegationList",

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::clusters::Clusters;
 use super::written::{self, File};
 use super::{Aws, Config, Discover, Guard, Listen, NamespaceConfig, Queue, Tls, Xds};
 use crate::diagnostic::check::{Checker, NameRule};
@@ -39,6 +40,7 @@ pub(super) fn check(
     let cloud_map_interval = pace(cloud_map.interval, least, usual, HOUR);
     let two_seconds = Duration::from_secs(2);
     let cloud_map_revision_interval = pace(cloud_map.revision_interval, least, two_seconds, HOUR);
+    let cloud_map_health_interval = pace(cloud_map.health_interval, least, Duration::from_secs(5), HOUR);
     let max_backoff = pace(file.max_backoff, least, usual, HOUR);
     let shutdown_grace =
         pace(file.shutdown_grace, Duration::ZERO, Duration::from_secs(10), Duration::from_secs(600));
@@ -46,7 +48,8 @@ pub(super) fn check(
     let mut xds_section = file.xds.unwrap_or_default();
     let tls = xds_section.tls.take().map(|tls| self::tls(&mut checker, tls));
     let xds = xds(&mut checker, xds_section);
-    let namespaces = namespaces(&mut checker, file.namespaces.unwrap_or_default());
+    let namespaces =
+        namespaces(&mut checker, file.namespaces.unwrap_or_default(), Clusters::new(aws.region.clone()));
     let has_clusters = namespaces.values().any(|namespace| !namespace.clusters.is_empty());
     let ecs_queue = queue(&mut checker, ecs, has_clusters);
     checker.finish(Config {
@@ -56,6 +59,7 @@ pub(super) fn check(
         ecs_queue,
         cloud_map_interval,
         cloud_map_revision_interval,
+        cloud_map_health_interval,
         max_backoff,
         shutdown_grace,
         guard,
@@ -207,6 +211,7 @@ fn queue(checker: &mut Checker<'_>, written: written::Ecs, has_clusters: bool) -
 fn namespaces(
     checker: &mut Checker<'_>,
     written: Entries<Option<written::Namespace>>,
+    mut clusters: Clusters,
 ) -> BTreeMap<Namespace, NamespaceConfig> {
     if written.0.is_empty() {
         let problem = checker.document().whole(BAD_VALUE, "there is no namespace");
@@ -214,13 +219,18 @@ fn namespaces(
     }
     let entries = written.0.into_iter().map(|(name, namespace)| {
         checker.name(&name, NAMESPACE);
-        let config = self::namespace(checker, &name, namespace.unwrap_or_default());
+        let config = self::namespace(checker, &name, namespace.unwrap_or_default(), &mut clusters);
         (Namespace::from(name.text), config)
     });
     entries.collect()
 }
 
-fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namespace) -> NamespaceConfig {
+fn namespace(
+    checker: &mut Checker<'_>,
+    name: &Written,
+    written: written::Namespace,
+    known: &mut Clusters,
+) -> NamespaceConfig {
     let clusters = written.clusters.unwrap_or_default();
     let cloud_map = written.cloud_map.unwrap_or_default();
     let files = written.files.unwrap_or_default();
@@ -228,18 +238,15 @@ fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namesp
         let message = format!("the namespace `{}` has no source", name.text);
         checker.bad(name, message, "give it `clusters`, `cloudMap` or `files`");
     }
-    let mut seen = BTreeMap::new();
-    for cluster in &clusters {
-        match cluster_name(&cluster.text) {
-            Some(short) => {
-                checker.unique(&mut seen, short, cluster, (BAD_VALUE, "the cluster"));
-            }
-            None => checker.bad(
-                cluster,
-                format!("`{}` is neither the name nor the ARN of an ECS cluster", cluster.text),
-                "write it like `prod-a` or `arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a`",
-            ),
-        }
+    known.check(checker, &clusters, written.assume_role.as_ref());
+    if let Some(role) = written.assume_role.as_ref().filter(|_| clusters.is_empty() && cloud_map.is_empty()) {
+        let message = "a role, and nothing of AWS that it could read";
+        checker.bad(role, message, "give the namespace `clusters` or `cloudMap`, or take `assumeRole` away");
+    }
+    for one in cloud_map.iter().filter(|one| one.text.starts_with("arn:") && !is_namespace_arn(&one.text)) {
+        let message = format!("`{}` is neither the name nor the ARN of a Cloud Map namespace", one.text);
+        let way_out = "write it like `prod.local` or `arn:aws:servicediscovery:eu-west-1:123456789012:namespace/ns-0123456789abcdef`";
+        checker.bad(one, message, way_out);
     }
     let base = checker.document().folder();
     unique(checker, "the Cloud Map namespace", &cloud_map, str::to_owned);
@@ -250,7 +257,16 @@ fn namespace(checker: &mut Checker<'_>, name: &Written, written: written::Namesp
         cloud_map: cloud_map.into_iter().map(|namespace| namespace.text).collect(),
         files: files.into_iter().map(|file| base.join(file.text)).collect(),
         discover,
+        assume_role: written.assume_role.map(|role| role.text),
     }
+}
+
+/// Whether an ARN can be that of a Cloud Map namespace.
+fn is_namespace_arn(arn: &str) -> bool {
+    let parts: Vec<_> = arn.split(':').collect();
+    let [_, _, "servicediscovery", region, account, resource] = parts.as_slice() else { return false };
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    !region.is_empty() && is_account && resource.strip_prefix("namespace/").is_some_and(|id| !id.is_empty())
 }
 
 /// Tells items without a name, and those that are the same by `key`.
@@ -267,17 +283,4 @@ fn unique(checker: &mut Checker<'_>, what: &str, list: &[Written], key: impl Fn(
 /// The path without `.`; a `..` stays, since it may follow a link.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
-}
-
-/// The short name of a cluster given by name or ARN, if it can be one.
-pub(crate) fn cluster_name(cluster: &str) -> Option<&str> {
-    let name = match cluster.strip_prefix("arn:") {
-        Some(arn) => {
-            let (service, name) = arn.split_once(":cluster/")?;
-            (service.split(':').nth(1) == Some("ecs") && service.split(':').count() == 4).then_some(name)?
-        }
-        None => cluster,
-    };
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    ((1..=255).contains(&name.len()) && name.chars().all(sound)).then_some(name)
 }

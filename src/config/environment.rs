@@ -5,7 +5,7 @@ use crate::diagnostic::words::did_you_mean;
 use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
 
 /// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
-const VARIABLES: [&str; 25] = [
+const VARIABLES: [&str; 26] = [
     "LEGATION_LISTEN__XDS",
     "LEGATION_LISTEN__METRICS",
     "LEGATION_LISTEN__ADMIN",
@@ -17,6 +17,7 @@ const VARIABLES: [&str; 25] = [
     "LEGATION_ECS__RECEIVERS",
     "LEGATION_CLOUD_MAP__INTERVAL",
     "LEGATION_CLOUD_MAP__REVISION_INTERVAL",
+    "LEGATION_CLOUD_MAP__HEALTH_INTERVAL",
     "LEGATION_MAX_BACKOFF",
     "LEGATION_SHUTDOWN_GRACE",
     "LEGATION_GUARD__SERVICE_PERCENT",
@@ -71,6 +72,7 @@ fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
         "LEGATION_CLOUD_MAP__REVISION_INTERVAL" => {
             &mut file.cloud_map.get_or_insert_default().revision_interval
         }
+        "LEGATION_CLOUD_MAP__HEALTH_INTERVAL" => &mut file.cloud_map.get_or_insert_default().health_interval,
         "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
         "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,
         "LEGATION_GUARD__SERVICE_PERCENT" => &mut file.guard.get_or_insert_default().service_percent,

@@ -9,7 +9,7 @@ listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
 aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566, callBudgetPercent: 25 }
 guard: { servicePercent: 40, namespacePercent: 20, atLeast: 5 }
 ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
-cloudMap: { interval: 1m, revisionInterval: 3s }
+cloudMap: { interval: 1m, revisionInterval: 3s, healthInterval: 4s }
 maxBackoff: 20s
 shutdownGrace: 500ms
 namespaces:
@@ -18,8 +18,10 @@ namespaces:
     cloudMap: [prod]
     files: [services.yaml, /etc/more.yaml]
     discover: all
+    assumeRole: arn:aws:iam::123456789012:role/legation
   shared:
     files: [shared.yaml]
+    assumeRole: null
 ";
 
 fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
@@ -46,8 +48,42 @@ fn a_certificate_has_two_files_beside_the_configuration() {
 
 #[test]
 fn every_key_is_read() {
-    let config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
+    let mut config = parse(WHOLE, &[("PATH", "/bin"), ("LEGATION_SERVER", "http://elsewhere")]).unwrap();
+    every_namespace().assert_debug_eq(&std::mem::take(&mut config.namespaces));
     every_key().assert_debug_eq(&config);
+}
+
+fn every_namespace() -> Expect {
+    expect![[r#"
+        {
+            "prod": NamespaceConfig {
+                clusters: [
+                    "prod-a",
+                    "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-b",
+                ],
+                cloud_map: [
+                    "prod",
+                ],
+                files: [
+                    "conf/services.yaml",
+                    "/etc/more.yaml",
+                ],
+                discover: All,
+                assume_role: Some(
+                    "arn:aws:iam::123456789012:role/legation",
+                ),
+            },
+            "shared": NamespaceConfig {
+                clusters: [],
+                cloud_map: [],
+                files: [
+                    "conf/shared.yaml",
+                ],
+                discover: Labelled,
+                assume_role: None,
+            },
+        }
+    "#]]
 }
 
 fn every_key() -> Expect {
@@ -76,6 +112,7 @@ fn every_key() -> Expect {
             ),
             cloud_map_interval: 60s,
             cloud_map_revision_interval: 3s,
+            cloud_map_health_interval: 4s,
             max_backoff: 20s,
             shutdown_grace: 500ms,
             guard: Guard {
@@ -95,30 +132,7 @@ fn every_key() -> Expect {
                 write_timeout: 60s,
             },
             tls: None,
-            namespaces: {
-                "prod": NamespaceConfig {
-                    clusters: [
-                        "prod-a",
-                        "arn:aws:ecs:eu-west-1:123456789012:cluster/prod-b",
-                    ],
-                    cloud_map: [
-                        "prod",
-                    ],
-                    files: [
-                        "conf/services.yaml",
-                        "/etc/more.yaml",
-                    ],
-                    discover: All,
-                },
-                "shared": NamespaceConfig {
-                    clusters: [],
-                    cloud_map: [],
-                    files: [
-                        "conf/shared.yaml",
-                    ],
-                    discover: Labelled,
-                },
-            },
+            namespaces: {},
         }
     "#]]
 }
@@ -301,6 +315,21 @@ namespaces:
 }
 
 #[test]
+fn a_cloud_map_namespace_has_a_name_or_an_arn() {
+    let shared = "arn:aws:servicediscovery:eu-west-1:123456789012:namespace/ns-0123456789abcdef";
+    let with =
+        |cloud_map: &str| parse(&format!("namespaces: {{ prod: {{ cloudMap: ['{cloud_map}'] }} }}\n"), &[]);
+    for right in ["prod.local", shared] {
+        assert_eq!(with(right).unwrap().namespaces["prod"].cloud_map, [right]);
+    }
+    for wrong in ["arn:aws:ecs:eu-west-1:123456789012:cluster/prod-a", &shared[..58], "arn:"] {
+        let problem = crate::diagnostic::render_all(&with(wrong).unwrap_err(), false);
+        let expected = "is neither the name nor the ARN of a Cloud Map namespace";
+        assert!(problem.contains("CFG002") && problem.contains(expected), "{problem}");
+    }
+}
+
+#[test]
 fn a_configuration_without_namespaces() {
     check(
         "ecs: { interval: 30s }\n",
@@ -340,7 +369,7 @@ fn unknown_keys_at_every_depth() {
          --> conf/legation.yaml:3:5
           |
         3 |     cluster: [prod-a]
-          |     ^^^^^^^ did you mean `clusters`? expected one of clusters, cloudMap, files, discover"#]],
+          |     ^^^^^^^ did you mean `clusters`? expected one of clusters, cloudMap, files, discover, assumeRole"#]],
     );
     check(
         "cloudmap: { interval: 30s }\n",
@@ -425,5 +454,57 @@ fn what_sidecars_are_allowed() {
               |
             1 | xds: { maxNames: 0, writeTimeout: 1ms }
               |                                   ^^^ 100ms to 24h"#]],
+    );
+}
+
+#[test]
+fn a_cluster_has_one_account_and_one_role() {
+    let role = "arn:aws:iam::123456789012:role/legation";
+    let text = format!(
+        "\
+aws: {{ region: eu-west-1 }}
+namespaces:
+  prod: {{ clusters: [prod-a, 'arn:aws:ecs:us-east-1:1:cluster/prod-a'] }}
+  shared: {{ clusters: [prod-a], assumeRole: {role} }}
+"
+    );
+    let config = parse(&text, &[]).unwrap();
+    assert_eq!(config.namespaces["prod"].clusters.len(), 2, "two Regions");
+    assert_eq!(config.namespaces["shared"].assume_role.as_deref(), Some(role));
+    let text = "\
+namespaces:
+  prod: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'] }
+  bad: { clusters: [prod-a], assumeRole: legation }
+  far: { clusters: ['arn:aws:ecs:us-east-1:1:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/a' }
+  two: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/b' }
+  none: { files: [a.yaml], assumeRole: 'arn:aws:iam::123456789012:role/c' }
+";
+    check(
+        text,
+        &[],
+        expect![[r#"
+        error[CFG002]: `legation` is not the ARN of a role
+         --> conf/legation.yaml:3:42
+          |
+        3 |   bad: { clusters: [prod-a], assumeRole: legation }
+          |                                          ^^^^^^^^ write it like `arn:aws:iam::123456789012:role/legation`
+
+        error[CFG002]: the cluster is of the account 1, and the role of 123456789012
+         --> conf/legation.yaml:4:21
+          |
+        4 |   far: { clusters: ['arn:aws:ecs:us-east-1:1:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/a' }
+          |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ give its namespace a role of the same account
+
+        error[CFG002]: the cluster `prod-a` is read with the role `arn:aws:iam::123456789012:role/b`
+         --> conf/legation.yaml:5:21
+          |
+        5 |   two: { clusters: ['arn:aws:ecs:us-east-1:123456789012:cluster/prod-a'], assumeRole: 'arn:aws:iam::123456789012:role/b' }
+          |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ and with no role at conf/legation.yaml:2:22; take one
+
+        error[CFG002]: a role, and nothing of AWS that it could read
+         --> conf/legation.yaml:6:40
+          |
+        6 |   none: { files: [a.yaml], assumeRole: 'arn:aws:iam::123456789012:role/c' }
+          |                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ give the namespace `clusters` or `cloudMap`, or take `assumeRole` away"#]],
     );
 }

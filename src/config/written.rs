@@ -58,6 +58,7 @@ pub(super) struct Ecs {
 pub(super) struct CloudMap {
     pub(super) interval: Option<Written>,
     pub(super) revision_interval: Option<Written>,
+    pub(super) health_interval: Option<Written>,
 }
 
 /// `guard`.
@@ -101,4 +102,5 @@ pub(super) struct Namespace {
     pub(super) cloud_map: Option<Vec<Written>>,
     pub(super) files: Option<Vec<Written>>,
     pub(super) discover: Option<Written>,
+    pub(super) assume_role: Option<Written>,
 }

@@ -9,6 +9,7 @@ use crate::model::{
 };
 
 mod again;
+mod homes;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))

@@ -10,36 +10,49 @@ use std::sync::Arc;
 
 use super::Sighting;
 use crate::model::{
-    Endpoint, Health, Member, Phase, Readiness, Reason, Registration, ServiceSpec, State, StopCause,
-    TaskState, Verdict, View,
+    Endpoint, Health, Member, Namespace, Phase, Readiness, Reason, Registration, ServiceSpec, State,
+    StopCause, TaskState, Verdict, View,
 };
+
+/// Whose registration is judged: the view that tells of it, and the namespace that it serves.
+#[derive(Clone, Copy)]
+struct Stand<'a> {
+    view: &'a View,
+    namespace: &'a Namespace,
+}
 
 /// Every ECS task of every watched cluster.
 pub(super) struct Tasks<'a> {
     views: &'a [Arc<View>],
-    clusters: BTreeSet<&'a str>,
     /// Services with tasks whose address ECS doesn't tell.
     unplaced: BTreeSet<&'a str>,
 }
 
 impl<'a> Tasks<'a> {
     pub(super) fn of(views: &'a [Arc<View>]) -> Self {
-        let clusters = views.iter().flat_map(|view| view.clusters.iter().map(AsRef::as_ref)).collect();
         let unplaced = views.iter().flat_map(|view| view.unplaced.iter().map(AsRef::as_ref)).collect();
-        Self { views, clusters, unplaced }
+        Self { views, unplaced }
+    }
+
+    /// The views that are about the same network. In other accounts and Regions an address may be somebody else's, unless
+    /// they serve the same namespace, where each must be reached.
+    fn near(&self, from: Stand<'a>) -> impl Iterator<Item = &'a View> {
+        let is_near =
+            move |view: &&View| view.home == from.view.home || view.namespaces.contains(from.namespace);
+        self.views.iter().map(AsRef::as_ref).filter(is_near)
     }
 
     /// The task at an address: the youngest where it was reused.
-    fn at(&self, address: Option<IpAddr>) -> Option<&'a TaskState> {
+    fn at(&self, from: Stand<'a>, address: Option<IpAddr>) -> Option<&'a TaskState> {
         let address = address?;
-        let there = self.views.iter().filter_map(|view| view.tasks.get(&address));
+        let there = self.near(from).filter_map(|view| view.tasks.get(&address));
         there.max_by_key(|task| (task.started_at, &task.instance))
     }
 
     /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
     /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
-    fn behind(&self, registration: &Registration, service: Option<&str>) -> Option<Phase> {
-        let task = self.at(registration.address);
+    fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Phase> {
+        let task = self.at(from, registration.address);
         let same = |task: &&TaskState| {
             service.is_none() || task.service.is_none() || task.service.as_deref() == service
         };
@@ -52,13 +65,14 @@ impl<'a> Tasks<'a> {
         }
     }
 
-    fn watches(&self, member: &Member) -> bool {
-        matches!(member, Member::CloudMap { cluster: Some(cluster), .. } if self.clusters.contains(cluster.as_ref()))
+    fn watches(&self, from: Stand<'a>, member: &Member) -> bool {
+        let Member::CloudMap { cluster: Some(cluster), .. } = member else { return false };
+        self.near(from).any(|view| view.clusters.contains(cluster))
     }
 
     /// Whether an address that `registration` had belongs to a younger task now.
-    fn reused(&self, registration: &Registration) -> bool {
-        self.at(registration.address).is_some_and(|owner| {
+    fn reused(&self, from: Stand<'a>, registration: &Registration) -> bool {
+        self.at(from, registration.address).is_some_and(|owner| {
             let younger = registration.started_at.is_some() && owner.started_at > registration.started_at;
             owner.instance != registration.instance && younger
         })
@@ -66,15 +80,24 @@ impl<'a> Tasks<'a> {
 }
 
 /// Every endpoint of a service, ordered by instance and port.
-pub(super) fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &Tasks<'_>) -> Vec<Endpoint> {
-    let mut registrations: Vec<_> =
-        sightings.iter().flat_map(|(service, _)| &service.registrations).collect();
-    registrations.sort_by(|a, b| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
+pub(super) fn endpoints<'a>(
+    sightings: &[Sighting<'a>],
+    spec: &'a ServiceSpec,
+    tasks: &Tasks<'a>,
+) -> Vec<Endpoint> {
+    let namespace = &spec.key.namespace;
+    let of = |(service, view): &Sighting<'a>| {
+        let (stand, service) = (Stand { view, namespace }, *service);
+        service.registrations.iter().map(move |registration| (registration, stand))
+    };
+    let mut registrations: Vec<(&Registration, Stand<'_>)> = sightings.iter().flat_map(of).collect();
+    registrations
+        .sort_by(|(a, _), (b, _)| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
     let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
     let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
     // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
     // One that has stopped is only shown, and its address may be anybody's by now.
-    registrations.retain(|registration| {
+    registrations.retain(|(registration, from)| {
         let Some(address) = registration.address else { return true };
         if registration.member == Member::Ecs {
             if registration.phase != Phase::Stopped {
@@ -83,15 +106,15 @@ pub(super) fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &
             }
             return true;
         }
-        let is_task = tasks.watches(&registration.member) && in_ecs.contains(&address);
+        let is_task = tasks.watches(*from, &registration.member) && in_ecs.contains(&address);
         !is_task && places.insert((address, registration.port))
     });
-    let endpoint = |registration: &Registration| Endpoint {
+    let endpoint = |(registration, from): (&Registration, Stand<'a>)| Endpoint {
         instance: registration.instance.clone(),
         address: registration.address,
         port: registration.port,
         zone: registration.zone.clone(),
-        verdict: verdict(registration, spec.readiness, tasks),
+        verdict: verdict(registration, from, spec.readiness, tasks),
     };
     let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
@@ -100,11 +123,16 @@ pub(super) fn endpoints(sightings: &[Sighting<'_>], spec: &ServiceSpec, tasks: &
 }
 
 /// The verdict about one registration: the table of `product.md`, section 6.
-fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>) -> Verdict {
+fn verdict<'a>(
+    registration: &Registration,
+    from: Stand<'a>,
+    readiness: Readiness,
+    tasks: &Tasks<'a>,
+) -> Verdict {
     let phase = match &registration.member {
         // Cloud Map may be stale: its ECS instances live and die as ECS says.
-        member @ Member::CloudMap { service, .. } if tasks.watches(member) => {
-            match tasks.behind(registration, service.as_deref()) {
+        member @ Member::CloudMap { service, .. } if tasks.watches(from, member) => {
+            match tasks.behind(from, registration, service.as_deref()) {
                 Some(phase) => phase,
                 None => return absent(Reason::NoTask),
             }
@@ -113,7 +141,7 @@ fn verdict(registration: &Registration, readiness: Readiness, tasks: &Tasks<'_>)
     };
     match by_phase(phase, &registration.member, readiness) {
         out if out.state == State::Absent && !is_leaving(out) => out,
-        _ if tasks.reused(registration) => absent(Reason::AddressReused),
+        _ if tasks.reused(from, registration) => absent(Reason::AddressReused),
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),

@@ -17,13 +17,17 @@ use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_servicediscovery::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_servicediscovery::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_servicediscovery::error::BoxError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 
+use self::accounts::{ASSUME_ROLE, Role};
 use self::meter::Meter;
 use super::SourceError;
 
+pub use accounts::Accounts;
 pub use budget::Budget;
 pub(super) use budget::Urgency;
 
+mod accounts;
 mod budget;
 mod meter;
 pub mod probe;
@@ -94,12 +98,21 @@ impl Limits {
 pub struct Access {
     sdk: SdkConfig,
     budget: Arc<Budget>,
+    home: Arc<str>,
+    /// The role that calls, unless this process calls as itself.
+    role: Option<Role>,
 }
 
 impl Access {
     /// Access with these settings, of which every client shares `budget`.
-    pub fn new(sdk: SdkConfig, budget: Budget) -> Self {
-        Self { sdk, budget: Arc::new(budget) }
+    pub fn new(sdk: SdkConfig, budget: Arc<Budget>) -> Self {
+        let home = sdk.region().map_or("", AsRef::as_ref).into();
+        Self { sdk, budget, home, role: None }
+    }
+
+    /// What tells this account and Region from others: `eu-west-1`, `123456789012/eu-west-1`.
+    pub(super) fn home(&self) -> Arc<str> {
+        Arc::clone(&self.home)
     }
 
     /// How often AWS may be asked.
@@ -164,8 +177,18 @@ pub(super) fn failed<E>(operation: &str, error: SdkError<E, HttpResponse>) -> So
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    let cause = innermost(&error);
-    let (code, message) = match &error {
+    match chain(&error).find_map(<dyn Error>::downcast_ref) {
+        Some(refusal) => named::<AssumeRoleError>(ASSUME_ROLE, refusal), // so the call itself never went out
+        None => named(operation, &error),
+    }
+}
+
+fn named<E>(operation: &str, error: &SdkError<E, HttpResponse>) -> SourceError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let cause = innermost(error);
+    let (code, message) = match error {
         SdkError::ServiceError(refusal) => {
             let status = refusal.raw().status().as_u16();
             let code = refusal.err().code().map_or_else(|| format!("http-{status}"), str::to_owned);
@@ -175,7 +198,7 @@ where
         SdkError::TimeoutError(_) => ("timeout", cause),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => ("timeout", cause),
         SdkError::DispatchFailure(failure) if failure.is_io() => ("connect", cause),
-        SdkError::DispatchFailure(_) if chain(&error).any(|e| e.to_string().contains("credential")) => {
+        SdkError::DispatchFailure(_) if chain(error).any(|e| e.to_string().contains("credential")) => {
             ("credentials", cause)
         }
         SdkError::ResponseError(answer) if answer.raw().status().is_success() => ("bad-response", cause),
@@ -186,6 +209,20 @@ where
         _ => ("request", cause),
     };
     SourceError { operation: operation.into(), code: code.into(), message: one_line(&message) }
+}
+
+/// The ends of the codes by which AWS says that someone may not.
+const DENIED: [&str; 5] =
+    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
+
+/// Whether a code says that someone may not.
+pub(super) fn is_denial(code: &str) -> bool {
+    DENIED.iter().any(|end| code.ends_with(end))
+}
+
+/// Whether a code says that AWS is asked too often.
+pub(super) fn is_too_often(code: &str) -> bool {
+    code == "http-429" || meter::TOO_OFTEN.contains(&code)
 }
 
 /// An answer that arrived and can't be true.

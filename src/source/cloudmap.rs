@@ -2,111 +2,114 @@
 //!
 //! It is not a judge: an instance that says a watched ECS cluster runs it is ECS's to judge, in the mesh.
 //!
-//! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists.
+//! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists, and a service
+//! that is not listed has gone only when discovery does not know it either.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_servicediscovery::Client;
-use aws_sdk_servicediscovery::types::{
-    FilterCondition, HealthStatusFilter, NamespaceFilter, NamespaceFilterName, NamespaceSummary,
-    ServiceFilter, ServiceFilterName, ServiceSummary,
-};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use imbl::OrdMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::members::ServiceFacts;
-use super::aws::{Access, Budget, Pages, Urgency, bad_response, failed};
-use super::words;
+use self::attributes::Attributes;
+use self::calls::{Calls, is_gone};
+use self::members::{Listed, Members};
+use self::namespace::Found;
+use super::aws::{self, Access};
 use super::{CellWriter, Pace, Pacer, SourceError, Sweep};
-use crate::model::{Finding, Namespace, ServiceKey, ServiceView, View};
+use crate::model::{Finding, Namespace, View};
 
+mod attributes;
+mod calls;
+mod describe;
 mod members;
+mod namespace;
 
 /// Calls under way at once.
 const AT_ONCE: usize = 6;
-const LIST_PAGE: i32 = 100;
-/// As many as a service can have: discovery has no pages, and its default is 100.
-const ALL_INSTANCES: i32 = 1_000;
-
-const LIST_NAMESPACES: &str = "servicediscovery:ListNamespaces";
-const LIST_SERVICES: &str = "servicediscovery:ListServices";
-const DISCOVER_INSTANCES: &str = "servicediscovery:DiscoverInstances";
-const DISCOVER_REVISION: &str = "servicediscovery:DiscoverInstancesRevision";
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The Cloud Map namespace, by name.
+    /// The Cloud Map namespace, by name, or by ARN where another account shares it.
     pub cloud_map_namespace: String,
     /// The namespace that its services join.
     pub namespace: Namespace,
 }
 
+/// How often to look between two readings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rhythm {
+    /// For services whose instances are others.
+    pub revisions: Duration,
+    /// For the health of instances, which raises no revision.
+    pub health: Duration,
+}
+
 /// The source: the calls, and what is known so far.
 #[derive(Debug)]
 pub struct CloudMapSource {
-    client: Client,
-    budget: Arc<Budget>,
+    calls: Calls,
+    /// The account and Region.
+    home: Arc<str>,
     settings: Settings,
     /// Kept from one reading to the next, because namespaces may be listed but once a second.
     found: Option<Found>,
-    services: OrdMap<ServiceKey, Arc<ServiceView>>,
-    /// The services as they were read last, by name.
+    /// As they were drawn last.
+    services: describe::Services,
+    /// As they were read last, by name.
     known: BTreeMap<String, Known>,
-    /// Why revisions could not be read last.
-    blind: Option<SourceError>,
+    attributes: Attributes,
+    troubles: Troubles,
+    /// How many services were looked at for their health: the next look begins with the one after.
+    examined: usize,
 }
 
-/// One service, and the revision of its instances that was read.
+/// One service.
 #[derive(Clone, Debug)]
 struct Known {
-    facts: ServiceFacts,
-    revision: Option<i64>,
+    listed: Listed,
+    members: Members,
 }
 
-/// The namespace as calls name it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Found {
-    id: String,
-    /// Discovery's name for it, which may differ from the one that people see.
-    http_name: String,
+/// What could not be read although the whole was, and why: it is as it was before.
+type Troubles = BTreeMap<Part, SourceError>;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Part {
+    Attributes,
+    Health,
+    Revisions,
 }
 
 impl CloudMapSource {
     /// A source that has read nothing yet.
     pub fn new(access: &Access, settings: Settings) -> Self {
-        let (client, budget) = (access.cloudmap(), access.budget());
         Self {
-            client,
-            budget,
+            calls: Calls::new(access),
+            home: access.home(),
             settings,
             found: None,
-            services: OrdMap::new(),
+            services: describe::Services::new(),
             known: BTreeMap::new(),
-            blind: None,
+            attributes: Attributes::default(),
+            troubles: Troubles::new(),
+            examined: 0,
         }
     }
 
-    /// Reads everything at the pace, and between readings looks every `look` for services whose instances are others:
-    /// these are read anew at once. Health raises no revision; it comes with the readings.
-    pub async fn run(mut self, cell: CellWriter, pace: Pace, look: Duration, shutdown: CancellationToken) {
+    /// Reads everything at the pace, and between readings looks for what has changed, at a rhythm of its own.
+    pub async fn run(mut self, cell: CellWriter, pace: Pace, rhythm: Rhythm, shutdown: CancellationToken) {
         let work = async {
             let mut pacer = Pacer::new(pace);
             loop {
                 let started = Instant::now();
                 let outcome = cell.letting_go(self.sweep()).await;
                 let wake = pacer.next(&cell, started, outcome, true);
-                while Instant::now() + look < wake {
-                    cell.letting_go(tokio::time::sleep(look)).await;
-                    if cell.letting_go(self.look()).await {
-                        cell.correct(self.draw());
-                    }
-                }
-                cell.letting_go(tokio::time::sleep_until(wake)).await;
+                self.watch(&cell, rhythm, wake).await;
             }
         };
         tokio::select! {
@@ -115,184 +118,237 @@ impl CloudMapSource {
         }
     }
 
+    /// Looks for others and for health until it is time to read everything again.
+    async fn watch(&mut self, cell: &CellWriter, rhythm: Rhythm, wake: Instant) {
+        let now = Instant::now();
+        let (mut revisions, mut health) = (now + rhythm.revisions, now + rhythm.health);
+        while revisions.min(health) < wake {
+            cell.letting_go(tokio::time::sleep_until(revisions.min(health))).await;
+            let is_news = if revisions <= health {
+                let is_news = cell.letting_go(self.look()).await;
+                revisions = Instant::now() + rhythm.revisions;
+                is_news
+            } else {
+                let is_news = cell.letting_go(self.examine()).await;
+                health = Instant::now() + rhythm.health;
+                is_news
+            };
+            if is_news {
+                cell.correct(self.draw());
+            }
+        }
+        cell.letting_go(tokio::time::sleep_until(wake)).await;
+    }
+
     /// Reads anew each service whose instances are others. Returns whether there is anything to tell.
     async fn look(&mut self) -> bool {
-        let Some(found) = self.found.clone() else { return false };
+        let Some(found) = &self.found else { return false };
+        let calls = &self.calls;
         let names: Vec<_> = self.known.keys().cloned().collect();
-        let source = &*self;
-        let revisions = names.into_iter().map(|name| source.revision(&found, name));
-        let revisions: Result<Vec<_>, _> = stream::iter(revisions).buffered(AT_ONCE).try_collect().await;
+        let revisions = names.into_iter().map(|name| async move {
+            let revision = calls.revision(found, &name).await?;
+            Ok((name, revision))
+        });
+        let revisions: Result<Vec<_>, SourceError> =
+            stream::iter(revisions).buffered(AT_ONCE).try_collect().await;
         let revisions = match revisions {
             Ok(revisions) => revisions,
-            Err(error) => {
-                let is_news = self.blind.as_ref().is_none_or(|known| known.code != error.code);
-                self.blind = Some(error);
-                return is_news;
-            }
+            Err(error) => return note(&mut self.troubles, Part::Revisions, Some(error)),
         };
-        let mut is_news = self.blind.take().is_some();
-        let others = |(name, revision): &(String, Option<i64>)| {
-            self.known.get(name).is_some_and(|known| known.revision != *revision)
-        };
-        let others: Vec<_> = revisions.into_iter().filter(others).collect();
-        for (name, _) in others {
+        let mut is_news = note(&mut self.troubles, Part::Revisions, None);
+        for (name, revision) in revisions {
+            let Some(known) = self.known.get_mut(&name).filter(|known| known.members.revision != revision)
+            else {
+                continue;
+            };
             // What fails is found by the next reading.
-            if let Ok(known) = self.instances(&found, &name).await {
-                self.known.insert(name, known);
-                is_news = true;
+            if let Ok(members) = calls.members(found, &known.listed).await {
+                is_news |= renew(known, members);
             }
         }
         is_news
     }
 
-    async fn revision(&self, found: &Found, name: String) -> Result<(String, Option<i64>), SourceError> {
-        self.budget.admit(DISCOVER_REVISION, Urgency::CanWait).await;
-        let call = self.client.discover_instances_revision().namespace_name(&found.http_name);
-        match call.service_name(&name).send().await.map_err(|error| failed(DISCOVER_REVISION, error)) {
-            Ok(answer) => Ok((name, answer.instances_revision())),
-            // Perhaps it was deleted, which the next reading finds; the others are looked at all the same.
-            Err(error) if error.code == "ServiceNotFound" => Ok((name, None)),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn find(&self) -> Result<Found, SourceError> {
-        let wanted = self.settings.cloud_map_namespace.as_str();
-        let filter = NamespaceFilter::builder()
-            .name(NamespaceFilterName::Name)
-            .values(wanted)
-            .condition(FilterCondition::Eq)
-            .build()
-            .map_err(|error| bad_response(LIST_NAMESPACES, error))?;
-        let mut namespaces = self.namespaces(Some(filter)).await?;
-        // Two private DNS namespaces may share a name: every replica takes the same one.
-        namespaces.sort_by(|a, b| a.id().cmp(&b.id()));
-        if let Some(namespace) = namespaces.iter().find(|namespace| namespace.name() == Some(wanted)) {
-            let properties = namespace.properties().and_then(|properties| properties.http_properties());
-            let http_name = properties.and_then(|http| http.http_name()).unwrap_or(wanted);
-            let id = namespace.id().ok_or_else(|| bad_response(LIST_NAMESPACES, "a namespace lacks `Id`"))?;
-            return Ok(Found { id: id.to_owned(), http_name: http_name.to_owned() });
-        }
-        let all = self.namespaces(None).await?;
-        let mut names: Vec<_> = all.iter().filter_map(NamespaceSummary::name).collect();
-        names.sort_unstable();
-        let near = words::did_you_mean(wanted, names.iter().copied());
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Err(SourceError {
-            operation: LIST_NAMESPACES.into(),
-            code: "NamespaceNotFound".into(),
-            message: format!("no Cloud Map namespace is called `{wanted}`; there are: {names}{near}"),
-        })
-    }
-
-    async fn namespaces(
-        &self,
-        filter: Option<NamespaceFilter>,
-    ) -> Result<Vec<NamespaceSummary>, SourceError> {
-        let (mut found, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_NAMESPACES));
-        loop {
-            self.budget.admit(LIST_NAMESPACES, Urgency::CanWait).await;
-            let call = self.client.list_namespaces().max_results(LIST_PAGE).set_next_token(token);
-            let call = call.set_filters(filter.clone().map(|filter| vec![filter]));
-            let page = call.send().await.map_err(|e| failed(LIST_NAMESPACES, e))?;
-            token = pages.next(page.next_token())?;
-            let lacks = || bad_response(LIST_NAMESPACES, "the answer lacks `Namespaces`");
-            found.extend(page.namespaces.ok_or_else(lacks)?);
-            if token.is_none() {
-                return Ok(found);
-            }
-        }
-    }
-
-    async fn services(&self, found: &Found) -> Result<Vec<ServiceSummary>, SourceError> {
-        let filter = ServiceFilter::builder()
-            .name(ServiceFilterName::NamespaceId)
-            .values(&found.id)
-            .condition(FilterCondition::Eq)
-            .build()
-            .map_err(|error| bad_response(LIST_SERVICES, error))?;
-        let (mut services, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
-        loop {
-            self.budget.admit(LIST_SERVICES, Urgency::CanWait).await;
-            let call = self.client.list_services().max_results(LIST_PAGE).set_next_token(token);
-            let page = call.filters(filter.clone()).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
-            token = pages.next(page.next_token())?;
-            let lacks = || bad_response(LIST_SERVICES, "the answer lacks `Services`");
-            services.extend(page.services.ok_or_else(lacks)?);
-            if token.is_none() {
-                return Ok(services);
-            }
-        }
-    }
-
-    async fn instances(&self, found: &Found, name: &str) -> Result<Known, SourceError> {
-        let lacks = |what: &str| bad_response(DISCOVER_INSTANCES, format!("the answer lacks `{what}`"));
-        self.budget.admit(DISCOVER_INSTANCES, Urgency::CanWait).await;
-        let call = self.client.discover_instances().namespace_name(&found.http_name).service_name(name);
-        let call = call.max_results(ALL_INSTANCES).health_status(HealthStatusFilter::All);
-        let answer = call.send().await.map_err(|e| failed(DISCOVER_INSTANCES, e))?;
-        let instances = answer.instances.ok_or_else(|| lacks("Instances"))?;
-        let facts = members::service(name, &instances).map_err(lacks)?;
-        Ok(Known { facts, revision: answer.instances_revision })
-    }
-
-    async fn read(&self, found: &Found) -> Result<Vec<Known>, SourceError> {
-        let services = self.services(found).await?;
-        let calls = services.into_iter().map(|service| async move {
-            let lacks = || bad_response(LIST_SERVICES, "a service lacks `Name`");
-            self.instances(found, service.name().ok_or_else(lacks)?).await
+    /// Reads anew the health of every instance that somebody judges. A failure ends the look, and the next begins where
+    /// this one ended. Returns whether there is anything to tell.
+    async fn examine(&mut self) -> bool {
+        let Some(found) = &self.found else { return false };
+        let is_due = |known: &&Known| known.listed.is_checked && !known.members.instances.is_empty();
+        // Of those that one answer does not hold only the health is asked for: who they are is told by revisions.
+        let cut = |known: &Known| known.members.is_cut.then(|| known.members.clone());
+        let due = self.known.values().filter(is_due).map(|known| (known.listed.clone(), cut(known)));
+        let mut due: Vec<_> = due.collect();
+        let first = self.examined % due.len().max(1);
+        due.rotate_left(first);
+        let calls = &self.calls;
+        let answers = due.into_iter().map(|(listed, cut)| async move {
+            let members = match cut {
+                Some(members) => calls.with_health(&listed, members).await,
+                None => calls.members(found, &listed).await,
+            };
+            (listed.name, members)
         });
-        stream::iter(calls).buffered(AT_ONCE).try_collect().await
+        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
+        let (mut is_news, mut trouble) = (false, None);
+        while let Some((name, members)) = answers.next().await {
+            self.examined += 1;
+            match members {
+                Ok(members) => {
+                    is_news |= self.known.get_mut(&name).is_some_and(|known| renew(known, members));
+                }
+                // It was deleted, which the next reading finds.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    trouble = Some(error);
+                    break;
+                }
+            }
+        }
+        note(&mut self.troubles, Part::Health, trouble) || is_news
     }
 
-    async fn read_all(&mut self) -> Result<Vec<Known>, SourceError> {
-        let known = match self.found.clone() {
-            Some(found) => found,
-            None => self.find().await?,
-        };
-        let services = self.read(&known).await?;
-        if !services.is_empty() || self.found.is_none() {
-            self.found = Some(known);
-            return Ok(services);
+    /// The namespace and its services by name.
+    async fn list(&mut self) -> Result<(Found, BTreeMap<String, Listed>), SourceError> {
+        let mut services = BTreeMap::new();
+        if let Some(found) = &self.found {
+            services = self.calls.services(found).await?;
+            if !services.is_empty() {
+                return Ok((found.clone(), services));
+            }
         }
         // A namespace that was made anew has another id, and the old one lists nothing.
-        let found = self.find().await?;
-        let services = if found == known { services } else { self.read(&found).await? };
-        self.found = Some(found);
-        Ok(services)
+        let found = namespace::find(&self.calls, &self.settings.cloud_map_namespace).await?;
+        if self.found.as_ref() != Some(&found) {
+            services = self.calls.services(&found).await?;
+            self.found = Some(found.clone());
+        }
+        Ok((found, services))
     }
-}
 
-impl CloudMapSource {
+    /// Each service with its instances.
+    async fn read(
+        &self,
+        found: &Found,
+        services: &BTreeMap<String, Listed>,
+    ) -> Result<BTreeMap<String, Known>, SourceError> {
+        // Pages may lose what moved from one to another meanwhile.
+        let unlisted = self.known.iter().filter(|(name, _)| !services.contains_key(*name));
+        let unlisted = unlisted.map(|(_, known)| (known.listed.clone(), false));
+        let all: Vec<_> = services.values().map(|listed| (listed.clone(), true)).chain(unlisted).collect();
+        let calls = all.into_iter().map(|(listed, is_listed)| async move {
+            match self.calls.members(found, &listed).await {
+                Ok(members) => Ok(Some((listed.name.clone(), Known { listed, members }))),
+                Err(error) if !is_listed && is_gone(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let known: Vec<_> = stream::iter(calls).buffered(AT_ONCE).try_collect().await?;
+        Ok(known.into_iter().flatten().collect())
+    }
+
+    /// Reads anew the attributes of the services whose turn it is. What can't be read stays as it was; but before the first
+    /// reading nothing is known, and only who may not read them does without.
+    async fn read_attributes(&mut self, services: &BTreeMap<String, Listed>) -> Result<(), SourceError> {
+        let is_first = self.known.is_empty();
+        let calls = &self.calls;
+        let answers = self.attributes.due(services).into_iter().map(|reference| async move {
+            let answer = calls.attributes(&reference).await;
+            (reference, answer)
+        });
+        let mut answers = pin!(stream::iter(answers).buffered(AT_ONCE));
+        let mut trouble = None;
+        while let Some((reference, answer)) = answers.next().await {
+            match answer {
+                Ok(attributes) => self.attributes.learn(reference, Some(attributes)),
+                Err(error) if is_gone(&error) => {}
+                Err(error) if is_first && !aws::is_denial(&error.code) => return Err(error),
+                Err(error) => {
+                    self.attributes.learn(reference, None);
+                    trouble = Some(error);
+                    break;
+                }
+            }
+        }
+        note(&mut self.troubles, Part::Attributes, trouble);
+        Ok(())
+    }
+
     /// The view of what is known.
     fn draw(&mut self) -> View {
         let Settings { cloud_map_namespace, namespace } = &self.settings;
-        let facts = self.known.values().map(|known| known.facts.clone()).collect();
-        let (services, mut findings) = members::view(namespace, cloud_map_namespace, facts, &self.services);
+        let label = self.found.as_ref().map_or(cloud_map_namespace, |found| &found.label);
+        let services = self.known.values().map(|known| describe::Known {
+            name: &known.listed.name,
+            created_at: known.listed.created_at,
+            labels: self.attributes.of(&known.listed),
+            instances: &known.members.instances,
+        });
+        let (services, mut findings) = describe::view(namespace, label, services, &self.services);
         self.services = services.clone();
-        findings.extend(self.blind.as_ref().map(|error| Finding {
-            code: "SRC001",
-            object: format!("cloudmap {cloud_map_namespace}"),
-            message: format!("changes are seen only when everything is read: {error}"),
-        }));
+        let object = format!("cloudmap {label}");
+        findings.extend(self.troubles.iter().map(|(part, error)| error.finding(&*object, part.stays())));
+        findings.extend(self.found.as_ref().and_then(|found| unread(&object, found)));
         findings.sort();
-        View { services, findings, ..View::default() }
+        View { services, findings, home: Some(Arc::clone(&self.home)), ..View::default() }
     }
+}
+
+impl Part {
+    fn stays(self) -> &'static str {
+        match self {
+            Self::Attributes => "the attributes of services stay as they were read last: ",
+            Self::Health => "health is seen only when everything is read: ",
+            Self::Revisions => "changes are seen only when everything is read: ",
+        }
+    }
+}
+
+/// Tells of namespaces with the same name that others share.
+fn unread(object: &str, found: &Found) -> Option<Finding> {
+    let message = format!(
+        "this account's own namespace is read, and none that other accounts share under its name; write the ARN to read \
+         one of them: {}",
+        found.namesakes.join(", ")
+    );
+    let finding = Finding { code: "NS002", object: object.to_owned(), message };
+    Some(finding).filter(|_| !found.namesakes.is_empty())
+}
+
+/// Notes what came of reading a part; whether that is news.
+fn note(troubles: &mut Troubles, part: Part, trouble: Option<SourceError>) -> bool {
+    match trouble {
+        Some(error) => {
+            let before = troubles.insert(part, error.clone());
+            before.is_none_or(|before| before.code != error.code)
+        }
+        None => troubles.remove(&part).is_some(),
+    }
+}
+
+/// Takes in the instances of a service; whether they are others, or otherwise.
+fn renew(known: &mut Known, members: Members) -> bool {
+    let is_news = known.members.instances != members.instances;
+    known.members = members;
+    is_news
 }
 
 impl Sweep for CloudMapSource {
     async fn sweep(&mut self) -> Result<View, SourceError> {
-        let services = match self.read_all().await {
-            Ok(services) => services,
-            Err(error) => {
-                // Listing namespaces is the scarcest call: it is not repeated for any other failure.
-                if error.code == "NamespaceNotFound" {
-                    self.found = None;
-                }
-                return Err(error);
-            }
+        let read = async {
+            let (found, services) = self.list().await?;
+            let known = self.read(&found, &services).await?;
+            let services: BTreeMap<_, _> =
+                known.iter().map(|(name, known)| (name.clone(), known.listed.clone())).collect();
+            self.read_attributes(&services).await?;
+            self.attributes.retain(&services);
+            Ok(known)
         };
-        self.known = services.into_iter().map(|known| (known.facts.name.clone(), known)).collect();
+        let known: Result<_, SourceError> = read.await;
+        // Listing namespaces is the scarcest call: it is not repeated for any other failure.
+        if known.as_ref().is_err_and(|error| error.code == "NamespaceNotFound") {
+            self.found = None;
+        }
+        self.known = known?;
         Ok(self.draw())
     }
 }

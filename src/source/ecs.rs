@@ -10,31 +10,36 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::try_join;
+use futures_util::future::{join, try_join};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::defaults::Defaults;
 use self::describe::Cluster;
 use self::facts::{ServiceFacts, Status, TaskFacts};
+use self::notes::{Needed, needed};
 use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
-use self::tasks::{Answer, Known, Tasks};
+use self::tasks::{Answer, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
 use super::aws::{Access, Urgency};
-use super::{CellWriter, Pace, Pacer, SourceError};
-use crate::model::{Health, InstanceId, Namespace, Phase, View};
+use super::{CellWriter, Pace, Pacer, SourceError, tags};
+use crate::model::{InstanceId, Namespace, View};
 
 pub use event::TaskEvent;
-pub use inbox::{Hint, Inbox, Letter, Outbox, cluster_of_task, is_task, mailbox};
+pub use inbox::{Hint, Inbox, Letter, Outbox, mailbox};
 
+mod defaults;
 mod describe;
 mod event;
 mod facts;
 mod inbox;
+mod notes;
 mod questions;
 mod read;
-mod tags;
+mod standalone;
+mod task_tags;
 mod tasks;
 mod view;
 
@@ -69,6 +74,8 @@ pub struct NamespaceRule {
 pub struct Settings {
     /// The cluster's name or ARN.
     pub cluster: String,
+    /// What people call it, unlike any other.
+    pub label: String,
     /// The namespaces that its services may join.
     pub namespaces: Vec<NamespaceRule>,
 }
@@ -79,7 +86,11 @@ pub struct EcsSource {
     reader: Reader,
     /// The short name.
     cluster: Arc<str>,
+    label: String,
+    /// The account and Region.
+    home: Arc<str>,
     namespaces: Vec<NamespaceRule>,
+    defaults: Defaults,
     services: Services,
     tasks: Tasks,
     revisions: Revisions,
@@ -119,11 +130,14 @@ struct Sighting {
 impl EcsSource {
     /// A source that has read nothing yet, and hears of events by `inbox`.
     pub fn new(access: &Access, settings: Settings, inbox: Inbox) -> Self {
-        let Settings { cluster, namespaces } = settings;
+        let Settings { cluster, label, namespaces } = settings;
         let short = cluster.rsplit('/').next().unwrap_or(&cluster).into();
         Self {
+            defaults: Defaults::new(access, &cluster, namespaces.len() > 1),
             reader: Reader { client: access.ecs(), budget: access.budget(), cluster },
             cluster: short,
+            label,
+            home: access.home(),
             namespaces,
             services: Services::new(),
             tasks: Tasks::default(),
@@ -169,7 +183,9 @@ impl EcsSource {
     async fn sweep(&mut self, cell: Option<&CellWriter>) -> Result<View, SourceError> {
         let (reader, began) = (self.reader.clone(), SystemTime::now());
         let listing = try_join(reader.service_arns(), reader.task_arns());
-        let (listed_services, listed) = self.attend(cell, listing).await?;
+        let (listing, defaults) = self.attend(cell, join(listing, self.defaults.clone().renewed())).await;
+        self.defaults = defaults;
+        let (listed_services, listed) = listing?;
         let service_arns = self.services_to_ask(&listed_services);
         let task_arns = self.tasks.to_ask(&listed);
         let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns, Urgency::CanWait));
@@ -261,12 +277,15 @@ impl EcsSource {
     fn learn(&mut self, cell: Option<&CellWriter>, tasks: &[InstanceId], answer: Vec<TaskFacts>) {
         let known = tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
+        let untold = self.untold(tasks);
         self.tasks.learn(answer, SystemTime::now());
-        self.note_young(tasks);
-        self.note_wanted(tasks);
+        self.note(tasks);
         let gone: Vec<_> = tasks.iter().filter(|arn| !self.is_up(arn)).collect();
         gone.into_iter().for_each(|arn| self.questions.stop_missing(arn));
-        if let Some(cell) = cell {
+        let Some(cell) = cell else { return };
+        if self.knowledge(SystemTime::now()).lacks_service(&self.drawn, &untold) {
+            self.draw_anew(cell);
+        } else {
             self.draw_again(cell, tasks, &addresses);
         }
     }
@@ -302,8 +321,8 @@ impl EcsSource {
             }
         }
         letters.iter().flat_map(|letter| &letter.hints).for_each(|hint| self.take_hint(hint));
-        self.note_young(&tasks);
-        self.note_wanted(&tasks);
+        self.note(&tasks);
+        self.note_untold(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
         if let Some(cell) = cell.filter(|_| !tasks.is_empty()) {
             self.draw_again(cell, &tasks, &addresses);
@@ -354,43 +373,16 @@ impl EcsSource {
 
     fn knowledge(&self, now: SystemTime) -> Knowledge<'_> {
         Knowledge {
-            cluster: Cluster { name: &self.cluster, rules: &self.namespaces },
+            cluster: Cluster { name: &self.label, rules: &self.namespaces, default: self.defaults.name() },
+            short: &self.cluster,
+            home: &self.home,
+            defaults: &self.defaults,
             services: &self.services,
             revisions: &self.revisions,
             tasks: &self.tasks,
             unread: &self.unread,
             now,
         }
-    }
-
-    /// Takes note which of these tasks run and are not known to be healthy or not.
-    fn note_young(&mut self, tasks: &[InstanceId]) {
-        let now = SystemTime::now();
-        for arn in tasks {
-            let is_young = self.tasks.get(arn).is_some_and(|task| self.is_young(task, now));
-            self.questions.watch(arn, is_young);
-        }
-    }
-
-    fn find_young(&mut self) {
-        let now = SystemTime::now();
-        let young = self.tasks.iter().filter(|task| self.is_young(task, now));
-        let young = young.map(|task| task.facts.arn.clone()).collect();
-        self.questions.watch_only(young);
-    }
-
-    fn is_young(&self, task: &Known, now: SystemTime) -> bool {
-        let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
-        task.phase(revision, now) == Phase::Running(Health::Unknown { gate_over: false })
-    }
-
-    /// Takes note of the task definitions of these tasks that are not known.
-    fn note_wanted(&mut self, tasks: &[InstanceId]) {
-        let up = tasks.iter().filter_map(|arn| self.tasks.get(arn));
-        let up = up.filter(|task| task.facts.status != Status::Gone).map(|task| &task.facts.definition);
-        let new = up.filter(|arn| !self.revisions.contains_key(*arn) && !self.unread.contains_key(*arn));
-        let new: Vec<_> = new.cloned().collect();
-        self.wanted.extend(new);
     }
 
     /// Every service that is listed or was known: one that is no longer listed is believed gone only when
@@ -461,22 +453,6 @@ async fn sleep_until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whose task definitions are asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Needed {
-    /// Services and their tasks: without these an endpoint would be missing.
-    ByServices,
-    /// Standalone tasks too, whose ports only their own sidecars care about.
-    ByAny,
-}
-
-fn needed(sighting: &Sighting, by: Needed) -> impl Iterator<Item = &Arc<str>> {
-    let of_services = sighting.services.values().filter_map(|service| service.definition.as_ref());
-    let up = sighting.tasks.tasks.iter().filter(|task| task.status != Status::Gone);
-    let up = up.filter(move |task| by == Needed::ByAny || task.service.is_some());
-    of_services.chain(up.map(|task| &task.definition))
 }
 
 #[cfg(test)]

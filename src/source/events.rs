@@ -21,7 +21,7 @@ use self::message::{Told, read};
 use super::aws::{Access, failed};
 use super::ecs::{Outbox, TaskEvent};
 use super::{CellWriter, SourceError, backoff};
-use crate::model::View;
+use crate::model::{ClusterId, View};
 use crate::telemetry::{Counter, EventLabels, Metrics, QueueLabels};
 
 mod message;
@@ -47,8 +47,8 @@ pub struct Settings {
 /// A cluster whose events are wanted.
 #[derive(Clone, Debug)]
 pub struct Addressee {
-    /// Its ARN, if it is known: then a cluster of the same name elsewhere is another one.
-    pub arn: Option<String>,
+    /// Which one: one of the same name elsewhere is another.
+    pub cluster: ClusterId,
     /// Where its letters go.
     pub outbox: Outbox,
 }
@@ -58,8 +58,7 @@ pub struct Addressee {
 pub struct Queue {
     client: Client,
     settings: Settings,
-    /// The clusters by their short names.
-    addressees: BTreeMap<String, Addressee>,
+    addressees: Vec<Addressee>,
     metrics: Metrics,
     unreadable: Mutex<Unreadable>,
 }
@@ -81,12 +80,7 @@ struct Parcel {
 
 impl Queue {
     /// A queue that nobody listens to yet.
-    pub fn new(
-        access: &Access,
-        settings: Settings,
-        addressees: BTreeMap<String, Addressee>,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(access: &Access, settings: Settings, addressees: Vec<Addressee>, metrics: Metrics) -> Self {
         Self { client: access.sqs(), settings, addressees, metrics, unreadable: Mutex::default() }
     }
 
@@ -125,8 +119,8 @@ impl Queue {
         let call = call.max_number_of_messages(BATCH).wait_time_seconds(seconds);
         let answer = call.send().await.map_err(|error| failed(RECEIVE, error))?;
         let (parcels, mut done) = self.sort(answer.messages());
-        for (cluster, parcel) in parcels {
-            let Some(addressee) = self.addressees.get(&cluster) else { continue };
+        for (addressee, parcel) in parcels {
+            let Some(addressee) = self.addressees.get(addressee) else { continue };
             let count = parcel.receipts.len() as u64;
             if addressee.outbox.send(parcel.events, parcel.asks_for_reading).await {
                 self.count("applied").inc_by(count);
@@ -136,9 +130,9 @@ impl Queue {
         self.delete(done).await
     }
 
-    /// What came for each cluster, and the receipts of what concerns none.
-    fn sort(&self, messages: &[Message]) -> (BTreeMap<String, Parcel>, Vec<String>) {
-        let (mut parcels, mut strangers) = (BTreeMap::<String, Parcel>::new(), Vec::new());
+    /// What came for each addressee, and the receipts of what concerns none.
+    fn sort(&self, messages: &[Message]) -> (BTreeMap<usize, Parcel>, Vec<String>) {
+        let (mut parcels, mut strangers) = (BTreeMap::<usize, Parcel>::new(), Vec::new());
         for message in messages {
             let Some(receipt) = message.receipt_handle() else { continue };
             let told = match read(message.body().unwrap_or_default()) {
@@ -149,12 +143,12 @@ impl Queue {
                 }
             };
             self.note_lag(told.at());
-            let Some(cluster) = told.cluster().and_then(|arn| self.name_of(arn)) else {
+            let Some(addressee) = told.cluster().and_then(|arn| self.addressee_of(arn)) else {
                 self.count("ignored").inc();
                 strangers.push(receipt.to_owned());
                 continue;
             };
-            let parcel = parcels.entry(cluster.to_owned()).or_default();
+            let parcel = parcels.entry(addressee).or_default();
             parcel.receipts.push(receipt.to_owned());
             match told {
                 Told::Task { event, .. } => parcel.events.push(*event),
@@ -164,11 +158,12 @@ impl Queue {
         (parcels, strangers)
     }
 
-    /// The short name of a cluster that is watched.
-    fn name_of<'a>(&self, arn: &'a str) -> Option<&'a str> {
-        let name = arn.rsplit('/').next()?;
-        let known = self.addressees.get(name)?;
-        known.arn.as_ref().is_none_or(|known| known == arn).then_some(name)
+    /// Who wants to hear of a cluster: rather one that is known to be it than one that may be.
+    fn addressee_of(&self, arn: &str) -> Option<usize> {
+        let cluster = ClusterId::read(arn)?;
+        let all = self.addressees.iter().enumerate();
+        let fitting = all.filter(|(_, addressee)| addressee.cluster.may_be(&cluster));
+        fitting.max_by_key(|(_, addressee)| addressee.cluster.account.is_some()).map(|(number, _)| number)
     }
 
     /// Leaves a message where it is: after some tries SQS moves it to the dead-letter queue, where people find it.

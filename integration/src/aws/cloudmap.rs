@@ -18,6 +18,7 @@ pub(super) fn answer(operation: Operation, state: &State, input: Input<'_>) -> A
         Operation::GetNamespace => get_namespace(state, input),
         Operation::ListMapServices => list_services(state, input),
         Operation::GetMapService => get_service(state, input),
+        Operation::GetServiceAttributes => get_service_attributes(state, input),
         Operation::ListInstances => list_instances(state, input),
         Operation::GetInstancesHealthStatus => get_instances_health_status(state, input),
         Operation::DiscoverInstances => discover_instances(state, input),
@@ -42,7 +43,8 @@ fn id_of(reference: &str) -> &str {
 
 fn namespace<'a>(state: &'a State, reference: &str) -> Result<&'a Namespace, ApiError> {
     let found = state.namespaces.get(id_of(reference));
-    let found = found.filter(|ns| ns.id == reference || ns.arn == reference);
+    let own = |ns: &Namespace| ns.owner == state.account && ns.id == reference;
+    let found = found.filter(|ns| own(ns) || ns.arn == reference);
     found.ok_or_else(|| {
         ApiError::new("NamespaceNotFound", format!("Namespace not found, namespaceId: {reference}"))
     })
@@ -50,9 +52,21 @@ fn namespace<'a>(state: &'a State, reference: &str) -> Result<&'a Namespace, Api
 
 fn service<'a>(state: &'a State, reference: &str) -> Result<&'a MapService, ApiError> {
     let found = state.map_services.get(id_of(reference));
-    let found = found.filter(|service| service.id == reference || service.arn == reference);
+    // What others share goes by its ARN alone.
+    let own = |service: &MapService| owner(state, service) == state.account && service.id == reference;
+    let found = found.filter(|service| own(service) || service.arn == reference);
     found
         .ok_or_else(|| ApiError::new("ServiceNotFound", format!("Service not found, serviceId: {reference}")))
+}
+
+/// The account that a service's namespace belongs to.
+fn owner<'a>(state: &'a State, service: &MapService) -> &'a str {
+    state.namespaces.get(&service.namespace_id).map_or(&state.account, |namespace| &namespace.owner)
+}
+
+/// What RESOURCE_OWNER calls an account.
+fn side(state: &State, owner: &str) -> &'static str {
+    if owner == state.account { "SELF" } else { "OTHER_ACCOUNTS" }
 }
 
 /// One filter: EQ needs one value, IN several; BEGINS_WITH a prefix.
@@ -105,8 +119,7 @@ fn list_namespaces(state: &State, input: Input<'_>) -> Answer {
             "TYPE" => filter.admits(ns.kind.as_str()),
             "NAME" => filter.admits(&ns.name),
             "HTTP_NAME" => filter.admits(&ns.http_name),
-            // Nothing is shared with other accounts here.
-            _ => filter.admits("SELF"),
+            _ => filter.admits(side(state, &ns.owner)),
         })
     });
     let shown: Value = admitted.map(|ns| render_namespace(state, ns)).collect();
@@ -132,7 +145,7 @@ fn render_namespace(state: &State, namespace: &Namespace) -> Value {
     json!({
         "Id": namespace.id,
         "Arn": namespace.arn,
-        "ResourceOwner": state.account,
+        "ResourceOwner": namespace.owner,
         "Name": namespace.name,
         "Type": namespace.kind.as_str(),
         "ServiceCount": services,
@@ -147,8 +160,12 @@ fn list_services(state: &State, input: Input<'_>) -> Answer {
     let (page, mut answer) = pager.page(state.map_services.iter().map(|(id, service)| (id.clone(), service)));
     let admitted = page.into_iter().map(|(_, service)| service).filter(|service| {
         filters.iter().all(|filter| match filter.name {
-            "NAMESPACE_ID" => filter.values.iter().any(|wanted| id_of(wanted) == service.namespace_id),
-            _ => filter.admits("SELF"),
+            "NAMESPACE_ID" => {
+                let wanted =
+                    |wanted: &&str| namespace(state, wanted).is_ok_and(|ns| ns.id == service.namespace_id);
+                filter.values.iter().any(wanted)
+            }
+            _ => filter.admits(side(state, owner(state, service))),
         })
     });
     let shown: Value = admitted.map(|service| render_service(state, service)).collect();
@@ -170,7 +187,7 @@ fn render_service(state: &State, service: &MapService) -> Value {
     let mut shown = json!({
         "Id": service.id,
         "Arn": service.arn,
-        "ResourceOwner": state.account,
+        "ResourceOwner": owner(state, service),
         "Name": service.name,
         "Type": if dns { "DNS_HTTP" } else { "HTTP" },
         "InstanceCount": service.instances.len(),
@@ -182,10 +199,23 @@ fn render_service(state: &State, service: &MapService) -> Value {
         let config = json!({ "NamespaceId": service.namespace_id, "RoutingPolicy": "MULTIVALUE", "DnsRecords": records });
         set(&mut shown, "DnsConfig", config);
     }
-    if service.health_check == HealthCheck::Custom {
-        set(&mut shown, "HealthCheckCustomConfig", json!({ "FailureThreshold": 1 }));
+    match service.health_check {
+        HealthCheck::None => {}
+        HealthCheck::Custom => set(&mut shown, "HealthCheckCustomConfig", json!({ "FailureThreshold": 1 })),
+        HealthCheck::Route53 => {
+            let config = json!({ "Type": "HTTP", "ResourcePath": "/", "FailureThreshold": 3 });
+            set(&mut shown, "HealthCheckConfig", config);
+        }
     }
     shown
+}
+
+fn get_service_attributes(state: &State, input: Input<'_>) -> Answer {
+    let service = service(state, input.required("ServiceId")?)?;
+    let owner = owner(state, service);
+    Ok(json!({ "ServiceAttributes": {
+        "ServiceArn": service.arn, "ResourceOwner": owner, "Attributes": service.attributes,
+    } }))
 }
 
 fn list_instances(state: &State, input: Input<'_>) -> Answer {
@@ -196,7 +226,7 @@ fn list_instances(state: &State, input: Input<'_>) -> Answer {
     let shown = page.into_iter().map(|(id, instance)| {
         json!({ "Id": id, "Attributes": attributes(instance), "CreatedByAccount": state.account })
     });
-    answer.insert("ResourceOwner".to_owned(), json!(state.account));
+    answer.insert("ResourceOwner".to_owned(), json!(owner(state, service)));
     answer.insert("Instances".to_owned(), shown.collect());
     Ok(Value::Object(answer))
 }
@@ -227,8 +257,8 @@ fn get_instances_health_status(state: &State, input: Input<'_>) -> Answer {
 /// The service that DiscoverInstances means: a namespace by HTTP name, a service by name.
 fn discovered<'a>(state: &'a State, input: Input<'_>) -> Result<(&'a Namespace, &'a MapService), ApiError> {
     let (wanted, name) = (input.required("NamespaceName")?, input.required("ServiceName")?);
-    let own = input.string("OwnerAccount")?.is_none_or(|owner| owner == state.account);
-    let namespace = state.namespaces.values().find(|ns| own && ns.http_name == wanted);
+    let owner = input.string("OwnerAccount")?.unwrap_or(&state.account);
+    let namespace = state.namespaces.values().find(|ns| ns.owner == owner && ns.http_name == wanted);
     let namespace = namespace.ok_or_else(|| {
         ApiError::new("NamespaceNotFound", format!("No namespace found with name: {wanted}"))
     })?;

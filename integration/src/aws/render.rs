@@ -48,7 +48,7 @@ pub(super) fn cluster(state: &State, cluster: &Cluster, with_tags: bool) -> Valu
     }
     let active = cluster.services.values().filter(|s| s.status != ServiceStatus::Inactive).count();
     let shown = if with_tags { tags(&cluster.tags) } else { json!([]) };
-    json!({
+    let mut members = structure(json!({
         "clusterArn": cluster.arn,
         "clusterName": cluster.name,
         "status": "ACTIVE",
@@ -61,7 +61,10 @@ pub(super) fn cluster(state: &State, cluster: &Cluster, with_tags: bool) -> Valu
         "settings": [],
         "capacityProviders": ["FARGATE", "FARGATE_SPOT"],
         "defaultCapacityProviderStrategy": [],
-    })
+    }));
+    let defaults = cluster.default_namespace.as_ref().map(|namespace| json!({ "namespace": namespace }));
+    set(&mut members, "serviceConnectDefaults", defaults);
+    Value::Object(members)
 }
 
 /// A service.

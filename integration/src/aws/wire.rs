@@ -58,6 +58,8 @@ operations! {
     ListMapServices = CloudMap "ListServices",
     /// Cloud Map GetService.
     GetMapService = CloudMap "GetService",
+    /// Cloud Map GetServiceAttributes.
+    GetServiceAttributes = CloudMap "GetServiceAttributes",
     /// Cloud Map ListInstances.
     ListInstances = CloudMap "ListInstances",
     /// Cloud Map GetInstancesHealthStatus.

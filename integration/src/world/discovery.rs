@@ -31,6 +31,8 @@ words! {
         None = "NONE",
         /// Somebody reports it (ECS does).
         Custom = "CUSTOM",
+        /// Route 53 asks each of them.
+        Route53 = "ROUTE53",
     }
 }
 
@@ -47,6 +49,8 @@ pub struct Namespace {
     pub http_name: String,
     /// Kind.
     pub kind: NamespaceKind,
+    /// The account that it belongs to; another one than the world's shares it.
+    pub owner: String,
     /// When it was created.
     pub created: Stamp,
 }
@@ -64,6 +68,8 @@ pub struct MapService {
     pub namespace_id: String,
     /// Where health comes from.
     pub health_check: HealthCheck,
+    /// What it says of itself.
+    pub attributes: BTreeMap<String, String>,
     /// Rises with registrations.
     pub revision: u64,
     /// Instances by id.
@@ -95,22 +101,14 @@ impl World {
         kind: NamespaceKind,
     ) -> Result<String, WorldError> {
         self.change(|state| {
-            if state.namespaces.values().any(|ns| ns.http_name == http_name) {
-                return Err(WorldError::Exists(format!("namespace {http_name}")));
-            }
-            let id = format!("ns-{}", state.ids.letters(16));
-            let arn = state.arn("servicediscovery", &format!("namespace/{id}"));
-            let namespace = Namespace {
-                id: id.clone(),
-                arn,
-                name: name.to_owned(),
-                http_name: http_name.to_owned(),
-                kind,
-                created: Stamp::now(),
-            };
-            state.namespaces.insert(id.clone(), namespace);
-            Ok(id)
+            let owner = state.account.clone();
+            state.namespace(owner, name, http_name, kind)
         })
+    }
+
+    /// Has another account share an HTTP namespace with this one; returns its id.
+    pub fn share_namespace(&self, owner: &str, name: &str) -> Result<String, WorldError> {
+        self.change(|state| state.namespace(owner.to_owned(), name, name, NamespaceKind::Http))
     }
 
     /// Creates a Cloud Map service; returns its id.
@@ -121,6 +119,22 @@ impl World {
         health_check: HealthCheck,
     ) -> Result<String, WorldError> {
         self.change(|state| state.map_service(namespace_id, name, health_check))
+    }
+
+    /// Replaces what a Cloud Map service says of itself, as UpdateServiceAttributes does.
+    pub fn set_service_attributes(
+        &self,
+        service_id: &str,
+        attributes: &[(&str, &str)],
+    ) -> Result<(), WorldError> {
+        self.change(|state| {
+            let service = state.map_services.get_mut(service_id);
+            let service =
+                service.ok_or_else(|| WorldError::Missing(format!("Cloud Map service {service_id}")))?;
+            let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            service.attributes = attributes.iter().map(pair).collect();
+            Ok(())
+        })
     }
 
     /// Registers an instance, or replaces its attributes. `AWS_INIT_HEALTH_STATUS` sets the first status
@@ -172,6 +186,26 @@ impl World {
 }
 
 impl State {
+    /// Creates a namespace of an account, or says that the name is taken there.
+    fn namespace(
+        &mut self,
+        owner: String,
+        name: &str,
+        http_name: &str,
+        kind: NamespaceKind,
+    ) -> Result<String, WorldError> {
+        if self.namespaces.values().any(|ns| ns.owner == owner && ns.http_name == http_name) {
+            return Err(WorldError::Exists(format!("namespace {http_name}")));
+        }
+        let id = format!("ns-{}", self.ids.letters(16));
+        let arn = format!("arn:aws:servicediscovery:{}:{owner}:namespace/{id}", self.region);
+        let (name, http_name) = (name.to_owned(), http_name.to_owned());
+        let namespace =
+            Namespace { id: id.clone(), arn, name, http_name, kind, owner, created: Stamp::now() };
+        self.namespaces.insert(id.clone(), namespace);
+        Ok(id)
+    }
+
     /// Creates a Cloud Map service, or says that the name is taken.
     pub(super) fn map_service(
         &mut self,
@@ -179,20 +213,21 @@ impl State {
         name: &str,
         health_check: HealthCheck,
     ) -> Result<String, WorldError> {
-        if !self.namespaces.contains_key(namespace_id) {
-            return Err(WorldError::Missing(format!("namespace {namespace_id}")));
-        }
+        let namespace = self.namespaces.get(namespace_id);
+        let namespace = namespace.ok_or_else(|| WorldError::Missing(format!("namespace {namespace_id}")))?;
+        let owner = namespace.owner.clone();
         if self.map_services.values().any(|s| s.namespace_id == namespace_id && s.name == name) {
             return Err(WorldError::Exists(format!("Cloud Map service {name}")));
         }
         let id = format!("srv-{}", self.ids.letters(16));
-        let arn = self.arn("servicediscovery", &format!("service/{id}"));
+        let arn = format!("arn:aws:servicediscovery:{}:{owner}:service/{id}", self.region);
         let service = MapService {
             id: id.clone(),
             arn,
             name: name.to_owned(),
             namespace_id: namespace_id.to_owned(),
             health_check,
+            attributes: BTreeMap::new(),
             revision: 1,
             instances: BTreeMap::new(),
             created: Stamp::now(),
@@ -238,7 +273,7 @@ impl State {
         let service =
             service.ok_or_else(|| WorldError::Missing(format!("Cloud Map service {service_id}")))?;
         if service.health_check == HealthCheck::None {
-            return Err(WorldError::Invalid(format!("Cloud Map service {service_id} has no custom check")));
+            return Err(WorldError::Invalid(format!("Cloud Map service {service_id} has no check")));
         }
         let instance = service.instances.get_mut(instance_id);
         instance.ok_or_else(|| WorldError::Missing(format!("instance {instance_id}")))?.health = health;

@@ -292,6 +292,8 @@ pub struct Cluster {
     pub services: BTreeMap<String, Service>,
     /// ARNs of its tasks that belong to no service.
     pub standalone: BTreeSet<String>,
+    /// Service Connect's default namespace: a name or an ARN.
+    pub default_namespace: Option<String>,
 }
 
 /// An ECS service.

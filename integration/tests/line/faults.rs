@@ -17,12 +17,15 @@ use integration::stage::raise_estate;
 use integration::wait;
 use integration::world::{HealthCheck, NamespaceKind, TaskSpec, World};
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 12] = [
     Operation::ListServices,
     Operation::DescribeServices,
     Operation::ListTasks,
     Operation::DescribeTasks,
     Operation::ListMapServices,
+    Operation::GetServiceAttributes,
+    Operation::ListInstances,
+    Operation::GetInstancesHealthStatus,
     Operation::DiscoverInstances,
     Operation::DiscoverInstancesRevision,
     Operation::ReceiveMessage,
@@ -61,6 +64,7 @@ impl Theatre {
             let service = world.create_map_service(&namespace, name, HealthCheck::None)?;
             world.register_address(&service, "only", [10, 9, 8, 7].into(), 8080)?;
         }
+        register_thousand(&world, &namespace)?;
         let aws = FakeAws::start(world.clone()).await?;
         let clusters = vec![CLUSTER.to_owned()];
         let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
@@ -81,7 +85,8 @@ impl Theatre {
     /// The findings about sources that fail.
     async fn failing(&self) -> anyhow::Result<Vec<String>> {
         let findings = self.server.items("findings").await?;
-        let of_sources = findings.iter().filter(|finding| finding["code"] == "SRC001");
+        let of_sources =
+            findings.iter().filter(|finding| finding["code"] == "SRC001" || finding["code"] == "SRC002");
         Ok(of_sources.map(|finding| finding["message"].to_string()).collect())
     }
 
@@ -127,6 +132,16 @@ impl Theatre {
         self.world.start_task(TaskSpec::standalone(CLUSTER, &task.definition.arn))?;
         Ok(())
     }
+}
+
+/// A service of more instances than one answer holds, of which somebody tells the health.
+fn register_thousand(world: &World, namespace: &str) -> anyhow::Result<()> {
+    let service = world.create_map_service(namespace, "crowd", HealthCheck::Custom)?;
+    for number in 0..1_000_u16 {
+        let [high, low] = number.to_be_bytes();
+        world.register_address(&service, &format!("i-{number:03}"), [10, 8, high, low].into(), 8080)?;
+    }
+    Ok(())
 }
 
 fn prefix(operation: Operation) -> &'static str {

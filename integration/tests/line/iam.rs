@@ -15,6 +15,7 @@ use integration::wait;
 use integration::world::{HealthCheck, NamespaceKind, StopPlan, World};
 use serde_json::Value;
 
+const MAP: &str = "arn:aws:servicediscovery:eu-west-1:111122223333";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The action that IAM looks at for a call.
@@ -61,11 +62,25 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         let world = World::new();
         let prod = raise_estate(&world).await?;
         let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
-        world.create_map_service(&namespace, "old", HealthCheck::None)?;
+        let old = world.create_map_service(&namespace, "old", HealthCheck::Custom)?;
+        // As many as one answer holds: they are listed too.
+        for number in 0..1_000_u16 {
+            let [high, low] = number.to_be_bytes();
+            world.register_address(&old, &format!("i-{number:03}"), [10, 9, high, low].into(), 8080)?;
+        }
+        world.set_default_namespace(CLUSTER, &format!("{MAP}:namespace/{namespace}"))?;
+        world.create_cluster("spare")?;
         let aws = FakeAws::start(world.clone()).await?;
         let clusters = vec![CLUSTER.to_owned()];
+        let shared = Sources { clusters: clusters.clone(), ..Sources::default() };
+        let spare = Sources {
+            clusters: vec!["spare".to_owned()],
+            assume_role: Some("arn:aws:iam::111122223333:role/reader".to_owned()),
+            ..Sources::default()
+        };
         let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
         let setup = Setup::aws(&aws.url()).hearing(aws.queue_url()).namespace(NAMESPACE, sources);
+        let setup = setup.namespace("shared", shared).namespace("spare", spare);
         let mut server = ControlPlane::start(scene.folder(), &setup).await?;
         let task = prod.payments.running().first().context("payments has no task")?.arn.clone();
         world.stop_task(&task, StopPlan::default())?;
@@ -74,15 +89,16 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
             wait::until(LIMIT, format!("{late:?}"), called).await?;
         }
         let called: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
-        assert_eq!(called, allowed()?);
+        let roles = (aws.accounts().lent() > 0).then(|| "sts:AssumeRole".to_owned());
+        assert_eq!(called.iter().cloned().chain(roles).collect::<BTreeSet<_>>(), allowed()?);
 
         let (code, text) = check(&server)?;
-        ensure!(code == Some(0) && text.contains("11 of 11 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(0) && text.contains("22 of 22 actions allowed"), "{code:?}: {text}");
         let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
-        ensure!(code == Some(3) && text.contains("10 of 11 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(3) && text.contains("20 of 22 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })

@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod accounts;
 mod admission;
 mod ads;
 mod changes;
@@ -15,6 +16,7 @@ mod harness;
 mod iam;
 mod names;
 mod outage;
+mod registry;
 mod restart;
 mod suspicion;
 mod tls;

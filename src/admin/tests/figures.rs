@@ -44,7 +44,7 @@ async fn every_line_is_prometheus_text_and_every_name_ends_as_it_should() {
         "legation_proxies{namespace=\"prod\",state=\"stale\"} 1.0",
         "legation_proxies{namespace=\"prod\",state=\"nacked\"} 0.0",
         "legation_withdrawals_pending{namespace=\"prod\"} 1.0",
-        "legation_findings{code=\"SRC001\"} 1.0",
+        "legation_findings{code=\"SRC002\"} 1.0",
         "legation_findings{code=\"PORT001\"} 1.0",
         "legation_xds_nacks_total{namespace=\"prod\",type=\"EDS\"} 1",
     ] {

@@ -154,5 +154,5 @@ async fn sources_and_counts_at_one_look() {
     let (_, body) = world.admin("/api/v1/findings").await;
     let codes: Vec<_> =
         body["items"].as_array().unwrap().iter().map(|it| it["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["PORT001", "SRC001"]);
+    assert_eq!(codes, ["PORT001", "SRC002"]);
 }

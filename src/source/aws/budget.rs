@@ -24,7 +24,7 @@ struct Limit {
 
 /// Source: ECS developer guide, request throttling. Those of Cloud Map's control plane are not published: these are what
 /// AWS's own controller for Kubernetes takes them for.
-const LIMITS: [Limit; 7] = [
+const LIMITS: [Limit; 10] = [
     Limit {
         name: "ecs cluster resource read",
         operations: &["ecs:ListTasks", "ecs:DescribeTasks", "ecs:DescribeContainerInstances"],
@@ -43,9 +43,10 @@ const LIMITS: [Limit; 7] = [
         burst: 50.0,
         per_second: 20.0,
     },
+    Limit { name: "ecs cluster read", operations: &["ecs:DescribeClusters"], burst: 50.0, per_second: 20.0 },
     Limit {
         name: "servicediscovery namespaces",
-        operations: &["servicediscovery:ListNamespaces"],
+        operations: &["servicediscovery:ListNamespaces", "servicediscovery:GetNamespace"],
         burst: 4.0,
         per_second: 1.0,
     },
@@ -54,6 +55,19 @@ const LIMITS: [Limit; 7] = [
         operations: &["servicediscovery:ListServices"],
         burst: 20.0,
         per_second: 2.0,
+    },
+    // No tool tells a figure for these two: they are read one service at a time, and far below what registrations get.
+    Limit {
+        name: "servicediscovery instances",
+        operations: &["servicediscovery:ListInstances", "servicediscovery:GetInstancesHealthStatus"],
+        burst: 50.0,
+        per_second: 20.0,
+    },
+    Limit {
+        name: "servicediscovery attributes",
+        operations: &["servicediscovery:GetServiceAttributes"],
+        burst: 50.0,
+        per_second: 20.0,
     },
     Limit {
         name: "servicediscovery discovery",
@@ -96,6 +110,8 @@ pub(in crate::source) enum Urgency {
 pub struct Budget {
     buckets: Vec<Bucket>,
     metrics: Metrics,
+    /// Whose they are: the Region, and the account if it is another one than this process's.
+    home: String,
 }
 
 #[derive(Debug)]
@@ -131,7 +147,12 @@ impl Budget {
                 Mutex::new(Level { tokens: burst, per_second, at, cut_at: None, urgent: 0, waits: false });
             Bucket { limit, burst, per_second, level, turn: tokio::sync::Mutex::default() }
         };
-        Self { buckets: LIMITS.iter().map(bucket).collect(), metrics }
+        Self { buckets: LIMITS.iter().map(bucket).collect(), metrics, home: String::new() }
+    }
+
+    /// The same, of this account and Region.
+    pub(super) fn of(self, home: &str) -> Self {
+        Self { home: home.to_owned(), ..self }
     }
 
     fn bucket_of(&self, operation: &str) -> Option<&Bucket> {
@@ -166,7 +187,7 @@ impl Budget {
         if outcome == Outcome::Throttled {
             level.cut(bucket.per_second);
         }
-        let labels = BucketLabels { bucket: bucket.limit.name };
+        let labels = BucketLabels { bucket: bucket.limit.name, home: self.home.clone() };
         self.metrics.aws_call_rate.get_or_create(&labels).set(level.per_second);
     }
 }

@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use super::budget::{Budget, Outcome};
 
 /// The words of AWS for "too often".
-const TOO_OFTEN: [&str; 5] = [
+pub(super) const TOO_OFTEN: [&str; 5] = [
     "ThrottlingException",
     "RequestLimitExceeded",
     "TooManyRequestsException",
@@ -78,6 +78,8 @@ fn outcome(response: &HttpResponse) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use prometheus_client::encoding::text::encode;
     use prometheus_client::registry::Registry;
     use serde_json::json;
@@ -98,7 +100,7 @@ mod tests {
         });
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let access = Access::new(script.config(), Budget::new(50, metrics));
+        let access = Access::new(script.config(), Arc::new(Budget::new(50, metrics)));
         let _ = access.ecs().list_tasks().send().await;
         let _ = access.ecs().list_services().send().await;
         let _ = access.ecs().describe_task_definition().task_definition("a").send().await;

@@ -6,21 +6,26 @@
 //! a made-up name is refused after the permission was looked at, and that is answer enough.
 
 use aws_sdk_servicediscovery::types::{
-    FilterCondition, NamespaceFilter, NamespaceFilterName, ServiceFilter, ServiceFilterName,
+    FilterCondition, NamespaceFilter, NamespaceFilterName, NamespaceSummary, ServiceFilter, ServiceFilterName,
 };
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
-use super::{Access, failed};
+use super::accounts::ASSUME_ROLE;
+use super::{Access, failed, is_denial};
 use crate::source::SourceError;
 
+const LIST_NAMESPACES: &str = "servicediscovery:ListNamespaces";
 /// A name that nobody has.
 const NOBODY: &str = "legation-check";
-/// The ends of the codes by which AWS says that someone may not.
-const DENIED: [&str; 5] =
-    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"];
 /// The codes for a made-up name: someone may, and it is not there.
-const NOBODY_THERE: [&str; 4] =
-    ["ClientException", "InvalidParameterException", "ServiceNotFound", "ReceiptHandleIsInvalid"];
+const NOBODY_THERE: [&str; 6] = [
+    "ClientException",
+    "InvalidInput",
+    "InvalidParameterException",
+    "NamespaceNotFound",
+    "ServiceNotFound",
+    "ReceiptHandleIsInvalid",
+];
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,13 +52,33 @@ pub struct Probe {
 fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>) -> Probe {
     let permission = match outcome {
         Ok(_) => Permission::Allowed,
-        Err(error) if DENIED.iter().any(|end| error.code.ends_with(end)) => {
-            Permission::Denied(error.message.clone())
-        }
+        Err(error) if error.operation != action => Permission::Unknown(error.to_string()), // it never got so far
+        Err(error) if is_denial(&error.code) => Permission::Denied(error.message.clone()),
         Err(error) if NOBODY_THERE.contains(&error.code.as_str()) => Permission::Allowed,
         Err(error) => Permission::Unknown(format!("{}: {}", error.code, error.message)),
     };
     Probe { action, object: object.to_owned(), permission }
+}
+
+/// Tries to take on the role that calls, if one does.
+pub async fn role(access: &Access) -> Option<Probe> {
+    let role = access.role.as_ref()?;
+    Some(probe(ASSUME_ROLE, &role.arn, &role.assume().await))
+}
+
+/// Tries what a cluster needs that feeds several namespaces.
+pub async fn default_namespace(access: &Access, cluster: &str) -> Vec<Probe> {
+    let action = "ecs:DescribeClusters";
+    let described = access.ecs().describe_clusters().clusters(cluster).send().await;
+    let described = described.map_err(|error| failed(action, error));
+    let known = probe(action, cluster, &described);
+    let clusters = described.ok().and_then(|answer| answer.clusters);
+    let defaults =
+        clusters.into_iter().flatten().find_map(|cluster| cluster.service_connect_defaults?.namespace);
+    let id = defaults.unwrap_or_else(|| NOBODY.to_owned());
+    let action = "servicediscovery:GetNamespace";
+    let found = access.cloudmap().get_namespace().id(id).send().await;
+    vec![known, probe(action, cluster, &found.map_err(|error| failed(action, error)))]
 }
 
 /// Tries what a cluster needs.
@@ -90,21 +115,20 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     probes
 }
 
-/// Tries what a Cloud Map namespace needs.
+/// Tries what a Cloud Map namespace needs, which has a name or, where another account shares it, an ARN.
 pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let client = access.cloudmap();
-    let mut probes = Vec::new();
-    let filter = NamespaceFilter::builder().name(NamespaceFilterName::Name).values(namespace);
-    let filter = filter.condition(FilterCondition::Eq).build().ok();
-    let action = "servicediscovery:ListNamespaces";
-    let listed = client.list_namespaces().set_filters(filter.map(|filter| vec![filter])).send().await;
-    let listed = listed.map_err(|error| failed(action, error));
-    probes.push(probe(action, namespace, &listed));
-    let found = listed.ok().and_then(|answer| answer.namespaces().first().cloned());
-    let id = found.as_ref().and_then(|found| found.id()).unwrap_or(NOBODY);
+    let (listed, found) = find(&client, namespace).await;
+    let mut probes = vec![probe(LIST_NAMESPACES, namespace, &listed)];
+    let (found, is_shared) = found.unzip();
+    let is_shared = is_shared.unwrap_or_default();
+    let id = found.as_ref().and_then(|found| if is_shared { found.arn() } else { found.id() });
+    let id = id.unwrap_or(NOBODY);
     let properties = found.as_ref().and_then(|found| found.properties());
     let http = properties.and_then(|properties| properties.http_properties());
     let name = http.and_then(|http| http.http_name()).unwrap_or(namespace);
+    let owner = found.as_ref().and_then(|found| found.resource_owner());
+    let owner = owner.filter(|_| is_shared).map(str::to_owned);
 
     let filter = ServiceFilter::builder().name(ServiceFilterName::NamespaceId).values(id);
     let filter = filter.condition(FilterCondition::Eq).build().ok();
@@ -112,17 +136,62 @@ pub async fn cloud_map(access: &Access, namespace: &str) -> Vec<Probe> {
     let listed = client.list_services().set_filters(filter.map(|filter| vec![filter])).send().await;
     let listed = listed.map_err(|error| failed(action, error));
     probes.push(probe(action, namespace, &listed));
-    let service = listed.ok().and_then(|answer| answer.services().first()?.name.clone());
-    let service = service.unwrap_or_else(|| NOBODY.to_owned());
+    let service = listed.ok().and_then(|answer| answer.services().first().cloned());
+    let reference = service.as_ref().and_then(|it| if is_shared { it.arn() } else { it.id() });
+    probes.extend(map_service(&client, namespace, reference.unwrap_or(NOBODY)).await);
 
+    let service = service.and_then(|service| service.name).unwrap_or_else(|| NOBODY.to_owned());
     let action = "servicediscovery:DiscoverInstances";
-    let discovered = client.discover_instances().namespace_name(name).service_name(&service).send().await;
+    let call = client.discover_instances().namespace_name(name).service_name(&service);
+    let discovered = call.set_owner_account(owner.clone()).send().await;
     probes.push(probe(action, namespace, &discovered.map_err(|error| failed(action, error))));
     let action = "servicediscovery:DiscoverInstancesRevision";
-    let revision =
-        client.discover_instances_revision().namespace_name(name).service_name(service).send().await;
+    let call = client.discover_instances_revision().namespace_name(name).service_name(service);
+    let revision = call.set_owner_account(owner).send().await;
     probes.push(probe(action, namespace, &revision.map_err(|error| failed(action, error))));
     probes
+}
+
+/// The namespace with a name or an ARN, and whether another account shares it: this account's own come first.
+async fn find(
+    client: &aws_sdk_servicediscovery::Client,
+    wanted: &str,
+) -> (Result<(), SourceError>, Option<(NamespaceSummary, bool)>) {
+    let is_arn = wanted.starts_with("arn:");
+    let filter = |name, value: &str| {
+        let filter = NamespaceFilter::builder().name(name).values(value).condition(FilterCondition::Eq);
+        filter.build().ok()
+    };
+    for (owner, is_shared) in [("SELF", false), ("OTHER_ACCOUNTS", true)] {
+        let name = filter(NamespaceFilterName::Name, wanted).filter(|_| !is_arn);
+        let filters = filter(NamespaceFilterName::ResourceOwner, owner).into_iter().chain(name).collect();
+        let listed = match client.list_namespaces().set_filters(Some(filters)).send().await {
+            Ok(answer) => answer.namespaces.unwrap_or_default(),
+            Err(error) => return (Err(failed(LIST_NAMESPACES, error)), None),
+        };
+        let is_wanted = |one: &NamespaceSummary| !is_arn || one.arn() == Some(wanted);
+        if let Some(found) = listed.into_iter().find(is_wanted) {
+            return (Ok(()), Some((found, is_shared)));
+        }
+    }
+    (Ok(()), None)
+}
+
+/// Tries what one service of Cloud Map needs, as calls name it.
+async fn map_service(
+    client: &aws_sdk_servicediscovery::Client,
+    namespace: &str,
+    service: &str,
+) -> Vec<Probe> {
+    let action = "servicediscovery:GetServiceAttributes";
+    let attributes = client.get_service_attributes().service_id(service).send().await;
+    let attributes = probe(action, namespace, &attributes.map_err(|error| failed(action, error)));
+    let action = "servicediscovery:ListInstances";
+    let listed = client.list_instances().service_id(service).max_results(1).send().await;
+    let listed = probe(action, namespace, &listed.map_err(|error| failed(action, error)));
+    let action = "servicediscovery:GetInstancesHealthStatus";
+    let health = client.get_instances_health_status().service_id(service).max_results(1).send().await;
+    vec![attributes, listed, probe(action, namespace, &health.map_err(|error| failed(action, error)))]
 }
 
 /// Tries what a queue needs. A message that comes is left in it.
@@ -145,6 +214,36 @@ mod tests {
 
     use super::*;
     use crate::source::aws::scripted::{Answer, Scripted};
+
+    #[tokio::test]
+    async fn a_shared_namespace_is_asked_about_as_its_owner_s() {
+        const ARN: &str = "arn:aws:servicediscovery:eu-west-1:222222222222:namespace/ns-1";
+        for wanted in ["common", ARN] {
+            let script = Scripted::start(|operation, request| {
+                let text = request.to_string();
+                let right = match operation {
+                    "ListNamespaces" if text.contains("SELF") => {
+                        return Answer::Json(200, json!({"Namespaces": []}));
+                    }
+                    "ListNamespaces" => text.contains("OTHER_ACCOUNTS"),
+                    "ListServices" => request["Filters"][0]["Values"][0] == ARN,
+                    "DiscoverInstances" | "DiscoverInstancesRevision" => {
+                        request["OwnerAccount"] == "222222222222" && request["NamespaceName"] == "common-http"
+                    }
+                    _ => request["ServiceId"] == "arn:service",
+                };
+                assert!(right, "{operation}: {request}");
+                let properties = json!({"HttpProperties": {"HttpName": "common-http"}});
+                let namespace = json!({"Id": "ns-1", "Arn": ARN, "Name": "common", "ResourceOwner": "222222222222",
+                                       "Properties": properties});
+                let service = json!({"Id": "srv-1", "Arn": "arn:service", "Name": "audit"});
+                Answer::Json(200, json!({"Namespaces": [namespace], "Services": [service], "Instances": []}))
+            });
+            let probes = cloud_map(&script.access(), wanted).await;
+            assert_eq!(probes.len(), 7);
+            assert!(probes.iter().all(|probe| probe.permission == Permission::Allowed), "{probes:?}");
+        }
+    }
 
     #[tokio::test]
     async fn only_a_refusal_is_no_permission() {

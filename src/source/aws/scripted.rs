@@ -80,7 +80,7 @@ impl Drop for Scripted {
 
 /// Access with that configuration.
 pub(in crate::source) fn access(config: SdkConfig) -> Access {
-    Access::new(config, Budget::new(50, Metrics::unread()))
+    Access::new(config, Arc::new(Budget::new(50, Metrics::unread())))
 }
 
 /// The configuration of clients that talk to `url` and lose patience soon.
@@ -117,7 +117,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<St
     drop(stream.write_all(answer.as_bytes()).await);
 }
 
-/// The operation (the last word of `x-amz-target`) and the document of one request.
+/// The operation (the last word of `x-amz-target`, or the `Action` of a form) and the document of one request.
 async fn read(stream: &mut TcpStream) -> Option<(String, Value)> {
     let mut bytes = Vec::new();
     let head = loop {
@@ -133,7 +133,12 @@ async fn read(stream: &mut TcpStream) -> Option<(String, Value)> {
         (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
     }
     let raw = String::from_utf8_lossy(bytes.get(..head)?).into_owned();
-    let target = raw.lines().find(|line| line.to_lowercase().starts_with("x-amz-target:"))?;
+    let body = bytes.get(head..)?;
+    let Some(target) = raw.lines().find(|line| line.to_lowercase().starts_with("x-amz-target:")) else {
+        let form = String::from_utf8_lossy(body).into_owned();
+        let action = form.split('&').find_map(|pair| pair.strip_prefix("Action="))?.to_owned();
+        return Some((action, Value::String(form)));
+    };
     let operation = target.rsplit('.').next()?.trim().to_owned();
-    Some((operation, serde_json::from_slice(bytes.get(head..)?).unwrap_or_default()))
+    Some((operation, serde_json::from_slice(body).unwrap_or_default()))
 }

@@ -1,169 +1,150 @@
-//! From Cloud Map's services and instances to the model's.
+//! What Legation keeps of Cloud Map's answers: services as they are listed, and their instances as registrations.
 //!
-//! It is not about calls.
+//! It is not about calls, nor about what a service is described as.
 //!
-//! Invariant: pure, and answers in any order give the same result.
+//! Invariant: pure, and answers in any order, with repetitions or without, give the same result.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary};
-use imbl::OrdMap;
+use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary, ServiceSummary};
 
-use crate::model::{
-    Alias, Finding, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceSpec, ServiceView,
-};
-use crate::source::words::{self, Wrong};
+use crate::model::{Health, Member, Phase, Registration};
+use crate::source::tags::LABEL_PREFIX;
 
-const PROTOCOL: &str = "legation.protocol";
-const ALIAS: &str = "legation.alias";
-
-/// One service with its instances, ordered by id.
+/// One service as its namespace lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ServiceFacts {
+pub(super) struct Listed {
     pub name: String,
+    /// As calls name it: its id, or its ARN where another account shares its namespace.
+    pub reference: String,
+    /// Whether somebody judges the health of its instances: Route 53, or whoever reports it.
+    pub is_checked: bool,
+    pub created_at: Option<SystemTime>,
+}
+
+impl Listed {
+    /// What grows with youth.
+    pub(super) fn age(&self) -> (Option<SystemTime>, &str) {
+        (self.created_at, &self.reference)
+    }
+}
+
+/// The instances of one service as they were read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Members {
+    /// Ordered by id.
     pub instances: Vec<InstanceFacts>,
+    pub revision: Option<i64>,
+    /// Whether there may be more of them than discovery answers with.
+    pub is_cut: bool,
 }
 
 /// One instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct InstanceFacts {
     pub registration: Registration,
-    pub protocol: Option<String>,
-    pub alias: Option<String>,
+    /// Attributes that begin with `legation.`, by the rest of their key.
+    pub labels: BTreeMap<String, String>,
+    /// What keeps it from being reached, where that is not ECS's doing.
+    pub fault: Option<Fault>,
 }
 
-/// Reduces a service; the error is what an instance lacks.
-pub(super) fn service(name: &str, instances: &[HttpInstanceSummary]) -> Result<ServiceFacts, &'static str> {
-    let mut instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
-    instances.sort_by(|a, b| {
-        let key = |one: &InstanceFacts| (one.registration.instance.clone(), one.registration.port);
-        key(a).cmp(&key(b))
-    });
-    Ok(ServiceFacts { name: name.to_owned(), instances })
+/// Why an instance can't be reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Fault {
+    /// `AWS_INSTANCE_CNAME`, and no address.
+    HostName,
+    /// `AWS_ALIAS_DNS_NAME`, and no address.
+    LoadBalancer,
+    /// Neither IPv4 nor IPv6.
+    NoAddress,
+    /// An address without a port.
+    NoPort,
 }
 
-fn instance(summary: &HttpInstanceSummary) -> Result<InstanceFacts, &'static str> {
+impl Members {
+    /// Of several with one id the first counts.
+    pub(super) fn new(mut instances: Vec<InstanceFacts>, revision: Option<i64>, is_cut: bool) -> Self {
+        instances.sort_by(|a, b| a.registration.instance.cmp(&b.registration.instance));
+        instances.dedup_by(|later, first| later.registration.instance == first.registration.instance);
+        Self { instances, revision, is_cut }
+    }
+
+    /// The same with what is told of their health; of whom nothing is told, that stays.
+    pub(super) fn with_health(mut self, told: &HashMap<String, HealthStatus>) -> Self {
+        for one in &mut self.instances {
+            if let Some(status) = told.get(one.registration.instance.as_str()) {
+                one.registration.phase = phase(Some(status));
+            }
+        }
+        self
+    }
+}
+
+/// Reduces a service; the error is what it lacks.
+pub(super) fn listed(summary: &ServiceSummary, is_shared: bool) -> Result<Listed, &'static str> {
+    let reference = if is_shared { summary.arn().ok_or("Arn") } else { summary.id().ok_or("Id") };
+    Ok(Listed {
+        name: summary.name().ok_or("Name")?.to_owned(),
+        reference: reference?.to_owned(),
+        is_checked: summary.health_check_config().is_some() || summary.health_check_custom_config().is_some(),
+        created_at: summary.create_date().and_then(|at| SystemTime::try_from(*at).ok()),
+    })
+}
+
+/// Reduces an instance as it was discovered; the error is what it lacks.
+pub(super) fn discovered(
+    summary: &HttpInstanceSummary,
+    is_shared: bool,
+) -> Result<InstanceFacts, &'static str> {
     let none = HashMap::new();
-    let attributes = summary.attributes().unwrap_or(&none);
-    let text = |name: &str| attributes.get(name).map(String::as_str).filter(|text| !text.is_empty());
-    let address = |name: &str| text(name).and_then(|text| text.parse::<IpAddr>().ok());
-    // Whatever Cloud Map says of its health has been said after any start.
-    let health = match summary.health_status() {
+    let id = summary.instance_id().ok_or("InstanceId")?;
+    Ok(instance(id, summary.attributes().unwrap_or(&none), summary.health_status(), is_shared))
+}
+
+/// Whatever Cloud Map says of an instance's health has been said after any start.
+fn phase(status: Option<&HealthStatus>) -> Phase {
+    Phase::Running(match status {
         Some(HealthStatus::Healthy) => Health::Healthy,
         Some(HealthStatus::Unhealthy) => Health::Unhealthy { gate_over: true },
         _ => Health::NoCheck,
-    };
+    })
+}
+
+/// Reduces an instance. In a namespace that another account shares, the name of an ECS cluster says nothing: it may be a
+/// cluster of that account's.
+pub(super) fn instance(
+    id: &str,
+    attributes: &HashMap<String, String>,
+    health: Option<&HealthStatus>,
+    is_shared: bool,
+) -> InstanceFacts {
+    let text = |name: &str| attributes.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    let address = |name: &str| text(name).and_then(|text| text.parse::<IpAddr>().ok());
+    let of_ecs = |name: &str| text(name).filter(|_| !is_shared).map(Into::into);
     let registration = Registration {
-        instance: summary.instance_id().ok_or("InstanceId")?.into(),
+        instance: id.into(),
         address: address("AWS_INSTANCE_IPV4").or_else(|| address("AWS_INSTANCE_IPV6")),
         port: text("AWS_INSTANCE_PORT").and_then(|port| port.parse().ok()).filter(|port| *port > 0),
         // ECS writes the one for service registries and, it is said, the other for Service Connect.
         zone: text("AVAILABILITY_ZONE").or_else(|| text("AvailabilityZone")).map(Into::into),
-        phase: Phase::Running(health),
+        phase: phase(health),
         started_at: None,
-        member: Member::CloudMap {
-            cluster: text("ECS_CLUSTER_NAME").map(Into::into),
-            service: text("ECS_SERVICE_NAME").map(Into::into),
-        },
+        member: Member::CloudMap { cluster: of_ecs("ECS_CLUSTER_NAME"), service: of_ecs("ECS_SERVICE_NAME") },
         foreign_tls: false,
         held: false,
     };
-    let owned = |name: &str| text(name).map(str::to_owned);
-    Ok(InstanceFacts { registration, protocol: owned(PROTOCOL), alias: owned(ALIAS) })
-}
-
-/// The services of a namespace, sharing with `before` what has not changed.
-pub(super) fn view(
-    namespace: &Namespace,
-    cloud_map_namespace: &str,
-    services: Vec<ServiceFacts>,
-    before: &OrdMap<ServiceKey, Arc<ServiceView>>,
-) -> (OrdMap<ServiceKey, Arc<ServiceView>>, Vec<Finding>) {
-    let mut seen = OrdMap::new();
-    let mut findings = Vec::new();
-    for service in services {
-        let object = format!("cloudmap {cloud_map_namespace}/{}", service.name);
-        if let Err(wrong) = words::discovery_name(&service.name) {
-            let shown = words::caret(&service.name, &wrong.at);
-            let message =
-                format!("it is left out, because its name is no discovery name: {}\n{shown}", wrong.why);
-            findings.push(Finding { code: "CFG002", object, message });
-            continue;
-        }
-        let key = ServiceKey { namespace: namespace.clone(), name: service.name.as_str().into() };
-        let known = before.get(&key);
-        let spec = describe(&key, object, &service, known.map(|known| &known.spec), &mut findings);
-        let registrations = service.instances.into_iter().map(|one| one.registration).collect();
-        let now = ServiceView { spec, active: true, registrations };
-        let now = known.filter(|known| ***known == now).map_or_else(|| Arc::new(now), Arc::clone);
-        seen.insert(key, now);
-    }
-    findings.sort();
-    (seen, findings)
-}
-
-/// The description as its instances give it. Without any, the last one stays: the service is only empty.
-fn describe(
-    key: &ServiceKey,
-    object: String,
-    service: &ServiceFacts,
-    known: Option<&Arc<ServiceSpec>>,
-    findings: &mut Vec<Finding>,
-) -> Arc<ServiceSpec> {
-    if let (true, Some(known)) = (service.instances.is_empty(), known) {
-        return Arc::clone(known);
-    }
-    let port = service.instances.iter().filter_map(|one| one.registration.port).min();
-    let by_name = || port.map(|port| Alias { name: key.name.shared(), port }).into_iter().collect();
-    let instances = || service.instances.iter();
-    let protocol = |word: &str| {
-        let near = words::did_you_mean(word, Protocol::WORDS);
-        word.parse().map_err(|right| Wrong::all(word, format!("{right}{near}")))
+    let fault = match (registration.address, registration.port) {
+        _ if text("ECS_CLUSTER_NAME").is_some() => None,
+        (None, _) if text("AWS_INSTANCE_CNAME").is_some() => Some(Fault::HostName),
+        (None, _) if text("AWS_ALIAS_DNS_NAME").is_some() => Some(Fault::LoadBalancer),
+        (None, _) => Some(Fault::NoAddress),
+        (Some(_), None) => Some(Fault::NoPort),
+        _ => None,
     };
-    let written = instances().filter_map(|one| one.protocol.as_deref());
-    let protocol: Option<Protocol> = agreed(&object, PROTOCOL, written, protocol, findings);
-    let written = instances().filter_map(|one| one.alias.as_deref());
-    let aliases = agreed(&object, ALIAS, written, words::aliases, findings);
-    let spec = ServiceSpec {
-        key: key.clone(),
-        protocol: protocol.unwrap_or_default(),
-        aliases: aliases.unwrap_or_else(by_name),
-        knobs: Knobs::default(),
-        readiness: Readiness::default(),
-        created_at: None, // seniority is for ECS services: another source only adds members and names
-        origin: object.into(),
-    };
-    known.filter(|known| ***known == spec).map_or_else(|| Arc::new(spec), Arc::clone)
-}
-
-/// The one value that instances give for an attribute; of several, the first in order.
-fn agreed<'a, T>(
-    object: &str,
-    attribute: &str,
-    written: impl Iterator<Item = &'a str>,
-    read: impl Fn(&str) -> Result<T, Wrong>,
-    findings: &mut Vec<Finding>,
-) -> Option<T> {
-    let mut find = |message| {
-        let object = format!("{object}, attribute {attribute}");
-        findings.push(Finding { code: "CFG002", object, message });
-    };
-    let mut taken: Option<(&str, T)> = None;
-    for text in written.collect::<BTreeSet<_>>() {
-        match (read(text), &taken) {
-            (Ok(value), None) => taken = Some((text, value)),
-            (Ok(_), Some((first, _))) => {
-                find(format!("instances differ: `{first}` and `{text}`; `{first}` is taken"));
-            }
-            (Err(wrong), _) => {
-                let begin = attribute.len() + " = ".len();
-                let at = begin + wrong.at.start..begin + wrong.at.end;
-                find(format!("{}\n{}", wrong.why, words::caret(&format!("{attribute} = {text}"), &at)));
-            }
-        }
-    }
-    taken.map(|(_, value)| value)
+    let label =
+        |(key, value): (&String, &String)| Some((key.strip_prefix(LABEL_PREFIX)?.to_owned(), value.clone()));
+    InstanceFacts { registration, labels: attributes.iter().filter_map(label).collect(), fault }
 }

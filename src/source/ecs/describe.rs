@@ -1,4 +1,5 @@
-//! From the layers of one ECS service to what it offers: defaults, Service Connect, labels, tags; the later wins.
+//! From the layers of one ECS service to what it offers: defaults, Service Connect, labels, tags of tasks, tags; the later
+//! wins. Standalone tasks of a family are described as a service is.
 //!
 //! It is not about tasks: an offer exists whether or not anything runs.
 //!
@@ -7,7 +8,9 @@
 use std::sync::Arc;
 
 use super::facts::{Connect, ConnectService, NamedPort, Revision, ServiceFacts};
-use super::tags::{self, PortTags, Role, Tag, TagLayer, listed};
+use super::standalone::{Said, name_of};
+use super::tags::{self, Place, PortTags, Role, Tag, TagLayer, listed};
+use super::task_tags::TaskTags;
 use super::{Discover, NamespaceRule};
 use crate::model::{Alias, Finding, Knobs, Namespace, Protocol, ServiceKey, ServiceName, ServiceSpec};
 use crate::source::words::{self, Wrong};
@@ -16,8 +19,10 @@ use crate::source::words::{self, Wrong};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Offer {
     pub spec: Arc<ServiceSpec>,
-    /// Whose tasks are its endpoints.
+    /// The group whose tasks are its endpoints: an ECS service, or standalone tasks of a family.
     pub service: Arc<str>,
+    /// Of standalone tasks only those that say this name.
+    pub said: Option<Arc<Said>>,
     /// On which port of each.
     pub port: Arc<str>,
     /// That port's number in the service's task definition.
@@ -29,23 +34,31 @@ pub(super) struct Offer {
 /// What the services of one cluster are read against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cluster<'a> {
+    /// For people.
     pub name: &'a str,
     pub rules: &'a [NamespaceRule],
+    /// The name of the cluster's default namespace, if it has one: the lowest layer.
+    pub default: Option<&'a str>,
 }
 
-/// What `service` offers, with what is wrong about its description.
+/// What `service` offers, with what is wrong about its description. `told` is what the tags of its tasks say.
 pub(super) fn describe(
     cluster: Cluster<'_>,
     service: &ServiceFacts,
+    told: &TaskTags,
     revision: &Revision,
 ) -> (Vec<Offer>, Vec<Finding>) {
     let object = format!("ecs {}/{}", cluster.name, service.name);
-    let tags = tags::read(&object, &service.tags).over(tags::read_labels(&object, &revision.labels));
+    let labels = tags::read_labels(&object, &revision.labels);
+    let tags = tags::read(&object, &Place::TaskTag, &told.tags).over(labels);
+    let tags = tags::read(&object, &Place::Tag, &service.tags).over(tags);
     if tags.role == Some(Role::None) {
         return (Vec::new(), Vec::new());
     }
-    let findings = tags.findings.clone();
-    let mut reader = Reader { cluster, service, revision, object, tags, findings };
+    let mut findings = tags.findings.clone();
+    findings.extend(told.conflicts(&object, &service.tags));
+    let is_written = !service.tags.is_empty() || !told.tags.is_empty() || !revision.labels.is_empty();
+    let mut reader = Reader { cluster, service, revision, object, tags, is_written, findings };
     let offers = reader.namespace().map(|namespace| reader.offers(&namespace)).unwrap_or_default();
     (offers, reader.findings)
 }
@@ -57,6 +70,8 @@ struct Reader<'a> {
     /// For people: `ecs prod-a/payments`.
     object: String,
     tags: TagLayer,
+    /// Whether there is any tag or label.
+    is_written: bool,
     findings: Vec<Finding>,
 }
 
@@ -67,8 +82,7 @@ impl Reader<'_> {
 
     /// The namespace that the service joins, if it joins any.
     fn namespace(&mut self) -> Option<Namespace> {
-        let written = !self.service.tags.is_empty() || !self.revision.labels.is_empty();
-        let labelled = written || self.service.connect.is_some();
+        let labelled = self.is_written || self.service.connect.is_some();
         let rules = self.cluster.rules;
         let admits = |rule: &&NamespaceRule| labelled || rule.discover == Discover::All;
         let connect = self.service.connect.as_ref().and_then(|connect| connect.namespace.clone());
@@ -77,15 +91,12 @@ impl Reader<'_> {
             return match rules {
                 [only] => Some(only).filter(admits).map(|rule| rule.namespace.clone()),
                 several => {
-                    if several.iter().any(|rule| admits(&rule)) {
-                        let names = listed(several.iter().map(|rule| rule.namespace.as_str()));
-                        let cluster = self.cluster.name;
-                        let why = format!(
-                            "cluster {cluster} feeds {names}; say which with the tag legation:namespace"
-                        );
-                        self.find("CFG002", "", why);
+                    let default = self.cluster.default;
+                    let rule = several.iter().find(|rule| Some(rule.namespace.as_str()) == default);
+                    if rule.is_none() && several.iter().any(|rule| admits(&rule)) {
+                        self.find_no_namespace();
                     }
-                    None
+                    rule.filter(admits).map(|rule| rule.namespace.clone())
                 }
             };
         };
@@ -111,6 +122,16 @@ impl Reader<'_> {
             );
         }
         None
+    }
+
+    /// Several namespaces, and nothing says which is meant.
+    fn find_no_namespace(&mut self) {
+        let Cluster { name, rules, default } = self.cluster;
+        let names = listed(rules.iter().map(|rule| rule.namespace.as_str()));
+        let but = default.map(|default| format!(", and not its default namespace `{default}`"));
+        let but = but.unwrap_or_default();
+        let why = format!("cluster {name} feeds {names}{but}; say which with the tag legation:namespace");
+        self.find("CFG002", "", why);
     }
 
     fn offers(&mut self, namespace: &Namespace) -> Vec<Offer> {
@@ -174,7 +195,7 @@ impl Reader<'_> {
 
     fn offer(&mut self, namespace: &Namespace, layers: &Layers<'_>) -> Option<Offer> {
         let place = format!(", port {}", layers.port.name);
-        let name = match layers.name(&self.service.name) {
+        let name = match layers.name(name_of(&self.service.name)) {
             Ok(name) => name,
             Err((name, wrong)) => {
                 let port = &layers.port.name;
@@ -221,7 +242,7 @@ impl Reader<'_> {
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
         let (spec, number) = (Arc::new(spec), layers.number);
-        Some(Offer { spec, service, port, number, active: self.service.active })
+        Some(Offer { spec, service, said: None, port, number, active: self.service.active })
     }
 }
 

@@ -100,6 +100,7 @@ impl TaskEvent {
             created_at: time(self.created_at.as_deref()),
             started_at: time(self.started_at.as_deref()),
             containers: self.containers.iter().map(ContainerDetail::facts).collect(),
+            tags: None,
         })
     }
 

@@ -12,14 +12,16 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
     Deployment, HealthCheck, HealthStatus, NetworkMode, PortMapping, Service, ServiceConnectConfiguration,
-    ServiceConnectService, Task, TaskDefinition, TransportProtocol,
+    ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
 };
 
+use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
 use crate::model::{InstanceId, Protocol, StopCause};
 
 /// An answer without something that ECS always says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lacks(pub &'static str);
+
 
 /// One ECS service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,8 +39,7 @@ pub(super) struct ServiceFacts {
     pub connect: Option<Arc<Connect>>,
     /// The same for every deployment, by its id, which its tasks carry as `startedBy`.
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
-    /// Tags that begin with `legation:`, by the rest of their key.
-    pub tags: BTreeMap<String, String>,
+    pub tags: Tags,
 }
 
 /// A Service Connect block.
@@ -138,6 +139,8 @@ pub(super) struct TaskFacts {
     pub created_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
     pub containers: Vec<ContainerFacts>,
+    /// `None` while only events have told of the task: they say nothing of tags.
+    pub tags: Option<Arc<Tags>>,
 }
 
 /// `lastStatus`, as far as it matters.
@@ -170,11 +173,6 @@ fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// The prefix of the tags that are Legation's.
-pub(super) const TAG_PREFIX: &str = "legation:";
-/// The same for docker labels.
-pub(super) const LABEL_PREFIX: &str = "legation.";
-
 /// Reduces a service.
 pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
     let primary = service.deployments().iter().find(|deployment| deployment.status() == Some("PRIMARY"));
@@ -184,10 +182,6 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
     let definition = definition.or_else(|| task_set.and_then(|set| set.task_definition()));
     let deployments: BTreeMap<Arc<str>, _> =
         service.deployments().iter().filter_map(|one| Some((one.id()?.into(), connect(one)))).collect();
-    let tag = |tag: &aws_sdk_ecs::types::Tag| {
-        let key = tag.key()?.strip_prefix(TAG_PREFIX)?;
-        Some((key.to_owned(), tag.value().unwrap_or_default().to_owned()))
-    };
     Ok(ServiceFacts {
         arn: service.service_arn().ok_or(Lacks("serviceArn"))?.into(),
         name: service.service_name().ok_or(Lacks("serviceName"))?.into(),
@@ -197,8 +191,16 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         definition: definition.map(Into::into),
         connect: primary.and_then(connect),
         deployments,
-        tags: service.tags().iter().filter_map(tag).collect(),
+        tags: own_tags(service.tags()),
     })
+}
+
+fn own_tags(tags: &[Tag]) -> Tags {
+    let own = |tag: &Tag| {
+        let key = tag.key()?.strip_prefix(TAG_PREFIX)?;
+        Some((key.to_owned(), tag.value().unwrap_or_default().to_owned()))
+    };
+    tags.iter().filter_map(own).collect()
 }
 
 fn connect(deployment: &Deployment) -> Option<Arc<Connect>> {
@@ -326,6 +328,7 @@ pub(super) fn task(task: &Task) -> Result<TaskFacts, Lacks> {
         created_at: time(task.created_at()),
         started_at: time(task.started_at()),
         containers: task.containers().iter().map(container).collect(),
+        tags: Some(Arc::new(own_tags(task.tags()))),
     })
 }
 

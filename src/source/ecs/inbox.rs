@@ -49,17 +49,6 @@ pub struct Outbox(mpsc::Sender<Letter>);
 #[derive(Debug, Default)]
 pub struct Inbox(Option<mpsc::Receiver<Letter>>);
 
-/// Whether it is the ARN of a task.
-pub fn is_task(arn: &str) -> bool {
-    arn.starts_with("arn:") && arn.contains(":task/")
-}
-
-/// The cluster of a task by its ARN; none where the ARN does not say, or is none.
-pub fn cluster_of_task(arn: &str) -> Option<&str> {
-    let task = arn.strip_prefix("arn:")?.split_once(":task/")?.1;
-    Some(task.split_once('/')?.0)
-}
-
 /// A way for letters to one cluster.
 pub fn mailbox() -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(WAITING);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ecs::Client;
-use aws_sdk_ecs::types::{DesiredStatus, Failure, ServiceField};
+use aws_sdk_ecs::types::{DesiredStatus, Failure, ServiceField, TaskField};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
@@ -93,7 +93,7 @@ impl Reader {
         joined(calls).await
     }
 
-    /// Describes tasks.
+    /// Describes tasks, with their tags.
     pub(super) async fn tasks(
         &self,
         arns: &[InstanceId],
@@ -103,7 +103,7 @@ impl Reader {
         let batches: Vec<_> = arns.chunks(TASK_BATCH).map(<[_]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
             self.budget.admit(DESCRIBE_TASKS, urgency).await;
-            let call = self.client.describe_tasks().cluster(&self.cluster);
+            let call = self.client.describe_tasks().cluster(&self.cluster).include(TaskField::Tags);
             let answer = call.set_tasks(Some(batch.clone())).send().await;
             let answer = answer.map_err(|e| failed(DESCRIBE_TASKS, e))?;
             let missing = missing(DESCRIBE_TASKS, answer.failures())?;

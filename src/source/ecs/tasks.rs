@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::facts::{Revision, Status, TaskFacts};
+use super::standalone::group_of;
 use crate::model::{Health, InstanceId, Phase, StopCause};
 
 /// How long a task that has gone is still shown, so that people see why.
@@ -34,8 +35,8 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tasks {
     known: BTreeMap<InstanceId, Known>,
-    /// The known tasks by ECS service and by address: an event must not look at all of them.
-    of_service: HashMap<Arc<str>, BTreeSet<InstanceId>>,
+    /// The known tasks by group and by address: an event must not look at all of them.
+    of_group: HashMap<Arc<str>, BTreeSet<InstanceId>>,
     at_address: HashMap<IpAddr, BTreeSet<InstanceId>>,
     buried: HashMap<InstanceId, SystemTime>,
     burials: VecDeque<(SystemTime, InstanceId)>,
@@ -70,9 +71,9 @@ impl Tasks {
         self.known.get(arn)
     }
 
-    /// The tasks of an ECS service that are shown, ordered.
-    pub(super) fn of_service(&self, service: &str) -> impl Iterator<Item = &Known> {
-        self.of_service.get(service).into_iter().flatten().filter_map(|arn| self.known.get(arn))
+    /// The tasks of a group that are shown, ordered: those of an ECS service, or standalone ones of a family.
+    pub(super) fn of_group(&self, group: &str) -> impl Iterator<Item = &Known> {
+        self.of_group.get(group).into_iter().flatten().filter_map(|arn| self.known.get(arn))
     }
 
     /// The tasks at an address that are shown, ordered.
@@ -80,8 +81,8 @@ impl Tasks {
         self.at_address.get(&address).into_iter().flatten().filter_map(|arn| self.known.get(arn))
     }
 
-    /// Takes in what an event tells, which says nothing of health: that stays as it was. Nor does it prove that ECS still
-    /// knows the task, unless it is newer than what is known. Returns whether it is news.
+    /// Takes in what an event tells, which says nothing of health and tags: these stay as they were. Nor does it prove that
+    /// ECS still knows the task, unless it is newer than what is known. Returns whether it is news.
     pub(super) fn hear(&mut self, mut task: TaskFacts, now: SystemTime) -> bool {
         let arn = task.arn.clone();
         let before = self.known.get(&arn).cloned();
@@ -90,6 +91,7 @@ impl Tasks {
             container.healthy =
                 known.into_iter().find(|one| one.name == container.name).and_then(|one| one.healthy);
         }
+        task.tags = before.as_ref().and_then(|known| known.facts.tags.clone());
         let proves = before.as_ref().is_none_or(|known| task.version > known.facts.version);
         self.take(task, proves, now);
         self.known.get(&arn) != before.as_ref()
@@ -125,7 +127,12 @@ impl Tasks {
             (known.missed, known.gone_at) = (false, None);
         }
         match self.known.get_mut(&arn) {
-            Some(known) if known.outdates(&task) => return,
+            Some(known) if known.outdates(&task) => {
+                if known.facts.tags.is_none() {
+                    known.facts.tags = task.tags; // no version tells them, and no event did
+                }
+                return;
+            }
             Some(known) if known.facts == task => {} // keeps the memory that views share
             Some(known) => {
                 let task = TaskFacts { arn: known.facts.arn.clone(), ..task };
@@ -147,16 +154,14 @@ impl Tasks {
     }
 
     fn enter(&mut self, arn: &InstanceId, place: Place) {
-        if let Some(service) = place.service {
-            self.of_service.entry(service).or_default().insert(arn.clone());
-        }
+        self.of_group.entry(place.group).or_default().insert(arn.clone());
         if let Some(address) = place.address {
             self.at_address.entry(address).or_default().insert(arn.clone());
         }
     }
 
     fn leave(&mut self, arn: &InstanceId, place: &Place) {
-        place.service.iter().for_each(|service| take_out(&mut self.of_service, service, arn));
+        take_out(&mut self.of_group, &place.group, arn);
         place.address.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
     }
 
@@ -201,13 +206,13 @@ impl Tasks {
 
 /// Where a task is found.
 struct Place {
-    service: Option<Arc<str>>,
+    group: Arc<str>,
     address: Option<IpAddr>,
 }
 
 impl Place {
     fn of(facts: &TaskFacts) -> Self {
-        Self { service: facts.service.clone(), address: facts.address }
+        Self { group: group_of(facts), address: facts.address }
     }
 }
 

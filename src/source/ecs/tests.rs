@@ -8,6 +8,7 @@ mod describing;
 mod hearing;
 mod judging;
 mod reading;
+mod standalone;
 mod unread;
 mod world;
 

@@ -11,9 +11,12 @@ use std::time::SystemTime;
 
 use imbl::OrdMap;
 
+use super::defaults::Defaults;
 use super::describe::{self, Cluster, Offer};
 use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::read::Unread;
+use super::standalone::{self, families, group_of};
+use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
     Finding, InstanceId, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState,
@@ -30,6 +33,11 @@ pub(super) type Services = BTreeMap<Arc<str>, ServiceFacts>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Knowledge<'a> {
     pub cluster: Cluster<'a>,
+    /// The cluster's name, which Cloud Map calls it by too.
+    pub short: &'a Arc<str>,
+    /// The account and Region.
+    pub home: &'a Arc<str>,
+    pub defaults: &'a Defaults,
     pub services: &'a Services,
     pub revisions: &'a Revisions,
     pub tasks: &'a Tasks,
@@ -39,10 +47,10 @@ pub(super) struct Knowledge<'a> {
 
 /// A task with what it takes to judge it.
 #[derive(Clone, Copy)]
-struct Judged<'a> {
-    task: &'a Known,
-    revision: Option<&'a Revision>,
-    phase: Phase,
+pub(super) struct Judged<'a> {
+    pub task: &'a Known,
+    pub revision: Option<&'a Revision>,
+    pub phase: Phase,
 }
 
 impl Judged<'_> {
@@ -72,7 +80,7 @@ impl<'a> Knowledge<'a> {
         let judged: Vec<Judged<'_>> = self.tasks.iter().map(|task| self.judge(task)).collect();
         let by_name: HashMap<&str, &ServiceFacts> =
             self.services.values().map(|service| (&*service.name, service)).collect();
-        let (offers, mut findings) = self.offers();
+        let (offers, mut findings) = self.offers(&judged);
         let offers = one_owner(offers, &mut findings);
         let mut services = OrdMap::new();
         for (key, offer) in &offers {
@@ -81,11 +89,14 @@ impl<'a> Knowledge<'a> {
         }
         findings.extend(self.doubts());
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
+        findings.extend(self.defaults.finding(self.cluster.name));
         findings.sort();
         findings.dedup();
         let view = View {
             services,
-            clusters: [self.cluster.name.into()].into(),
+            clusters: [Arc::clone(self.short)].into(),
+            namespaces: self.cluster.rules.iter().map(|rule| rule.namespace.clone()).collect(),
+            home: Some(Arc::clone(self.home)),
             occupied: occupied(&judged),
             tasks: by_address(&judged),
             unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),
@@ -101,10 +112,9 @@ impl<'a> Knowledge<'a> {
     /// Draws anew what follows from these tasks, which may have gone. `addresses` are those that they had before.
     pub(super) fn redraw(&self, drawn: &mut Drawn, tasks: &[InstanceId], addresses: &[IpAddr]) {
         let touched = || tasks.iter().filter_map(|arn| self.tasks.get(arn));
-        let services: BTreeSet<&Arc<str>> =
-            touched().filter_map(|task| task.facts.service.as_ref()).collect();
+        let groups: BTreeSet<Arc<str>> = touched().map(|task| group_of(&task.facts)).collect();
         let view = &mut drawn.view;
-        for service in services {
+        for service in &groups {
             let facts = self.services.values().rfind(|facts| facts.name == *service);
             for key in drawn.offered_by.get(service).into_iter().flatten() {
                 if let Some(offer) = drawn.offers.get(key) {
@@ -112,7 +122,7 @@ impl<'a> Knowledge<'a> {
                     view.services.insert(key.clone(), renewed);
                 }
             }
-            if self.tasks.of_service(service).any(|task| self.judge(task).unplaced().is_some()) {
+            if self.tasks.of_group(service).any(|task| self.judge(task).unplaced().is_some()) {
                 view.unplaced.insert(Arc::clone(service));
             } else {
                 view.unplaced.remove(service);
@@ -145,7 +155,8 @@ impl<'a> Knowledge<'a> {
         offer: &Offer,
         facts: Option<&ServiceFacts>,
     ) -> Arc<ServiceView> {
-        let tasks = self.tasks.of_service(&offer.service).map(|task| self.judge(task));
+        let tasks = self.tasks.of_group(&offer.service).map(|task| self.judge(task));
+        let tasks = tasks.filter(|task| self.serves(task, offer));
         let registrations = tasks.map(|task| register(&task, offer, facts)).collect();
         shared(before, offer, registrations)
     }
@@ -163,23 +174,61 @@ impl<'a> Knowledge<'a> {
 
     fn cannot_read(&self, definition: &str, error: &SourceError) -> Finding {
         let label = definition.rsplit('/').next().unwrap_or(definition);
-        Finding {
-            code: "SRC001",
-            object: format!("ecs {}, task definition {label}", self.cluster.name),
-            message: format!("can't be read, so its new tasks get no traffic: {error}"),
-        }
+        let object = format!("ecs {}, task definition {label}", self.cluster.name);
+        error.finding(object, "can't be read, so its new tasks get no traffic: ")
     }
 
-    fn offers(&self) -> (Vec<Offer>, Vec<Finding>) {
+    /// Whether a task of the offer's group is meant: of standalone ones only those that say so themselves.
+    fn serves(&self, task: &Judged<'_>, offer: &Offer) -> bool {
+        offer.said.as_ref().is_none_or(|said| {
+            self.is_member(task) && standalone::said(&task.task.facts, self.cluster) == **said
+        })
+    }
+
+    fn is_member(&self, task: &Judged<'_>) -> bool {
+        let (facts, rules) = (&task.task.facts, self.cluster.rules);
+        task.revision.is_some_and(|revision| standalone::is_member(facts, revision, rules))
+    }
+
+    /// Whether one of these is a standalone task that serves and has no service yet.
+    pub(super) fn lacks_service(&self, drawn: &Drawn, tasks: &[InstanceId]) -> bool {
+        let tasks = tasks.iter().filter_map(|arn| self.tasks.get(arn)).map(|task| self.judge(task));
+        let mut members = tasks.filter(|task| self.is_member(task));
+        members.any(|task| {
+            let keys = drawn.offered_by.get(&group_of(&task.task.facts)).into_iter().flatten();
+            !keys.filter_map(|key| drawn.offers.get(key)).any(|offer| self.serves(&task, offer))
+        })
+    }
+
+    fn offers(&self, judged: &[Judged<'a>]) -> (Vec<Offer>, Vec<Finding>) {
         let (mut offers, mut findings) = (Vec::new(), Vec::new());
+        let mut tagged: HashMap<&str, Vec<Judged<'a>>> = HashMap::new();
+        let has_tags =
+            |task: &&Judged<'a>| task.task.facts.tags.as_ref().is_some_and(|tags| !tags.is_empty());
+        for task in judged.iter().filter(has_tags) {
+            if let Some(service) = &task.task.facts.service {
+                tagged.entry(service).or_default().push(*task);
+            }
+        }
         for service in self.services.values() {
             let definition = service.definition.as_ref();
             let Some(revision) = definition.and_then(|definition| self.revisions.get(definition)) else {
                 continue; // nothing was ever deployed
             };
-            let (offered, found) = describe::describe(self.cluster, service, revision);
+            let told = tagged.get(&*service.name).map(|tasks| TaskTags::of_service(service, tasks));
+            let told = told.unwrap_or_default();
+            let (offered, found) = describe::describe(self.cluster, service, &told, revision);
             offers.extend(offered);
             if service.active {
+                findings.extend(found);
+            }
+        }
+        for family in families(judged, self.cluster) {
+            let (offered, found) =
+                describe::describe(self.cluster, &family.facts, &family.told, family.revision);
+            let said = |offer| Offer { said: Some(Arc::clone(&family.said)), ..offer };
+            offers.extend(offered.into_iter().map(said));
+            if family.facts.active {
                 findings.extend(found);
             }
         }

@@ -28,7 +28,7 @@ struct Fixture {
     _script: Scripted,
 }
 
-fn fixture(bodies: Vec<String>, arn: Option<&str>) -> Fixture {
+fn fixture(bodies: Vec<String>, cluster: &str) -> Fixture {
     let (tell, deleted) = mpsc::unbounded_channel();
     let bodies = Arc::new(bodies);
     let script = Scripted::start(move |operation, request| match operation {
@@ -44,10 +44,10 @@ fn fixture(bodies: Vec<String>, arn: Option<&str>) -> Fixture {
         }
     });
     let (outbox, inbox) = mailbox();
-    let addressee = Addressee { arn: arn.map(str::to_owned), outbox };
+    let addressee = Addressee { cluster: ClusterId::read(cluster).expect("a cluster"), outbox };
     let settings = Settings { queue_url: "https://sqs.test/1/legation-a".to_owned(), receivers: 1 };
     let metrics = Metrics::register(&mut Registry::default());
-    let queue = Queue::new(&script.access(), settings, [("prod-a".to_owned(), addressee)].into(), metrics);
+    let queue = Queue::new(&script.access(), settings, vec![addressee], metrics);
     Fixture { queue, inbox: Some(inbox), deleted, _script: script }
 }
 
@@ -79,7 +79,7 @@ async fn what_was_taken_in_or_concerns_nobody_is_deleted_and_the_unreadable_is_l
         other.to_string(),
         task("c", "arn:aws:ecs:eu-north-1:1:cluster/prod-a"),
     ];
-    let mut fixture = fixture(bodies, Some(CLUSTER));
+    let mut fixture = fixture(bodies, CLUSTER);
     let told = answer(fixture.inbox.take().expect("an inbox"));
     for _ in 0..2 {
         fixture.queue.receive(LONG_POLL).await.expect("a batch");
@@ -95,7 +95,7 @@ async fn what_was_taken_in_or_concerns_nobody_is_deleted_and_the_unreadable_is_l
 
 #[tokio::test]
 async fn what_nobody_takes_in_stays_in_the_queue() {
-    let mut fixture = fixture(vec![task("a", CLUSTER)], None);
+    let mut fixture = fixture(vec![task("a", CLUSTER)], "prod-a");
     drop(fixture.inbox.take());
     fixture.queue.receive(LONG_POLL).await.expect("a batch");
     assert!(fixture.deleted.try_recv().is_err());
@@ -107,7 +107,30 @@ async fn a_queue_that_refuses_is_told() {
     let script = Scripted::start(move |_, _| Answer::Json(400, refusal.clone()));
     let settings = Settings { queue_url: "https://sqs.test/1/gone".to_owned(), receivers: 1 };
     let metrics = Metrics::register(&mut Registry::default());
-    let queue = Queue::new(&script.access(), settings, BTreeMap::new(), metrics);
+    let queue = Queue::new(&script.access(), settings, Vec::new(), metrics);
     let error = queue.receive(LONG_POLL).await.expect_err("a refusal");
     assert_eq!((&*error.operation, &*error.code), ("sqs:ReceiveMessage", "QueueDoesNotExist"));
+}
+
+#[tokio::test]
+async fn clusters_of_one_name_hear_their_own_events() {
+    let script = Scripted::start(|_, _| Answer::Json(200, json!({})));
+    let settings = Settings { queue_url: "https://sqs.test/1/legation-a".to_owned(), receivers: 1 };
+    let addressees = ["prod-a", CLUSTER, "arn:aws:ecs:us-east-1:2:cluster/prod-a"].map(|cluster| {
+        let mut cluster = ClusterId::read(cluster).expect("a cluster");
+        cluster.region.get_or_insert("eu-west-1".to_owned());
+        Addressee { cluster, outbox: mailbox().0 }
+    });
+    let metrics = Metrics::register(&mut Registry::default());
+    let queue = Queue::new(&script.access(), settings, addressees.into(), metrics);
+    for (arn, addressee) in [
+        (CLUSTER, Some(1)),
+        ("arn:aws:ecs:us-east-1:2:cluster/prod-a", Some(2)),
+        ("arn:aws:ecs:eu-west-1:7:cluster/prod-a", Some(0)),
+        ("arn:aws:ecs:us-east-1:7:cluster/prod-a", None),
+        ("arn:aws:ecs:eu-west-1:1:cluster/prod-b", None),
+        ("prod", None),
+    ] {
+        assert_eq!(queue.addressee_of(arn), addressee, "{arn}");
+    }
 }

@@ -17,6 +17,7 @@ use super::{port, revision, rule};
 use crate::model::{Finding, Protocol, Readiness, ServiceSpec};
 use crate::source::ecs::describe::{self, Cluster};
 use crate::source::ecs::facts::{self, Revision};
+use crate::source::ecs::task_tags::TaskTags;
 use crate::source::ecs::{Discover, NamespaceRule};
 
 const HTTP: Option<ApplicationProtocol> = Some(ApplicationProtocol::Http);
@@ -42,12 +43,14 @@ struct Given<'a> {
     tags: &'a [(&'a str, &'a str)],
     connect: Option<ServiceConnectConfiguration>,
     rules: Vec<NamespaceRule>,
+    /// The cluster's default namespace.
+    default: Option<&'a str>,
 }
 
 impl Default for Given<'_> {
     fn default() -> Self {
         let rules = vec![rule("prod", Discover::Labelled)];
-        Self { name: "payments", tags: &[], connect: None, rules }
+        Self { name: "payments", tags: &[], connect: None, rules, default: None }
     }
 }
 
@@ -64,8 +67,8 @@ impl Given<'_> {
             .set_tags(Some(tags.collect()))
             .build();
         let facts = facts::service(&service).expect("complete");
-        let cluster = Cluster { name: "prod-a", rules: &self.rules };
-        let (offers, findings) = describe::describe(cluster, &facts, revision);
+        let cluster = Cluster { name: "prod-a", rules: &self.rules, default: self.default };
+        let (offers, findings) = describe::describe(cluster, &facts, &TaskTags::default(), revision);
         (offers.into_iter().map(|offer| (*offer.spec).clone()).collect(), findings)
     }
 
@@ -249,6 +252,21 @@ fn the_namespace_is_said_or_the_only_one() {
     assert_eq!(all.brief(&one_port()).1, ["CFG002 ecs prod-a/payments"]);
     let by_connect = Given { rules: two(), ..connected("dev", vec![sc("http")]) };
     assert_eq!(by_connect.brief(&one_port()).0, ["dev/http http http:8080"]);
+    let by_default = |default, tags: &'static [(&'static str, &'static str)]| Given {
+        default: Some(default),
+        ..in_two(tags)
+    };
+    let some = &[("legation:role", "auto")];
+    assert_eq!(by_default("dev", some).brief(&one_port()).0, ["dev/payments http payments:8080"]);
+    assert_eq!(by_default("dev", &[]).brief(&one_port()), (vec![], vec![]), "it asks nobody in");
+    let prod = &[("legation:namespace", "prod")];
+    assert_eq!(by_default("dev", prod).brief(&one_port()).0, ["prod/payments http payments:8080"]);
+    let (_, findings) = by_default("test", some).described(&one_port());
+    assert_eq!(
+        findings[0].message,
+        "cluster prod-a feeds `dev`, `prod`, and not its default namespace `test`; say which with the tag \
+         legation:namespace"
+    );
     let both =
         Given { tags: &[("legation:namespace", "prod")], rules: two(), ..connected("dev", vec![sc("http")]) };
     assert_eq!(both.brief(&one_port()).0, ["prod/http http http:8080"], "the tag wins");

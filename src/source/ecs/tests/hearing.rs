@@ -22,7 +22,7 @@ use crate::source::{Cell, Pace, cell};
 
 const RUNNING: Phase = Phase::Running(Health::NoCheck);
 
-fn event(changes: Value) -> TaskEvent {
+pub(super) fn event(changes: Value) -> TaskEvent {
     let mut detail = json!({
         "taskArn": task_arn("a"), "clusterArn": format!("{ARN}cluster/prod-a"), "version": 4,
         "taskDefinitionArn": format!("{ARN}task-definition/payments:1"), "group": "service:payments",
@@ -57,9 +57,9 @@ fn newcomer(changes: Value) -> TaskEvent {
 }
 
 /// A source at work, which has read the cluster once and will not do so again.
-struct Running {
+pub(super) struct Running {
     outbox: Outbox,
-    cell: Cell,
+    pub(super) cell: Cell,
     token: CancellationToken,
 }
 
@@ -70,7 +70,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    async fn start(cluster: &Cluster) -> Self {
+    pub(super) async fn start(cluster: &Cluster) -> Self {
         let (outbox, inbox) = mailbox();
         let source = cluster.source_hearing(vec![rule("prod", Discover::Labelled)], inbox);
         let (writer, mut cell) = cell("ecs/prod-a");
@@ -83,11 +83,11 @@ impl Running {
         Self { outbox, cell, token }
     }
 
-    async fn tell(&self, event: TaskEvent) {
+    pub(super) async fn tell(&self, event: TaskEvent) {
         assert!(self.outbox.send(vec![event], false).await, "nobody took it in");
     }
 
-    fn view(&self) -> std::sync::Arc<View> {
+    pub(super) fn view(&self) -> std::sync::Arc<View> {
         self.cell.reading().view.expect("it has spoken")
     }
 
@@ -363,7 +363,7 @@ proptest! {
                 _ => prop_assert_eq!(&known.expect("it runs").facts, &facts),
             }
         }
-        let indexed: Vec<_> = tasks.of_service("payments").map(|known| known.facts.arn.clone()).collect();
+        let indexed: Vec<_> = tasks.of_group("payments").map(|known| known.facts.arn.clone()).collect();
         let all: Vec<_> = tasks.iter().map(|known| known.facts.arn.clone()).collect();
         prop_assert_eq!(indexed, all, "the index has lost or kept someone");
     }

@@ -26,6 +26,8 @@ pub(super) struct World {
     pub invented: BTreeSet<String>,
     /// Entries on a page.
     pub page: usize,
+    /// The default namespace of the cluster.
+    pub default: Option<&'static str>,
     /// Answers that replace the next one of an operation.
     pub faults: Vec<(&'static str, Answer)>,
 }
@@ -84,6 +86,21 @@ impl World {
         self.tasks.insert(id.into(), task);
     }
 
+    /// A running standalone task of a family's first revision, with these tags.
+    pub(super) fn standalone(&mut self, id: &str, family: &str, host: u32, tags: &[(&str, &str)]) {
+        self.definition(&format!("{family}:1"), 8080);
+        self.task(id, family, host);
+        self.set(id, "group", json!(format!("family:{family}")));
+        self.set(id, "startedBy", Value::Null);
+        self.tag(id, tags);
+    }
+
+    /// Gives a task these tags.
+    pub(super) fn tag(&mut self, id: &str, tags: &[(&str, &str)]) {
+        let tag = |(key, value): &(&str, &str)| json!({"key": format!("legation:{key}"), "value": value});
+        self.set(id, "tags", tags.iter().map(tag).collect());
+    }
+
     pub(super) fn set(&mut self, id: &str, key: &str, value: Value) {
         self.tasks.get_mut(id).expect("the task")[key] = value;
     }
@@ -110,6 +127,11 @@ impl World {
                 let arn = request["taskDefinition"].as_str().unwrap_or_default();
                 self.definitions.get(arn).map(|definition| json!({"taskDefinition": definition}))
             }
+            "DescribeClusters" => {
+                let defaults = self.default.map(|namespace| json!({"namespace": namespace}));
+                Some(json!({"clusters": [{"clusterName": "prod-a", "serviceConnectDefaults": defaults}]}))
+            }
+            "GetNamespace" => Some(json!({"Namespace": {"Name": "prod"}})),
             _ => None,
         };
         document.map_or_else(|| refusal("InvalidParameterException"), |document| Answer::Json(200, document))
@@ -130,7 +152,7 @@ fn page(key: &str, arns: Vec<String>, size: usize, request: &Value) -> Option<Va
 
 fn described(key: &str, entries: &BTreeMap<String, Value>, request: &Value, most: usize) -> Option<Value> {
     let asked = request[key].as_array()?;
-    if asked.is_empty() || asked.len() > most || (most == 10 && request["include"] != json!(["TAGS"])) {
+    if asked.is_empty() || asked.len() > most || request["include"] != json!(["TAGS"]) {
         return None;
     }
     let of = |arn: &Value| entries.get(arn.as_str()?.rsplit('/').next()?);
@@ -164,7 +186,11 @@ impl Cluster {
 
     pub(super) fn source_hearing(&self, namespaces: Vec<NamespaceRule>, inbox: Inbox) -> EcsSource {
         let cluster = format!("{ARN}cluster/prod-a");
-        EcsSource::new(&self.script.access(), Settings { cluster, namespaces }, inbox)
+        EcsSource::new(
+            &self.script.access(),
+            Settings { cluster, label: "prod-a".to_owned(), namespaces },
+            inbox,
+        )
     }
 
     /// How often an operation was called.

@@ -1,5 +1,5 @@
-//! The `legation:*` tags of one service and the `legation.*` labels of its containers: layers 3 and 2 of its description,
-//! checked key by key.
+//! The `legation:*` tags of one service and of its tasks, and the `legation.*` labels of its containers: layers 3 and 2 of
+//! its description, checked key by key. The attributes of Cloud Map say the same in the words of labels.
 //!
 //! It is not the description: it knows no lower layer and no port but by name.
 //!
@@ -10,44 +10,66 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::facts::{LABEL_PREFIX, TAG_PREFIX};
+use super::words::{self, Wrong};
 use crate::diagnostic::words::nearest;
 use crate::model::{Alias, Finding, Protocol, Readiness};
-use crate::source::words::{self, Wrong};
+
+/// Tags that begin with `legation:`, by the rest of their key.
+pub(super) type Tags = BTreeMap<String, String>;
+
+/// The prefix of the tags that are Legation's.
+pub(super) const TAG_PREFIX: &str = "legation:";
+/// The same for docker labels and for attributes of Cloud Map.
+pub(super) const LABEL_PREFIX: &str = "legation.";
 
 /// Where something is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     Tag,
+    /// A tag of a task.
+    TaskTag,
     /// A docker label of this container.
     Label(Arc<str>),
+    /// An attribute of a service of Cloud Map.
+    Attribute,
+    /// An attribute of this instance of one.
+    OfInstance(Arc<str>),
 }
 
 impl Place {
     /// The key as it is written there; both prefixes are equally long.
     fn key(&self, key: &str) -> String {
         match self {
-            Self::Tag => format!("{TAG_PREFIX}{key}"),
-            Self::Label(_) => format!("{LABEL_PREFIX}{}", key.replace('/', ".")),
+            Self::Tag | Self::TaskTag => format!("{TAG_PREFIX}{key}"),
+            Self::Label(_) | Self::Attribute | Self::OfInstance(_) => {
+                format!("{LABEL_PREFIX}{}", key.replace('/', "."))
+            }
         }
     }
 
     fn is(&self) -> &'static str {
         match self {
             Self::Tag => "tag",
+            Self::TaskTag => "task tag",
             Self::Label(_) => "label",
+            Self::Attribute | Self::OfInstance(_) => "attribute",
         }
+    }
+
+    /// Whether the service has one port, which needs no name and has none of its own.
+    fn is_of_one_port(&self) -> bool {
+        matches!(self, Self::Attribute | Self::OfInstance(_))
     }
 }
 
-/// What the tags of one service say, or the labels of its containers.
+/// What the tags of one service say, or those of its tasks, the labels of its containers, or attributes of Cloud Map.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct TagLayer {
     /// The namespace, unchecked: only the cluster knows which there are.
     pub namespace: Option<(Place, String)>,
     pub role: Option<Role>,
     pub readiness: Option<Readiness>,
-    /// By port name, which no one has checked yet.
+    /// By port name, which no one has checked yet; no name where there is but one port.
     pub ports: BTreeMap<String, PortTags>,
     pub findings: Vec<Finding>,
 }
@@ -83,11 +105,11 @@ const OF_PORT: [&str; 6] =
 /// Keys that are promised for later.
 const NOT_YET: [&str; 4] = ["version", "imports", "drain.window", "inbound"];
 
-/// Reads the tags of the service called `object`, whose keys have lost their prefix.
-pub(super) fn read(object: &str, tags: &BTreeMap<String, String>) -> TagLayer {
+/// Reads the tags of the service called `object`, or of its tasks, as `place` says; their keys have lost their prefix.
+pub(super) fn read(object: &str, place: &Place, tags: &Tags) -> TagLayer {
     let mut layer = TagLayer::default();
     for (key, value) in tags {
-        layer.take(&Tag { object, place: &Place::Tag, key, value });
+        layer.take(&Tag { object, place, key, value });
     }
     layer
 }
@@ -112,11 +134,11 @@ pub(super) fn read_labels(object: &str, labels: &BTreeMap<String, Vec<(Arc<str>,
 }
 
 /// The key of the tag that a label stands for: `alias/http` for `alias.http`.
-fn key_of_label(label: &str) -> String {
+pub(super) fn key_of_label(label: &str) -> String {
     let of_port = |word: &&&str| label.strip_prefix(**word).is_some_and(|rest| rest.starts_with('.'));
     match OF_PORT.iter().chain(&NOT_YET).find(of_port) {
         Some(word) => format!("{word}/{}", &label[word.len() + 1..]),
-        None if NOT_YET.contains(&label) => label.to_owned(),
+        None if NOT_YET.contains(&label) || OF_PORT.contains(&label) => label.to_owned(),
         // Unknown, but what it was meant to be about may be known.
         None => {
             label.rsplit_once('.').map_or_else(|| label.to_owned(), |(word, port)| format!("{word}/{port}"))
@@ -125,8 +147,12 @@ fn key_of_label(label: &str) -> String {
 }
 
 impl TagLayer {
-    fn take(&mut self, tag: &Tag<'_>) {
+    /// Takes in one tag, or a finding about it.
+    pub(super) fn take(&mut self, tag: &Tag<'_>) {
         let outcome = match tag.key.split_once('/') {
+            None if tag.place.is_of_one_port() && OF_PORT.contains(&tag.key) => {
+                of_port(self, tag, tag.key, "")
+            }
             None => of_service(self, tag),
             Some((word, port)) => of_port(self, tag, word, port),
         };
@@ -150,7 +176,8 @@ impl TagLayer {
 }
 
 impl PortTags {
-    fn over(mut self, below: Self) -> Self {
+    /// The same for one port.
+    pub(super) fn over(mut self, below: Self) -> Self {
         self.keys.extend(below.keys);
         Self {
             keys: self.keys,
@@ -190,8 +217,9 @@ impl Tag<'_> {
         let (key, is) = (self.place.key(self.key), self.place.is());
         let shown = words::caret(&format!("{key} = {}", self.value), &at);
         let of = match self.place {
-            Place::Tag => String::new(),
+            Place::Tag | Place::TaskTag | Place::Attribute => String::new(),
             Place::Label(container) => format!(" of container {container}"),
+            Place::OfInstance(instance) => format!(" of instance {instance}"),
         };
         Finding {
             code,
@@ -207,6 +235,11 @@ impl Tag<'_> {
 
 fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
     match tag.key {
+        "namespace" if tag.place.is_of_one_port() => {
+            let why =
+                "the configuration says which namespace the services of Cloud Map join; this has no effect";
+            return Err(tag.wrong_key("CFG001", 0..tag.key.len(), why));
+        }
         "namespace" => layer.namespace = Some((tag.place.clone(), tag.value.to_owned())),
         "role" => {
             let roles = [("auto", Role::Auto), ("client", Role::Client), ("none", Role::None)];
@@ -264,7 +297,8 @@ fn unknown(tag: &Tag<'_>, word: &str) -> Finding {
     let near = nearest(word, known()).map_or_else(
         || format!("; this release knows {}", listed(known())),
         |near| {
-            let of_port = if OF_PORT.contains(&near) { "/<portName>" } else { "" };
+            let has_port = OF_PORT.contains(&near) && !tag.place.is_of_one_port();
+            let of_port = if has_port { "/<portName>" } else { "" };
             format!("; did you mean `{}`?", tag.place.key(&format!("{near}{of_port}")))
         },
     );
@@ -292,7 +326,11 @@ mod tests {
     const PAYMENTS: &str = "ecs prod-a/payments";
 
     fn read_all(tags: &[(&str, &str)]) -> TagLayer {
-        read(PAYMENTS, &tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
+        read(
+            PAYMENTS,
+            &Place::Tag,
+            &tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        )
     }
 
     /// The one finding about one tag.

@@ -1,0 +1,93 @@
+//! Several accounts and Regions: how each is reached, as this process itself or with a role.
+//!
+//! It calls nobody: a role is taken on when the first call is signed, and again before its credentials expire.
+//!
+//! Invariant: whoever shares an account and a Region shares their budget, whatever the role.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{Region, SdkConfig};
+use aws_sdk_ecs::config::SharedCredentialsProvider;
+use aws_sdk_sts::Client;
+
+use super::{Access, Budget, failed};
+use crate::model::account_of_role;
+use crate::source::SourceError;
+use crate::telemetry::Metrics;
+
+pub(super) const ASSUME_ROLE: &str = "sts:AssumeRole";
+/// What AWS's trails show of who took a role on.
+const SESSION: &str = "legation";
+
+/// A role, and how it is taken on.
+#[derive(Clone, Debug)]
+pub(super) struct Role {
+    pub(super) arn: String,
+    sts: Client,
+}
+
+impl Role {
+    /// Tries to take it on; what comes of it is dropped.
+    pub(super) async fn assume(&self) -> Result<(), SourceError> {
+        let call = self.sts.assume_role().role_arn(&self.arn).role_session_name(SESSION);
+        call.send().await.map(drop).map_err(|error| failed(ASSUME_ROLE, error))
+    }
+}
+
+/// Every account and Region that is called.
+#[derive(Debug)]
+pub struct Accounts {
+    sdk: SdkConfig,
+    /// How much of what AWS allows is used, in percent.
+    call_budget: u32,
+    metrics: Metrics,
+    /// By role and Region.
+    known: BTreeMap<(Option<String>, String), Access>,
+    /// By account and Region.
+    budgets: BTreeMap<Arc<str>, Arc<Budget>>,
+}
+
+impl Accounts {
+    /// With these settings, in which there is a Region.
+    pub fn new(sdk: SdkConfig, call_budget: u32, metrics: Metrics) -> Self {
+        Self { sdk, call_budget, metrics, known: BTreeMap::new(), budgets: BTreeMap::new() }
+    }
+
+    /// The Region that is meant where none is said.
+    pub fn region(&self) -> &str {
+        self.sdk.region().map_or("", AsRef::as_ref)
+    }
+
+    /// Access with a role, or as oneself, to a Region, or the usual one.
+    pub async fn access(&mut self, role: Option<&str>, region: Option<&str>) -> Access {
+        let region = region.unwrap_or(self.region()).to_owned();
+        let key = (role.map(str::to_owned), region.clone());
+        if let Some(access) = self.known.get(&key) {
+            return access.clone();
+        }
+        let own = self.sdk.clone().into_builder().region(Region::new(region.clone())).build();
+        let account = role.and_then(account_of_role).unwrap_or_default();
+        let home: Arc<str> = if account.is_empty() { region } else { format!("{account}/{region}") }.into();
+        let (percent, metrics) = (self.call_budget, self.metrics.clone());
+        let budget = self.budgets.entry(Arc::clone(&home));
+        let budget = Arc::clone(budget.or_insert_with(|| Arc::new(Budget::new(percent, metrics).of(&home))));
+        let access = match role {
+            None => Access { sdk: own, budget, home, role: None },
+            Some(arn) => {
+                // Its endpoint is the Region's own, as for every other service.
+                let provider = AssumeRoleProvider::builder(arn).configure(&own).session_name(SESSION);
+                let provider = SharedCredentialsProvider::new(provider.build().await);
+                let role = Role { arn: arn.to_owned(), sts: Client::new(&own) };
+                let sdk = own.into_builder().credentials_provider(provider).build();
+                Access { sdk, budget, home, role: Some(role) }
+            }
+        };
+        self.known.insert(key, access.clone());
+        access
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Tests of standalone tasks as members, of what the tags of tasks say, and of the cluster's default namespace.
+//!
+//! It is not about what each tag means. Invariant: everything is read from the JSON that ECS sends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::hearing::{Running, event};
+use super::rule;
+use super::world::{ARN, Cluster, refusal, task_arn};
+use crate::model::{Finding, Phase, Registration, ServiceKey, ServiceView, StopCause, View};
+use crate::source::ecs::{Discover, EcsSource};
+
+const PROD: (&str, &str) = ("namespace", "prod");
+
+fn prod(cluster: &Cluster) -> EcsSource {
+    cluster.source(vec![rule("prod", Discover::Labelled)])
+}
+
+/// The services as `name=task,task`.
+fn services(view: &View) -> Vec<String> {
+    let of = |(key, service): (&ServiceKey, &Arc<ServiceView>)| {
+        let id = |one: &Registration| one.instance.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+        format!("{key}={}", service.registrations.iter().map(id).collect::<Vec<_>>().join(","))
+    };
+    view.services.iter().map(of).collect()
+}
+
+fn told(findings: &[Finding]) -> Vec<String> {
+    findings.iter().map(|finding| format!("{} {}", finding.code, finding.object)).collect()
+}
+
+async fn read(source: &mut EcsSource) -> View {
+    source.sweep(None).await.expect("a view")
+}
+
+#[tokio::test]
+async fn tasks_of_a_family_that_ask_for_it_form_one_service() {
+    let cluster = Cluster::payments();
+    {
+        let mut world = cluster.world();
+        world.standalone("c", "batch", 3, &[PROD]);
+        world.standalone("d", "batch", 4, &[("readiness", "running"), PROD]);
+        world.standalone("client", "batch", 5, &[PROD, ("role", "client")]);
+        world.standalone("none", "batch", 6, &[("role", "none")]);
+        world.standalone("silent", "batch", 7, &[]);
+        world.standalone("other", "batch", 8, &[("discovery-name/http", "other")]);
+    }
+    let view = read(&mut prod(&cluster)).await;
+    assert_eq!(services(&view), ["prod/batch=c,d", "prod/other=other", "prod/payments=a,b"]);
+    assert_eq!(view.findings, []);
+    let batch = &view.services[&ServiceKey::new("prod", "batch")];
+    assert_eq!((&*batch.spec.origin, batch.active), ("ecs prod-a/family:batch", true));
+    assert_eq!(batch.registrations[0].port, Some(8080));
+    assert_eq!(view.occupied.len(), 8, "sidecars of all of them must know which ports are taken");
+
+    let mut all = cluster.source(vec![rule("prod", Discover::All)]);
+    let view = read(&mut all).await;
+    assert_eq!(services(&view), ["prod/batch=c,d,silent", "prod/other=other", "prod/payments=a,b"]);
+    assert_eq!(view.findings, [], "a namespace that is the only one need not be said");
+}
+
+#[tokio::test]
+async fn labels_ask_for_it_too_and_lie_below_tags() {
+    let cluster = Cluster::payments();
+    {
+        let mut world = cluster.world();
+        world.standalone("c", "batch", 3, &[]);
+        world.standalone("d", "batch", 4, &[("role", "client")]);
+        let labels = json!({"legation.alias.http": "jobs:80", "legation.protocol.http": "grpc"});
+        let definition = world.definitions.get_mut(&format!("{ARN}task-definition/batch:1")).expect("it");
+        definition["containerDefinitions"][0]["dockerLabels"] = labels;
+    }
+    let mut source = prod(&cluster);
+    let view = read(&mut source).await;
+    assert_eq!(services(&view), ["prod/batch=c", "prod/payments=a,b"]);
+    let spec = |view: &View| {
+        let spec = &view.services[&ServiceKey::new("prod", "batch")].spec;
+        (spec.aliases[0].to_string(), spec.protocol.as_str())
+    };
+    assert_eq!(spec(&view), ("jobs:80".to_owned(), "grpc"));
+    cluster.world().tag("c", &[("protocol/http", "http2")]);
+    assert_eq!(spec(&read(&mut source).await), ("jobs:80".to_owned(), "http2"));
+}
+
+#[tokio::test]
+async fn of_tasks_that_disagree_the_eldest_is_right() {
+    let cluster = Cluster::payments();
+    {
+        let mut world = cluster.world();
+        world.standalone("c", "batch", 3, &[("alias/http", "new:80"), PROD]);
+        world.standalone("d", "batch", 4, &[("alias/http", "old:80"), ("retry.attempts/http", "0"), PROD]);
+        world.set("d", "createdAt", json!(900));
+    }
+    let mut source = prod(&cluster);
+    let view = read(&mut source).await;
+    let spec = |view: &View| {
+        let spec = &view.services[&ServiceKey::new("prod", "batch")].spec;
+        (spec.aliases[0].to_string(), spec.knobs.retry_attempts)
+    };
+    assert_eq!(spec(&view), ("old:80".to_owned(), Some(0)));
+    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/family:batch, task tag legation:alias/http"]);
+    expect_test::expect![[r"
+        task c says this, and older ones `old:80`, which is taken
+          legation:alias/http = new:80
+                                ^^^^^^"]]
+    .assert_eq(&view.findings[0].message);
+    // Whoever leaves decides nothing any more, and what only it said goes with it.
+    cluster.world().set("d", "desiredStatus", json!("STOPPED"));
+    cluster.world().tag("d", &[("alias/http", "old:80"), PROD]);
+    let view = read(&mut source).await;
+    assert_eq!((spec(&view), view.findings.len()), (("new:80".to_owned(), None), 0));
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_the_older_of_a_service_and_a_family() {
+    let cluster = Cluster::payments();
+    cluster.world().standalone("c", "payments", 3, &[PROD]);
+    let mut source = prod(&cluster);
+    let view = read(&mut source).await;
+    assert_eq!(services(&view), ["prod/payments=a,b"]);
+    assert_eq!(told(&view.findings), ["NAME002 ecs prod-a/family:payments, port http"]);
+    assert!(view.findings[0].message.contains("belongs to ecs prod-a/payments, port http"));
+    cluster.world().set("c", "createdAt", json!(50));
+    let view = read(&mut source).await;
+    assert_eq!(services(&view), ["prod/payments=c"]);
+    assert_eq!(told(&view.findings), ["NAME002 ecs prod-a/payments, port http"]);
+}
+
+#[tokio::test]
+async fn tags_of_a_services_tasks_lie_below_its_own() {
+    let cluster = Cluster::payments();
+    {
+        let mut world = cluster.world();
+        let own = json!([{"key": "legation:alias/http", "value": "own:80"}]);
+        world.services.get_mut("payments").expect("it")["tags"] = own;
+        let task = |alias, name| vec![("alias/http", alias), ("discovery-name/http", name), PROD];
+        world.tag("a", &task("task:80", "pay"));
+        world.tag("b", &task("other:80", "paid"));
+        world.set("a", "createdAt", json!(900));
+    }
+    let mut source = prod(&cluster);
+    let view = read(&mut source).await;
+    assert_eq!(services(&view), ["prod/pay=a,b"]);
+    let spec = &view.services[&ServiceKey::new("prod", "pay")].spec;
+    assert_eq!(spec.aliases[0].to_string(), "own:80");
+    let expected = "CFG002 ecs prod-a/payments, task tag legation:discovery-name/http";
+    assert_eq!(told(&view.findings), [expected], "what the service says itself is no conflict");
+    // The new tasks of a deployment decide as soon as there are any.
+    {
+        let mut world = cluster.world();
+        world.definition("payments:2", 8080);
+        let arn = json!(format!("{ARN}task-definition/payments:2"));
+        world.services.get_mut("payments").expect("it")["deployments"][0]["taskDefinition"] = arn.clone();
+        world.set("b", "taskDefinitionArn", arn);
+    }
+    let view = read(&mut source).await;
+    assert_eq!((services(&view), view.findings.len()), (vec!["prod/paid=a,b".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn a_new_member_waits_for_its_tags_and_leaves_when_an_event_says_so() {
+    let cluster = Cluster::payments();
+    let mut running = Running::start(&cluster).await;
+    let definition = format!("{ARN}task-definition/payments:1");
+    let interface = json!([{"privateIpv4Address": "10.0.0.3"}]);
+    let task = |changes: serde_json::Value| {
+        let mut all = json!({
+            "taskArn": task_arn("c"), "group": "family:payments", "taskDefinitionArn": definition, "startedBy": null,
+            "containers": [{"name": "app", "lastStatus": "RUNNING", "networkInterfaces": interface}],
+        });
+        for (key, value) in changes.as_object().expect("changes") {
+            all[key] = value.clone();
+        }
+        event(all)
+    };
+    cluster.world().standalone("c", "payments", 3, &[("discovery-name/http", "jobs")]);
+    cluster.world().set("c", "version", json!(2)); // ECS answers late: the event is newer
+    let asked = cluster.count("DescribeTasks");
+    running.tell(task(json!({}))).await;
+    assert_eq!(services(&running.view()), ["prod/payments=a,b"], "no event tells tags");
+    while services(&running.view()).len() == 1 {
+        assert!(running.cell.changed().await, "it ended");
+    }
+    assert_eq!(services(&running.view()), ["prod/jobs=c", "prod/payments=a,b"]);
+    assert_eq!(cluster.count("DescribeTasks"), asked + 1);
+
+    running.tell(task(json!({"version": 5, "desiredStatus": "STOPPED", "stopCode": "UserInitiated"}))).await;
+    let view = running.view();
+    let jobs = &view.services[&ServiceKey::new("prod", "jobs")];
+    assert_eq!(jobs.registrations[0].phase, Phase::Stopping(StopCause::Planned));
+    assert_eq!(cluster.count("DescribeTasks"), asked + 1, "and that costs no call");
+}
+
+#[tokio::test]
+async fn the_default_namespace_is_the_lowest_layer_and_asked_for_only_where_it_matters() {
+    const DEFAULT: &str = "arn:aws:servicediscovery:eu-west-1:1:namespace/ns-1";
+    let cluster = Cluster::payments();
+    let auto = json!([{"key": "legation:role", "value": "auto"}]);
+    cluster.world().services.get_mut("payments").expect("it")["tags"] = auto;
+    cluster.world().default = Some(DEFAULT);
+    read(&mut prod(&cluster)).await;
+    assert_eq!(cluster.count("DescribeClusters"), 0, "there is but one namespace");
+
+    let two = || vec![rule("dev", Discover::Labelled), rule("prod", Discover::Labelled)];
+    let mut source = cluster.source(two());
+    let view = read(&mut source).await;
+    assert_eq!((services(&view), view.findings.len()), (vec!["prod/payments=a,b".to_owned()], 0));
+    read(&mut source).await;
+    assert_eq!((cluster.count("DescribeClusters"), cluster.count("GetNamespace")), (1, 1), "once a minute");
+
+    // One that can't ask knows nothing, and says so; then it asks again.
+    cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
+    let mut blind = cluster.source(two());
+    let view = read(&mut blind).await;
+    assert_eq!(services(&view), Vec::<String>::new());
+    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/payments", "SRC001 ecs prod-a, default namespace"]);
+    assert!(view.findings[1].message.contains("ecs:DescribeClusters: AccessDenied"), "{:?}", view.findings);
+    assert_eq!(services(&read(&mut blind).await), ["prod/payments=a,b"]);
+    // What was known stays.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
+    let view = read(&mut blind).await;
+    assert_eq!(services(&view), ["prod/payments=a,b"]);
+    assert_eq!(told(&view.findings), ["SRC001 ecs prod-a, default namespace"]);
+}
