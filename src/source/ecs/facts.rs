@@ -22,7 +22,6 @@ use crate::model::{InstanceId, Protocol, StopCause};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lacks(pub &'static str);
 
-
 /// One ECS service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ServiceFacts {

@@ -55,7 +55,7 @@ impl Stage {
         });
         let settings = Settings { cloud_map_namespace: namespace.into(), namespace: "prod".into() };
         // Namespaces are listed so seldom that tests would wait for it.
-        let access = Access::new(script.config(), Budget::new(10_000, Metrics::unread()));
+        let access = Access::new(script.config(), Budget::new(10_000, Metrics::unread()).into());
         let source = CloudMapSource::new(&access, settings);
         Self { world, script, source }
     }
