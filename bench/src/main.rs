@@ -50,8 +50,8 @@ measured at its smallest, and nobody but Legation where no ratio is wanted.
   come back.
 * S7: the turns of a server run at the same time, but for 10,000 streams. The peer's memory holds what its
   collector has not looked at yet.
-* S10: from the moment when the endpoint is told that a task stops. The changes of the sweep are told by no
-  event.
+* S10: from the moment when the endpoint is told that a task stops. The cluster is read every 15 s, and the
+  changes of the sweep are told by no event.
 * S9: half of 0.00 ms means that no request came after the event; a backend gets one in about 25 ms, over all
   Envoys. This one is judged free, since Envoys need both cores.
 ";

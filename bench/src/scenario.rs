@@ -113,16 +113,13 @@ impl Bench {
         wanted: &[Wanted],
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
-        mode.enter()?;
-        let started = Instant::now();
-        let mut cell = Cell::new(scenario, mode);
+        let mut cell = Cell::begin(scenario, mode)?;
         for turn in 1..=self.turns() {
             for &kind in kinds {
                 self.quiet().await?;
                 cell.enter(kind, turn, once(kind).await);
             }
         }
-        eprintln!("{scenario}: measured in {:.0?}", started.elapsed());
         Ok(cell.lines(wanted))
     }
 
@@ -135,14 +132,11 @@ impl Bench {
         wanted: &[Wanted],
         once: impl AsyncFn(Kind) -> anyhow::Result<Sample>,
     ) -> anyhow::Result<Vec<Line>> {
-        mode.enter()?;
-        let started = Instant::now();
-        let mut cell = Cell::new(scenario, mode);
+        let mut cell = Cell::begin(scenario, mode)?;
         for &kind in kinds {
             let turns = futures_util::future::join_all((0..self.turns()).map(|_| once(kind))).await;
             (1..).zip(turns).for_each(|(turn, outcome)| cell.enter(kind, turn, outcome));
         }
-        eprintln!("{scenario}: measured in {:.0?}", started.elapsed());
         Ok(cell.lines(wanted))
     }
 
@@ -165,14 +159,17 @@ impl Bench {
 /// What came of one scenario: the figures of each server, unless it was wrong in any turn.
 struct Cell {
     scenario: String,
+    began: Instant,
     figures: BTreeMap<&'static str, Figures>,
     wrong: BTreeMap<Kind, String>,
 }
 
 impl Cell {
-    fn new(scenario: &str, mode: Mode) -> Self {
-        let scenario = format!("{scenario}, {}", mode.word());
-        Self { scenario, figures: BTreeMap::new(), wrong: BTreeMap::new() }
+    /// Puts everyone in their places.
+    fn begin(scenario: &str, mode: Mode) -> anyhow::Result<Self> {
+        mode.enter()?;
+        let (scenario, began) = (format!("{scenario}, {}", mode.word()), Instant::now());
+        Ok(Self { scenario, began, figures: BTreeMap::new(), wrong: BTreeMap::new() })
     }
 
     fn enter(&mut self, kind: Kind, turn: usize, outcome: anyhow::Result<Sample>) {
@@ -193,6 +190,7 @@ impl Cell {
 
     /// A line for each metric. Whoever was wrong scores nothing in any.
     fn lines(self, wanted: &[Wanted]) -> Vec<Line> {
+        eprintln!("{}: measured in {:.0?}", self.scenario, self.began.elapsed());
         let line = |(metric, target): &Wanted| {
             let mut figures = self.figures.get(metric).cloned().unwrap_or_default();
             figures.values.retain(|kind, _| !self.wrong.contains_key(kind));

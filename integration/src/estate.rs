@@ -1,7 +1,8 @@
 //! An example estate: the one that the demo, the guides and the end-to-end tests speak of.
 //!
 //! Cluster `prod-a` and namespace `prod`, in three zones of eu-west-1. It uses the world's public API
-//! only. Invariant: what it declares (names, ports, protocols, tags) is what its tasks really speak.
+//! only. Invariant: what it declares (names, ports, protocols, tags) is what its tasks really speak; those of
+//! [`large`] exist only in the API.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

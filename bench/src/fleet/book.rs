@@ -295,6 +295,39 @@ mod tests {
         Resource { name: world::name(change.service), version, resource }.encode_to_vec()
     }
 
+    /// How a book takes this resource, where one service has had two states.
+    fn taken(change: impl FnOnce(&mut Resource, &mut ClusterLoadAssignment)) -> anyhow::Result<()> {
+        let (mut world, mut book, now) = (World::new(2, 3), Book::new(2), Instant::now());
+        let first = world.all();
+        first.iter().for_each(|change| book.announce(change, now));
+        let mut held = book.subscribe(&[0], false);
+        book.take(&mut held, &encoded(&first[0]), now)?;
+        let stopped = world.stop(0);
+        book.announce(&stopped, now);
+        let mut resource = Resource::decode(&*encoded(&stopped))?;
+        let body = resource.resource.take().unwrap_or_default().value;
+        let mut assignment = ClusterLoadAssignment::decode(body)?;
+        change(&mut resource, &mut assignment);
+        resource.resource = Some(Any { value: assignment.encode_to_vec().into() });
+        book.take(&mut held, &resource.encode_to_vec(), now)
+    }
+
+    #[test]
+    fn a_resource_that_is_right_but_for_one_thing_is_wrong() {
+        taken(|_, _| {}).unwrap();
+        let wrong =
+            |change: fn(&mut Resource, &mut ClusterLoadAssignment)| taken(change).unwrap_err().to_string();
+        let before = format!("{:x}", World::new(2, 3).all()[0].fingerprint());
+        let again = taken(|resource, _| resource.version = before).unwrap_err().to_string();
+        assert!(again.contains("two states are called"), "{again}");
+        let other = wrong(|resource, _| resource.name = world::name(1));
+        assert!(other.contains("under the name prod/s0001"), "{other}");
+        let ill = wrong(|_, assignment| assignment.endpoints[0].lb_endpoints[0].health_status = 2);
+        assert!(ill.contains("not healthy"), "{ill}");
+        let fewer = wrong(|_, assignment| drop(assignment.endpoints[0].lb_endpoints.pop()));
+        assert!(fewer.contains("never had these endpoints"), "{fewer}");
+    }
+
     #[test]
     fn a_change_is_over_when_everyone_has_it_and_old_states_are_an_error() {
         let (mut world, mut book, now) = (World::new(2, 3), Book::new(2), Instant::now());

@@ -47,7 +47,7 @@ const PUSHED: &str = "pushes without news";
 
 /// Measures it if it is wanted.
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Line>> {
-    if bench.quick || !bench.wants("S10") {
+    if !bench.wants("S10") {
         return Ok(Vec::new());
     }
     let name = format!("S10: {}", SIZE.words());

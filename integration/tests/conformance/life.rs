@@ -43,6 +43,11 @@ fn resume(probe: &mut Probe, held: &Held) {
     }
 }
 
+/// The age at which streams end, give or take a fifth, and the longest pause of the machine that their ends can be
+/// judged beside.
+const AGE: Duration = Duration::from_secs(5);
+const MOST_PAUSE: Duration = Duration::from_millis(200);
+
 /// A stream that ended of age: when, after how long; and the same client's next stream.
 struct Aged {
     ended: Instant,
@@ -76,35 +81,42 @@ async fn live(living: Living) -> anyhow::Result<(Aged, Connection)> {
     Ok((Aged { ended, lived: ended - born, next }, connection))
 }
 
-async fn max_age(context: &Context) -> anyhow::Result<()> {
-    const AGE: Duration = Duration::from_secs(5);
-    let setup = |setup: Setup| open_doors(setup).xds("maxStreamAge", "5s");
-    let mut rig = Rig::start_with(context, "server", Services::of(&["a"]), setup).await?;
-    let relay = Relay::start(rig.server.xds()).await?;
-    let client = Client { server: relay.address(), ..rig.client() };
-    let target = rig.services.0.len();
+/// Forty streams from birth to end, each with the connection that its client keeps; and the longest pause of the
+/// machine meanwhile.
+async fn live_out(rig: &mut Rig, client: &Client) -> anyhow::Result<(Vec<Aged>, Vec<Connection>, Duration)> {
+    let (pauses, target) = (Pauses::watch(), rig.services.0.len());
     let clients = (0..40).map(|number| client.clone().id(&format!("aged-{number}")));
     let young = each(clients, |client| be_born(client, target)).await?;
     let mut living = std::pin::pin!(each(young, live));
     // Meanwhile there is something to tell, also to those that are about to end.
-    let pauses = Pauses::watch();
     let aged = loop {
         rig.publish(|services| services.rehost("a"))?;
-        let pause = Duration::from_millis(200);
-        if let Ok(aged) = tokio::time::timeout(pause, living.as_mut()).await {
+        let between = Duration::from_millis(200);
+        if let Ok(aged) = tokio::time::timeout(between, living.as_mut()).await {
             break aged?;
         }
     };
-    let pause = pauses.longest();
-    let (aged, old): (Vec<_>, Vec<_>) = aged.into_iter().unzip();
+    let (aged, old) = aged.into_iter().unzip();
+    Ok((aged, old, pauses.longest()))
+}
+
+async fn max_age(context: &Context) -> anyhow::Result<()> {
+    let setup = |setup: Setup| open_doors(setup).xds("maxStreamAge", "5s");
+    let mut rig = Rig::start_with(context, "server", Services::of(&["a"]), setup).await?;
+    let relay = Relay::start(rig.server.xds()).await?;
+    let client = Client { server: relay.address(), ..rig.client() };
+    let (mut aged, mut old, mut pause) = live_out(&mut rig, &client).await?;
+    if pause > MOST_PAUSE {
+        // All that ended while the machine stood still seems to have ended at once: another generation is judged.
+        drop((aged, old));
+        (aged, old, pause) = live_out(&mut rig, &client).await?;
+    }
     for Aged { lived, .. } in &aged {
-        let bounds = AGE.mul_f64(0.8)..AGE.mul_f64(1.2) + Duration::from_secs(2) + pause;
-        ensure!(bounds.contains(lived), "lived {lived:?}");
+        let bounds = AGE.mul_f64(0.8)..AGE.mul_f64(1.2) + Duration::from_secs(2);
+        ensure!(bounds.contains(lived), "lived {lived:?}; the machine paused for {pause:?}");
     }
     let half = closest(aged.iter().map(|it| it.ended).collect(), 0.5);
-    // All that ends while the machine stands still seems to end at once.
-    let least = AGE.mul_f64(0.08).saturating_sub(pause);
-    ensure!(half > least, "half of them ended within {half:?}; the machine paused for {pause:?}");
+    ensure!(half > AGE.mul_f64(0.08), "half ended within {half:?}; the machine paused for {pause:?}");
 
     // Nothing is lost: whoever came back holds the newest.
     let hosts: Vec<_> = rig.services.0["a"].hosts.iter().map(|host| format!("{host}:8080")).collect();
