@@ -176,7 +176,7 @@ fn whatever_fails_nothing_is_lost_and_it_heals() -> anyhow::Result<()> {
         let rows = try_join_all(rows).await?;
         println!("endpoints lost / time to recover, after {period:?} of each");
         for operation in OPERATIONS {
-            print!("{:<35}", format!("{}:{}", prefix(operation), said(operation)));
+            print!("{:<42}", format!("{}:{}", prefix(operation), said(operation)));
             for (word, cells) in &rows {
                 let (lost, healed) = cells[&operation];
                 print!(" | {word}: {lost} / {:>5.2} s", healed.as_secs_f64());

@@ -63,7 +63,7 @@ impl Member {
 async fn open(folder: &Path, aws: &FakeAws, cloud_map: &[&str]) -> anyhow::Result<ControlPlane> {
     let cloud_map = cloud_map.iter().map(|name| (*name).to_owned()).collect();
     let setup = Setup::aws(&aws.url()).namespace("prod", Sources { cloud_map, ..Sources::default() });
-    ControlPlane::start(folder, &Setup { interval: Duration::from_secs(300), ..setup }).await
+    ControlPlane::start(folder, &Setup { interval: Duration::from_secs(90), ..setup }).await
 }
 
 async fn ask(alias: &str) -> anyhow::Result<String> {
