@@ -186,9 +186,10 @@ impl Told<'_> {
         }
         if one.member == Member::Ecs {
             // A task without its service: is it still known to run?
-            let task = one.address.and_then(|address| self.view.tasks.get(&address));
+            let Some(address) = one.address else { return false };
             let runs = |task: &TaskState| matches!(task.phase, Phase::Running(_));
-            return task.is_some_and(|task| task.instance == one.instance && runs(task));
+            let mut there = self.view.tasks_at(address, one.port);
+            return there.any(|task| task.instance == one.instance && runs(task));
         }
         // One that was registered anew under another name is there.
         !registered.iter().any(|other| (other.address, other.port) == (one.address, one.port))
@@ -202,8 +203,10 @@ fn is_whole(one: &Registration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::model::{Health, Knobs, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
         Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
@@ -364,10 +367,11 @@ mod tests {
             view.services.insert(key, Arc::new(service));
         }
         for number in running {
-            let address = [10, 0, b'a', u8::try_from(number).unwrap()].into();
+            let address: IpAddr = [10, 0, b'a', u8::try_from(number).unwrap()].into();
             let instance = format!("a-{number:03}").as_str().into();
             let phase = Phase::Running(Health::NoCheck);
-            view.tasks.insert(address, TaskState { instance, service: None, phase, started_at: None });
+            let task = TaskState { instance, service: None, phase, started_at: None };
+            view.tasks.insert(Place::whole(address), task);
         }
         view
     }

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::machines::show_on_machine;
 use crate::world::{
     Cluster, Container, ContainerDefinition, Counts, Deployment, LastStatus, Service, ServiceStatus, Stamp,
     State, Tags, Task, TaskDefinition,
@@ -243,6 +244,7 @@ pub(super) fn task(state: &State, task: &Task, with_tags: bool) -> Value {
     set(&mut members, "stoppingAt", task.stopping.as_ref().map(time));
     set(&mut members, "executionStoppedAt", task.execution_stopped.as_ref().map(time));
     set(&mut members, "stoppedAt", task.stopped.as_ref().map(time));
+    show_on_machine(task, &mut members);
     Value::Object(members)
 }
 
@@ -314,7 +316,7 @@ pub(super) fn definition(state: &State, definition: &TaskDefinition) -> Value {
         "taskDefinitionArn": arn,
         "containerDefinitions": definition.containers.iter().map(container_definition).collect::<Value>(),
         "family": definition.family,
-        "networkMode": "awsvpc",
+        "networkMode": definition.network.as_str(),
         "revision": definition.revision,
         "volumes": [],
         "status": "ACTIVE",

@@ -23,6 +23,7 @@ fn action(operation: Operation) -> String {
         Api::Ecs => "ecs",
         Api::CloudMap => "servicediscovery",
         Api::Sqs => "sqs",
+        Api::Ec2 => "ec2",
     };
     let name = if operation == Operation::DeleteMessageBatch { "DeleteMessage" } else { operation.name() };
     format!("{service}:{name}")
