@@ -1,8 +1,8 @@
 //! An endpoint that answers like AWS about a [`World`].
 //!
-//! ECS, Cloud Map and a queue of SQS over awsJson, and a little EC2, with paging, batch limits, refusals and faults. It changes nothing
-//! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
-//! port stays reserved, so that connections are refused and the same port is opened again.
+//! ECS, Cloud Map and a queue of SQS over awsJson, and a little of EC2, with paging, batch limits, refusals and
+//! faults. It changes nothing in the world, and checks no signature beyond its presence. Invariant: after a stop or an
+//! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod cloudmap;
 mod ecs;

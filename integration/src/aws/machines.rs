@@ -1,7 +1,7 @@
 //! What is told of machines: DescribeContainerInstances by ECS, DescribeInstances by EC2.
 //!
-//! EC2 speaks a protocol of its own: a form in, XML out. Both are turned into the JSON that everything else here is made
-//! of. Invariant: as in `ecs`, an answer is made from one state of the world.
+//! EC2 speaks a protocol of its own: a form in, XML out. Both are turned from and into the JSON that everything else
+//! here is made of. Invariant: as in `ecs`, an answer is made from one state of the world.
 
 use std::fmt::Write;
 use std::sync::Arc;

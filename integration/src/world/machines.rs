@@ -109,8 +109,8 @@ impl World {
 }
 
 impl State {
-    /// Finds a place for a task: an address of its own, or the machine of its cluster with the fewest tasks that has what
-    /// it needs.
+    /// Finds a place for a task: an address of its own, or of the machines of its cluster that have what it needs the one
+    /// with the fewest tasks.
     pub(super) fn seat(&mut self, launch: &Launch) -> Result<Seat, WorldError> {
         let network = launch.definition.network;
         if network == NetworkMode::Awsvpc {
