@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::model::{
-    Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, StopCause,
-    TaskState, Verdict,
+    Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, State,
+    StopCause, TaskState, Verdict,
 };
 
 mod again;
+mod shared;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))

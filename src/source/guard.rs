@@ -393,6 +393,36 @@ mod tests {
     }
 
     #[test]
+    fn a_neighbour_on_the_same_machine_is_not_the_task_that_vanished() {
+        let before = of_ecs(&[("a", 4)], 0..0);
+        let machine: IpAddr = [10, 9, 0, 1].into();
+        let on_one = |view: &View, running: &[usize]| {
+            let mut view = view.clone();
+            for key in view.services.keys().cloned().collect::<Vec<_>>() {
+                let mut service = ServiceView::clone(&view.services[&key]);
+                for (number, one) in service.registrations.iter_mut().enumerate() {
+                    (one.address, one.port) = (Some(machine), u16::try_from(32_768 + number).ok());
+                }
+                view.services.insert(key, Arc::new(service));
+            }
+            for number in running {
+                let (instance, phase) =
+                    (format!("a-{number:03}").as_str().into(), Phase::Running(Health::NoCheck));
+                let task = TaskState { instance, service: None, phase, started_at: None };
+                view.tasks.insert(Place::shared(machine, u16::try_from(32_768 + number).unwrap()), task);
+            }
+            view
+        };
+        let before = on_one(&before, &[0, 1, 2, 3]);
+        let mut guard = guard();
+        let mut vanished = on_one(&of_ecs(&[], 0..0), &[1, 2, 3]); // of the first is told that it stopped
+        guard.judge(&before, &mut vanished, false, true);
+        assert_eq!(shown(&vanished), "a=3/3");
+        let ports: Vec<_> = vanished.services[&key("a")].registrations.iter().map(|one| one.port).collect();
+        assert_eq!(ports, [Some(32_769), Some(32_770), Some(32_771)]);
+    }
+
+    #[test]
     fn an_answer_without_addresses_is_not_believed_either() {
         let before = of_ecs(&[("a", 4)], 0..4);
         let mut guard = guard();
