@@ -12,7 +12,10 @@ use integration::estate::{CLUSTER, NAMESPACE};
 use integration::scene::play;
 use integration::stage::raise_estate;
 use integration::wait;
-use integration::world::{HealthCheck, NamespaceKind, StopPlan, World};
+use integration::world::{
+    AppProtocol, ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, NetworkMode, PortMapping,
+    ServiceSpec, StopPlan, World,
+};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -61,6 +64,12 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
     play("iam", async |scene| {
         let world = World::new();
         let prod = raise_estate(&world).await?;
+        world.add_machine(CLUSTER)?;
+        let port = PortMapping::named("http", 8080, Some(AppProtocol::Http));
+        let shared = DefinitionSpec::new("shared", ContainerDefinition::new("app").port(port));
+        world.register_definition(shared.network(NetworkMode::Bridge))?;
+        let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
+        world.create_service(shared.tag("legation:namespace", NAMESPACE))?;
         let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
         world.create_map_service(&namespace, "old", HealthCheck::None)?;
         let aws = FakeAws::start(world.clone()).await?;
@@ -78,12 +87,12 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         assert_eq!(called, allowed()?);
 
         let (code, text) = check(&server)?;
-        ensure!(code == Some(0) && text.contains("11 of 11 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(0) && text.contains("13 of 13 actions allowed"), "{code:?}: {text}");
         let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
-        ensure!(code == Some(3) && text.contains("10 of 11 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(3) && text.contains("12 of 13 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })
