@@ -14,6 +14,7 @@ use futures_util::{StreamExt, stream};
 use super::describe::{self, Cluster};
 use super::facts::{Network, ServiceFacts, Status, TaskFacts};
 use super::read::{AT_ONCE, Reader};
+use super::tasks::Known;
 use super::{EcsSource, Sighting, place};
 use crate::model::{Finding, InstanceId};
 use crate::source::{CellWriter, SourceError};
@@ -160,26 +161,24 @@ impl Reader {
             Err(error) => return all(Lost::Unread(error)),
         };
         let mut found: Vec<_> = missing.into_iter().map(|arn| (Arc::from(arn), Err(Lost::Unknown))).collect();
-        let mut in_ec2 = BTreeMap::new();
+        let mut in_ec2 = Vec::new();
         for InstanceFacts { arn, machine, written } in described {
             match (written, machine) {
                 (Some(written), _) => found.push((arn, by_hand(written))),
                 (None, Some(machine)) if machine.starts_with("mi-") => found.push((arn, Err(Lost::Outside))),
-                (None, Some(machine)) => drop(in_ec2.insert(machine, arn)),
+                (None, Some(machine)) => in_ec2.push((machine, arn)),
                 (None, None) => found.push((arn, Err(Lost::Unknown))),
             }
         }
         if in_ec2.is_empty() {
             return found;
         }
-        let ids: Vec<_> = in_ec2.keys().map(String::as_str).collect();
-        let addresses = self.ec2.addresses(&ids).await;
-        let of = |id: &String| match &addresses {
-            Ok(addresses) => addresses
-                .get(id)
-                .map(|address| Located { address: *address, written: false })
-                .ok_or(Lost::Unknown),
-            Err(error) => Err(Lost::Unread(error.clone())),
+        // One that was registered anew may be there under its old name too.
+        let ids: BTreeSet<_> = in_ec2.iter().map(|(id, _)| id.as_str()).collect();
+        let addresses = self.ec2.addresses(&ids.into_iter().collect::<Vec<_>>()).await;
+        let of = |id: &str| {
+            let address = addresses.as_ref().map_err(|error| Lost::Unread(error.clone()))?.get(id);
+            address.map(|address| Located { address: *address, written: false }).ok_or(Lost::Unknown)
         };
         found.extend(in_ec2.iter().map(|(id, arn)| (Arc::clone(arn), of(id))));
         found
@@ -214,26 +213,28 @@ impl EcsSource {
 
     /// Takes note of the instances of these tasks that have to be asked about before the next reading.
     pub(super) fn note_instances(&mut self, tasks: &[InstanceId]) {
-        for arn in tasks {
-            if let Some(task) = self.tasks.get(arn)
-                && let Some((machine, service)) = self.shared_machine(&task.facts)
-                && self.drawn.has_offers_of(service)
-                && !self.instances.known.contains_key(machine)
-                && !self.instances.lost.contains_key(machine)
-            {
-                let machine = Arc::clone(machine);
-                self.instances.wanted.insert(machine);
-            }
-        }
+        let new = self.never_asked(tasks.iter().filter_map(|arn| self.tasks.get(arn)));
+        self.instances.wanted.extend(new);
     }
 
-    /// Asks about the instances that were taken note of.
+    /// Asks about the instances that were taken note of, and of tasks whose definition was not known then.
     pub(super) async fn read_wanted_instances(&mut self, cell: Option<&CellWriter>) {
-        let all: Vec<_> = self.tasks.iter().map(|task| task.facts.arn.clone()).collect();
-        self.note_instances(&all); // whose definition was not known before
-        let wanted = std::mem::take(&mut self.instances.wanted);
+        let mut wanted = std::mem::take(&mut self.instances.wanted);
+        wanted.extend(self.never_asked(self.tasks.iter()));
         let found = self.locate(cell, wanted).await;
         self.instances.take(found);
+    }
+
+    /// The instances of those of these tasks that are offered here, less those that were asked about.
+    fn never_asked<'a>(&self, tasks: impl Iterator<Item = &'a Known>) -> BTreeSet<Arc<str>> {
+        let machines = tasks.filter_map(|task| {
+            let (machine, service) = self.shared_machine(&task.facts)?;
+            self.drawn.has_offers_of(service).then_some(machine)
+        });
+        let asked = |machine: &Arc<str>| {
+            self.instances.known.contains_key(machine) || self.instances.lost.contains_key(machine)
+        };
+        machines.filter(|machine| !asked(machine)).cloned().collect()
     }
 
     async fn locate(
@@ -245,7 +246,7 @@ impl EcsSource {
         self.attend(cell, reader.locate(arns.into_iter().collect())).await
     }
 
-    /// The instance whose address a task of a service shares. Until its definition is known nobody knows whether it does.
+    /// The instance whose address a task of a service shares; nobody knows whether it does before its definition is known.
     fn shared_machine<'a>(&self, task: &'a TaskFacts) -> Option<(&'a Arc<str>, &'a Arc<str>)> {
         let revision = self.revisions.get(&task.definition)?;
         let shares = matches!(place::network(task, revision), Network::Bridge | Network::Host);

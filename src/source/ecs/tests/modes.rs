@@ -106,6 +106,19 @@ async fn an_instance_is_asked_for_once_and_only_for_those_who_need_it() {
 }
 
 #[tokio::test]
+async fn an_instance_that_was_registered_anew_is_there_under_both_names() {
+    let cluster = on_one_machine("bridge");
+    {
+        let mut world = cluster.world();
+        world.machine("n", "10.9.0.2");
+        world.place("b", "n", 32_769);
+        world.machines.get_mut("n").expect("n")["ec2InstanceId"] = json!("i-m");
+    }
+    let view = prod(&cluster).sweep(None).await.expect("a view");
+    assert_eq!(shown(&view), at([("a", "10.9.0.1:32768"), ("b", "10.9.0.1:32769")]));
+}
+
+#[tokio::test]
 async fn many_instances_are_asked_for_a_hundred_at_a_time() {
     let cluster = on_one_machine("bridge");
     for number in 0..249 {
