@@ -53,7 +53,7 @@ pub(super) fn cluster(state: &State, cluster: &Cluster, with_tags: bool) -> Valu
         "clusterArn": cluster.arn,
         "clusterName": cluster.name,
         "status": "ACTIVE",
-        "registeredContainerInstancesCount": 0,
+        "registeredContainerInstancesCount": state.machines.values().filter(|it| it.cluster == cluster.name).count(),
         "runningTasksCount": total.running,
         "pendingTasksCount": total.pending,
         "activeServicesCount": active,

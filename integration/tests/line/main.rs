@@ -13,6 +13,7 @@ mod demo;
 mod faults;
 mod harness;
 mod iam;
+mod modes;
 mod names;
 mod outage;
 mod restart;
