@@ -92,7 +92,8 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
-        ensure!(code == Some(3) && text.contains("12 of 13 actions allowed"), "{code:?}: {text}");
+        // Without a task that tells of an instance, what is needed to know of instances is not tried.
+        ensure!(code == Some(3) && text.contains("10 of 11 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })
