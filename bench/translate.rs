@@ -13,7 +13,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use legation::mesh::Joiner;
 use legation::model::{
-    Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
+    Alias, Health, Knobs, Member, Namespace, Phase, Place, Protocol, Readiness, Registration, ServiceKey,
     ServiceSpec, ServiceView, StopCause, TaskState, View,
 };
 use legation::translate::Translator;
@@ -63,7 +63,7 @@ fn view(stopped: Option<usize>) -> Arc<View> {
             phase: registration.phase,
             started_at: None,
         };
-        (registration.address.unwrap(), state)
+        (Place::whole(registration.address.unwrap()), state)
     });
     let tasks = tasks.collect();
     let services = services.iter().cloned().collect();

@@ -178,10 +178,10 @@ impl Known {
     }
 }
 
-/// The addresses whose task is not as it was in both views.
+/// The addresses with a task that is not as it was in both views.
 fn addresses_of_changed_tasks(old: &View, new: &View) -> Vec<IpAddr> {
     let changes = old.tasks.diff(&new.tasks);
-    changes.map(|change| *key_of(&change)).collect()
+    changes.map(|change| key_of(&change).address).collect()
 }
 
 /// The services with a registration at one of these addresses.

@@ -16,6 +16,8 @@ use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
+pub use place::{Place, TaskState, TasksByPlace};
+
 
 mod cluster;
 mod names;
@@ -231,22 +233,6 @@ pub struct ServiceView {
 /// Container ports of running tasks, by task: where a sidecar must not listen.
 pub type OccupiedPorts = OrdMap<InstanceId, Arc<[u16]>>;
 
-/// A running or stopping ECS task, whether or not it is part of a service here.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TaskState {
-    /// The task ARN.
-    pub instance: InstanceId,
-    /// The ECS service that runs it; `None` for a standalone task.
-    pub service: Option<Arc<str>>,
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// When it began to run.
-    pub started_at: Option<SystemTime>,
-}
-
-/// Every ECS task of a cluster by address; the youngest where an address was reused.
-pub type TasksByAddress = OrdMap<IpAddr, TaskState>;
-
 /// What one source sees, complete as of one reading. An error ages it and never shrinks it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -260,10 +246,10 @@ pub struct View {
     pub home: Option<Arc<str>>,
     /// Container ports by task.
     pub occupied: OccupiedPorts,
-    /// Every task of those clusters by address: what tells a live Cloud Map instance from a stale one.
-    pub tasks: TasksByAddress,
-    /// ECS services with running tasks whose address ECS does not tell (bridge and host networks): for these
-    /// an address that no task has proves nothing.
+    /// Every task of those clusters by place: what tells a live Cloud Map instance from a stale one.
+    pub tasks: TasksByPlace,
+    /// ECS services with running tasks of which it is not known where they are: for these an address that no task
+    /// has proves nothing.
     pub unplaced: BTreeSet<Arc<str>>,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,

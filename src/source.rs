@@ -31,7 +31,7 @@ pub mod words;
 pub use guard::Limits as GuardLimits;
 
 /// Why a reading failed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SourceError {
     /// What was asked: `ecs:ListTasks`, or a path.
     pub operation: String,

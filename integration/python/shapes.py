@@ -26,9 +26,13 @@ ALWAYS = {
     "launchType platformVersion platformFamily networkConfiguration rolloutState rolloutStateReason",
     "ServiceRegistry": "registryArn",
     "Task": "attachments availabilityZone clusterArn containers cpu createdAt desiredStatus group healthStatus "
-    "lastStatus launchType memory overrides platformVersion tags taskArn taskDefinitionArn version",
+    "lastStatus launchType memory overrides tags taskArn taskDefinitionArn version",
     "Container": "containerArn taskArn name image lastStatus networkInterfaces healthStatus",
     "NetworkInterface": "attachmentId privateIpv4Address",
+    "NetworkBinding": "bindIP containerPort hostPort protocol",
+    "ContainerInstance": "containerInstanceArn ec2InstanceId version versionInfo remainingResources registeredResources "
+    "status agentConnected runningTasksCount pendingTasksCount attributes registeredAt attachments tags",
+    "DescribeContainerInstancesResponse": "containerInstances failures",
     "Attachment": "id type status details",
     "TaskDefinition": "taskDefinitionArn containerDefinitions family revision volumes status requiresAttributes "
     "placementConstraints compatibilities registeredAt registeredBy networkMode cpu memory",
@@ -97,6 +101,15 @@ def compare(value, shape, api, path, seen):
     return []
 
 
+def client(service, url=FAKE["url"], core=None):
+    """A boto3 client of the endpoint, which tries once."""
+    config = Config(inject_host_prefix=False, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10)
+    return boto3.session.Session(botocore_session=core).client(
+        service, endpoint_url=url, region_name="eu-west-1", aws_access_key_id="dummy",
+        aws_secret_access_key="dummy", config=config,
+    )
+
+
 class Api:
     """A boto3 client whose every raw answer is compared with the model."""
 
@@ -106,13 +119,7 @@ class Api:
             # boto3 would speak CBOR; Legation's SDK speaks JSON, so the comparison is about JSON.
             model = core.get_component("data_loader").load_service_model(service, "service-2")
             model["metadata"].update(protocol="json", protocols=["json"])
-        config = Config(
-            inject_host_prefix=False, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10
-        )
-        self.client = boto3.session.Session(botocore_session=core).client(
-            service, endpoint_url=url, region_name="eu-west-1", aws_access_key_id="dummy",
-            aws_secret_access_key="dummy", config=config,
-        )
+        self.client = client(service, url, core)
         self.name = "cloudmap" if service == "servicediscovery" else service
         self.called, self.seen = set(), set()
         self.client.meta.events.register("before-parse", self._compare)

@@ -12,13 +12,13 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from shapes import ALWAYS, FAKE, Api
+from shapes import ALWAYS, FAKE, Api, client
 
 CLUSTER, NAMESPACE = FAKE["cluster"], FAKE["namespace"]
 
 ECS_OPERATIONS = {
     "ListClusters", "DescribeClusters", "ListServices", "DescribeServices", "ListTasks", "DescribeTasks",
-    "DescribeTaskDefinition", "ListServicesByNamespace", "DescribeServiceRevisions",
+    "DescribeTaskDefinition", "DescribeContainerInstances", "ListServicesByNamespace", "DescribeServiceRevisions",
 }
 MAP_OPERATIONS = {
     "ListNamespaces", "GetNamespace", "ListServices", "GetService", "ListInstances",
@@ -63,7 +63,7 @@ def described(ecs, arns, cluster=CLUSTER, **more):
 
 def test_clusters(ecs):
     arns = ecs.list_clusters()["clusterArns"]
-    assert [arn.split("/")[1] for arn in arns] == [CLUSTER, "spare"]
+    assert [arn.split("/")[1] for arn in arns] == [CLUSTER, "spare", "with-machines"]
     answer = ecs.describe_clusters(clusters=[CLUSTER, arns[1], "nowhere"], include=["TAGS"])
     assert [c["clusterName"] for c in answer["clusters"]] == [CLUSTER, "spare"]
     assert answer["clusters"][1]["runningTasksCount"] == 120
@@ -212,6 +212,41 @@ def test_task_definitions(ecs):
     assert batch["containerDefinitions"][0]["dockerLabels"] == {"legation.role": "client"}
     for unknown in ("nothing", "invoices:2", "invoices:x", "invoices:0"):
         refused("ClientException", ecs.describe_task_definition, taskDefinition=unknown)
+
+
+def test_a_task_on_a_machine(ecs):
+    cluster = "with-machines"
+    (task,) = described(ecs, task_arns(ecs, cluster=cluster), cluster=cluster)
+    assert (task["launchType"], task["attachments"]) == ("EC2", [])
+    container = task["containers"][0]
+    assert container["networkInterfaces"] == []
+    assert container["networkBindings"] == [
+        {"bindIP": "0.0.0.0", "containerPort": 8080, "hostPort": 32768, "protocol": "tcp"}
+    ]
+    definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])["taskDefinition"]
+    assert definition["networkMode"] == "bridge"
+    arn = task["containerInstanceArn"]
+    answer = ecs.describe_container_instances(cluster=cluster, containerInstances=[arn, "0" * 32])
+    (instance,) = answer["containerInstances"]
+    assert (instance["containerInstanceArn"], instance["runningTasksCount"]) == (arn, 1)
+    assert {"name": "legation.address", "value": "192.168.7.1"} in instance["attributes"]
+    assert [f["reason"] for f in answer["failures"]] == ["MISSING"]
+    too_many = [str(number) for number in range(101)]
+    refused("InvalidParameterException", ecs.describe_container_instances, cluster=cluster, containerInstances=too_many)
+
+    ec2 = client("ec2")
+    wanted = [{"Name": "instance-id", "Values": ["i-0", instance["ec2InstanceId"]]}]
+    (reservation,) = ec2.describe_instances(Filters=wanted)["Reservations"]
+    (machine,) = reservation["Instances"]
+    assert machine["InstanceId"] == instance["ec2InstanceId"]
+    assert machine["PrivateIpAddress"].startswith("127.") and machine["State"]["Name"] == "running"
+    assert ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": ["i-0"]}])["Reservations"] == []
+    refused("InvalidAction", ec2.describe_vpcs)
+    denied = client("ec2", FAKE["faulty"]["access-denied"])
+    response = refused("UnauthorizedOperation", denied.describe_instances)
+    assert "ec2:DescribeInstances" in response["Error"]["Message"]
+    throttled = client("ec2", FAKE["faulty"]["throttle"])
+    assert refused("RequestLimitExceeded", throttled.describe_instances)["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
 def test_ecs_refusals(ecs):

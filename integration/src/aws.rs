@@ -1,13 +1,14 @@
 //! An endpoint that answers like AWS about a [`World`].
 //!
-//! ECS, Cloud Map and a queue of SQS over awsJson, with paging, batch limits, refusals and faults. It changes nothing
-//! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
-//! port stays reserved, so that connections are refused and the same port is opened again.
+//! ECS, Cloud Map and a queue of SQS over awsJson, and a little of EC2, with paging, batch limits, refusals and
+//! faults. It changes nothing in the world, and checks no signature beyond its presence. Invariant: after a stop or an
+//! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod accounts;
 mod cloudmap;
 mod ecs;
 mod faults;
+mod machines;
 mod queue;
 mod render;
 mod wire;
@@ -214,6 +215,9 @@ impl Endpoint {
             let (status, answer) = self.accounts.assume(&body);
             return Ok(self.response(status, Outcome::Xml(answer)));
         }
+        if machines::speaks_ec2(&request) {
+            return self.answer_ec2(request).await;
+        }
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
         let operation = target.and_then(Operation::of_target);
         let outcome = match operation {
@@ -339,6 +343,7 @@ fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, 
     match operation.api() {
         Api::Ecs => ecs::answer(operation, state, input),
         Api::CloudMap => cloudmap::answer(operation, state, input),
+        Api::Ec2 => machines::describe_instances(state, input),
         Api::Sqs => Err(ApiError::new("UnknownOperationException", "A queue is no part of the world.")),
     }
 }

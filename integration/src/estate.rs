@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::world::{
     AppProtocol, ClientAlias, ContainerDefinition, CrashPlan, DefinitionSpec, Health, HealthCheck,
-    LastStatus, NamespaceKind, PortMapping, ServiceConnect, ServiceConnectService, ServiceRegistry,
-    ServiceSpec, ServiceStatus, StopPlan, Task, TaskSpec, World, WorldError,
+    LastStatus, NamespaceKind, NetworkMode, PortMapping, ServiceConnect, ServiceConnectService,
+    ServiceRegistry, ServiceSpec, ServiceStatus, StopPlan, Task, TaskSpec, World, WorldError,
 };
 
 /// The zones of the estate.
@@ -142,6 +142,7 @@ pub async fn gallery(prod: &Prod) -> Result<(), WorldError> {
     for _ in 0..120 {
         world.start_task(TaskSpec { settled: true, ..TaskSpec::standalone("spare", "batch") })?;
     }
+    on_machines(world)?;
     let over = |world: &World| {
         let ended = |arn| world.task(arn).is_some_and(|task| task.last_status == LastStatus::Stopped);
         let gone = world.service(CLUSTER, "gone").is_some_and(|s| s.status == ServiceStatus::Inactive);
@@ -170,6 +171,17 @@ fn service_connect(prod: &Prod) -> Result<(), WorldError> {
     spec.service_connect =
         Some(ServiceConnect { enabled: true, namespace: Some(NAMESPACE.to_owned()), services: vec![offer] });
     world.create_service(spec).map(drop)
+}
+
+/// A cluster with a machine, which runs a task of network mode `bridge`.
+fn on_machines(world: &World) -> Result<(), WorldError> {
+    let cluster = "with-machines";
+    world.create_cluster(cluster)?;
+    let machine = world.add_machine(cluster)?;
+    world.put_attribute(&machine, "legation.address", "192.168.7.1")?;
+    let app = ContainerDefinition::new("app").port(PortMapping::named("shared", 8080, None));
+    world.register_definition(DefinitionSpec::new("shared", app).network(NetworkMode::Bridge))?;
+    world.create_service(ServiceSpec::new(cluster, "shared", "shared", 1).settled()).map(drop)
 }
 
 /// `search`, which ECS registers in a private DNS namespace together with two members from outside, and `audit` in a

@@ -9,6 +9,7 @@ mod address;
 mod discovery;
 mod launch;
 mod lifecycle;
+mod machines;
 mod model;
 mod protocol;
 mod server;
@@ -27,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 pub use discovery::{HealthCheck, Instance, MapService, Namespace, NamespaceKind};
+pub use machines::{Machine, NetworkMode};
 pub use model::{
     AppProtocol, ClientAlias, Cluster, ContainerDefinition, Deployment, DeploymentStatus, DesiredStatus,
     Health, LastStatus, PortMapping, RolloutState, Serve, Service, ServiceConnect, ServiceConnectService,
@@ -196,6 +198,7 @@ impl World {
                 family: spec.family.clone(),
                 revision,
                 containers: spec.containers,
+                network: spec.network,
                 tags: spec.tags,
                 registered: Stamp::now(),
             });

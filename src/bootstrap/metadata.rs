@@ -24,7 +24,7 @@ pub struct Task {
     pub zone: Option<String>,
     /// The `legation.namespace` label of its containers.
     pub namespace: Option<String>,
-    /// Every port that a container declares, ordered.
+    /// Every port that a container declares and a sidecar could collide with, ordered.
     pub container_ports: Vec<u16>,
 }
 
@@ -65,6 +65,22 @@ struct Container {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     ports: Option<Vec<Port>>,
+    #[serde(default)]
+    networks: Option<Vec<Network>>,
+}
+
+impl Container {
+    /// In network mode `bridge` each container has ports of its own, on which a sidecar collides with nobody.
+    fn is_apart(&self) -> bool {
+        self.networks.iter().flatten().any(|network| network.network_mode.as_deref() == Some("bridge"))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Network {
+    #[serde(default)]
+    network_mode: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +105,8 @@ pub fn parse(text: &str) -> Result<Task, MetadataError> {
         return Err(MetadataError::SeveralNamespaces(names.join(", ")));
     }
     let namespace = namespaces.first().map(|name| (*name).to_owned());
-    let ports = answer.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let together = answer.containers.iter().filter(|container| !container.is_apart());
+    let ports = together.flat_map(|container| container.ports.iter().flatten());
     let ports: BTreeSet<u16> = ports.filter_map(|port| port.container_port).collect();
     Ok(Task {
         arn: answer.task_arn,
@@ -156,6 +173,13 @@ mod tests {
                 container_ports: vec![8080, 8443],
             }
         );
+    }
+
+    #[test]
+    fn in_a_bridge_no_port_is_taken() {
+        let bridged = FARGATE
+            .replace(r#""Name": "app","#, r#""Name": "app", "Networks": [{ "NetworkMode": "bridge" }],"#);
+        assert_eq!(parse(&bridged).unwrap().container_ports, [8080], "the other container does not say");
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::model::{
-    Alias, Health, InstanceId, Knobs, Member, Phase, Protocol, Readiness, Registration, StopCause, TaskState,
-    Verdict,
+    Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, State,
+    StopCause, TaskState, Verdict,
 };
 
 mod again;
 mod homes;
+mod shared;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
@@ -60,7 +61,7 @@ fn view(cluster: Option<&str>, services: Vec<ServiceView>) -> Arc<View> {
                 phase: registration.phase,
                 started_at: registration.started_at,
             };
-            Some((registration.address?, task))
+            Some((Place::whole(registration.address?), task))
         })
         .collect();
     Arc::new(View {
@@ -168,7 +169,7 @@ fn an_address_belongs_to_the_younger_task() {
         started_at: at(200),
     };
     let view = Arc::make_mut(&mut both);
-    view.tasks = [("10.0.0.1".parse::<IpAddr>().unwrap(), young)].into_iter().collect();
+    view.tasks = [(Place::whole("10.0.0.1".parse().unwrap()), young)].into_iter().collect();
     let mesh = joined(&[both]);
     assert_eq!(verdicts(&mesh, "payments"), [("task/old".to_owned(), "absent", "address-reused")]);
     assert_eq!(verdicts(&mesh, "ledger"), [("task/young".to_owned(), "healthy", "ready")]);

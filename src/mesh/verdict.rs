@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::Sighting;
 use crate::model::{
-    Endpoint, Health, Member, Namespace, Phase, Readiness, Reason, Registration, ServiceSpec, State,
+    Endpoint, Health, Member, Namespace, Phase, Place, Readiness, Reason, Registration, ServiceSpec, State,
     StopCause, TaskState, Verdict, View,
 };
 
@@ -42,17 +42,24 @@ impl<'a> Tasks<'a> {
         self.views.iter().map(AsRef::as_ref).filter(is_near)
     }
 
-    /// The task at an address: the youngest where it was reused.
-    fn at(&self, from: Stand<'a>, address: Option<IpAddr>) -> Option<&'a TaskState> {
-        let address = address?;
-        let there = self.near(from).filter_map(|view| view.tasks.get(&address));
+    /// The task where `registration` is: the youngest where the place was reused.
+    fn at(&self, from: Stand<'a>, registration: &Registration) -> Option<&'a TaskState> {
+        let (address, port) = (registration.address?, registration.port);
+        let there = self.near(from).flat_map(|view| view.tasks_at(address, port));
         there.max_by_key(|task| (task.started_at, &task.instance))
+    }
+
+    /// Whether the whole address of `registration` is its own. On one that is shared, other ports are other tasks'.
+    fn has_its_address(&self, from: Stand<'a>, registration: &Registration) -> bool {
+        let Some(place) = registration.address.map(Place::whole) else { return false };
+        let mut owners = self.near(from).filter_map(|view| view.tasks.get(&place));
+        owners.any(|owner| owner.instance == registration.instance)
     }
 
     /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
     /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
     fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Phase> {
-        let task = self.at(from, registration.address);
+        let task = self.at(from, registration);
         let same = |task: &&TaskState| {
             service.is_none() || task.service.is_none() || task.service.as_deref() == service
         };
@@ -70,11 +77,17 @@ impl<'a> Tasks<'a> {
         self.near(from).any(|view| view.clusters.contains(cluster))
     }
 
-    /// Whether an address that `registration` had belongs to a younger task now.
+    /// Whether the place of `registration` belongs to a younger task now; of an address that was its own, any port.
     fn reused(&self, from: Stand<'a>, registration: &Registration) -> bool {
-        self.at(from, registration.address).is_some_and(|owner| {
-            let younger = registration.started_at.is_some() && owner.started_at > registration.started_at;
-            owner.instance != registration.instance && younger
+        let (Some(address), Some(began)) = (registration.address, registration.started_at) else {
+            return false;
+        };
+        let younger =
+            |task: &TaskState| task.instance != registration.instance && task.started_at > Some(began);
+        let whole = self.has_its_address(from, registration);
+        self.near(from).any(|view| {
+            view.tasks_at(address, registration.port).any(younger)
+                || (whole && view.tasks_sharing(address).any(younger))
         })
     }
 }
@@ -95,13 +108,15 @@ pub(super) fn endpoints<'a>(
         .sort_by(|(a, _), (b, _)| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
     let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
     let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
-    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task is itself on every port.
-    // One that has stopped is only shown, and its address may be anybody's by now.
+    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task with an address of its own is
+    // itself on every port. One that has stopped is only shown, and its place may be anybody's by now.
     registrations.retain(|(registration, from)| {
         let Some(address) = registration.address else { return true };
         if registration.member == Member::Ecs {
             if registration.phase != Phase::Stopped {
-                in_ecs.insert(address);
+                if tasks.has_its_address(*from, registration) {
+                    in_ecs.insert(address);
+                }
                 places.insert((address, registration.port));
             }
             return true;

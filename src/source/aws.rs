@@ -26,9 +26,11 @@ use super::SourceError;
 pub use accounts::Accounts;
 pub use budget::Budget;
 pub(super) use budget::Urgency;
+pub(super) use ec2::Ec2;
 
 mod accounts;
 mod budget;
+mod ec2;
 mod meter;
 pub mod probe;
 #[cfg(test)]
@@ -137,6 +139,11 @@ impl Access {
             builder = builder.interceptor(NoDataPrefix);
         }
         aws_sdk_servicediscovery::Client::from_conf(builder.interceptor(self.meter()).build())
+    }
+
+    /// A client for the little that is asked of EC2.
+    pub(super) fn ec2(&self) -> Ec2 {
+        Ec2::new(&self.sdk, self.budget())
     }
 
     /// A client for SQS, which waits as long as SQS does when a queue is empty.

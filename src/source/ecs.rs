@@ -5,7 +5,6 @@
 //! Invariant: a reading is taken in whole. Until every call has answered, nothing that is known changes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::defaults::Defaults;
 use self::describe::Cluster;
 use self::facts::{ServiceFacts, Status, TaskFacts};
+use self::instances::Instances;
 use self::notes::{Needed, needed};
 use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
@@ -25,7 +25,7 @@ use self::tasks::{Answer, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
 use super::aws::{Access, Urgency};
 use super::{CellWriter, Pace, Pacer, SourceError, tags};
-use crate::model::{InstanceId, Namespace, View};
+use crate::model::{InstanceId, Namespace, Place, View};
 
 pub use event::TaskEvent;
 pub use inbox::{Hint, Inbox, Letter, Outbox, mailbox};
@@ -35,7 +35,9 @@ mod describe;
 mod event;
 mod facts;
 mod inbox;
+mod instances;
 mod notes;
+mod place;
 mod questions;
 mod read;
 mod standalone;
@@ -96,6 +98,7 @@ pub struct EcsSource {
     revisions: Revisions,
     /// Task definitions that could not be read last.
     unread: Unread,
+    instances: Instances,
     drawn: Drawn,
     inbox: Inbox,
     /// Whether an event asked for another reading since the last one began.
@@ -134,7 +137,7 @@ impl EcsSource {
         let short = cluster.rsplit('/').next().unwrap_or(&cluster).into();
         Self {
             defaults: Defaults::new(access, &cluster, namespaces.len() > 1),
-            reader: Reader { client: access.ecs(), budget: access.budget(), cluster },
+            reader: Reader { client: access.ecs(), ec2: access.ec2(), budget: access.budget(), cluster },
             cluster: short,
             label,
             home: access.home(),
@@ -143,6 +146,7 @@ impl EcsSource {
             tasks: Tasks::default(),
             revisions: Revisions::new(),
             unread: Unread::new(),
+            instances: Instances::default(),
             drawn: Drawn::default(),
             inbox,
             is_asked_for: false,
@@ -195,8 +199,10 @@ impl EcsSource {
         let missing = missing.into_iter().filter(|_| !self.is_early).map(InstanceId::from).collect();
         let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
         self.unread = self.read_revisions(cell, needed(&sighting, Needed::ByAny).cloned().collect()).await;
+        self.read_instances(cell, &sighting).await;
+        let unread = || needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn));
         if self.read_at.is_none()
-            && let Some(error) = needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn))
+            && let Some(error) = unread().or_else(|| self.instances.error())
         {
             return Err(error.clone());
         }
@@ -222,10 +228,11 @@ impl EcsSource {
     /// not before `soonest`, when an event asks for a reading.
     async fn rest(&mut self, cell: &CellWriter, soonest: Instant, wake: Instant) {
         loop {
-            if !self.wanted.is_empty() {
+            if !self.wanted.is_empty() || self.instances.are_wanted() {
                 let wanted = std::mem::take(&mut self.wanted);
                 let unread = self.read_revisions(Some(cell), wanted).await;
                 self.unread.extend(unread); // until the next reading
+                self.read_wanted_instances(Some(cell)).await;
                 self.find_young();
                 self.draw_anew(cell);
                 continue;
@@ -275,8 +282,7 @@ impl EcsSource {
 
     /// Takes in what ECS answered about these tasks.
     fn learn(&mut self, cell: Option<&CellWriter>, tasks: &[InstanceId], answer: Vec<TaskFacts>) {
-        let known = tasks.iter().filter_map(|arn| self.tasks.get(arn));
-        let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
+        let places = self.knowledge(SystemTime::now()).places(tasks);
         let untold = self.untold(tasks);
         self.tasks.learn(answer, SystemTime::now());
         self.note(tasks);
@@ -286,7 +292,7 @@ impl EcsSource {
         if self.knowledge(SystemTime::now()).lacks_service(&self.drawn, &untold) {
             self.draw_anew(cell);
         } else {
-            self.draw_again(cell, tasks, &addresses);
+            self.draw_again(cell, tasks, &places);
         }
     }
 
@@ -307,7 +313,7 @@ impl EcsSource {
 
     /// Takes in events, draws what follows from them, and says that it is done.
     fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
-        let (mut tasks, mut addresses, now) = (Vec::new(), Vec::new(), SystemTime::now());
+        let (mut tasks, mut places, now) = (Vec::new(), Vec::new(), SystemTime::now());
         let events = letters.iter().flat_map(|letter| &letter.events);
         for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
@@ -315,7 +321,7 @@ impl EcsSource {
                 self.is_asked_for |= self.read_at.is_none();
                 continue;
             }
-            addresses.extend(self.tasks.get(&arn).and_then(|known| known.facts.address));
+            places.extend(self.knowledge(now).places(std::slice::from_ref(&arn)));
             if self.tasks.hear(facts, now) {
                 tasks.push(arn);
             }
@@ -325,7 +331,7 @@ impl EcsSource {
         self.note_untold(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
         if let Some(cell) = cell.filter(|_| !tasks.is_empty()) {
-            self.draw_again(cell, &tasks, &addresses);
+            self.draw_again(cell, &tasks, &places);
         }
         letters.into_iter().for_each(Letter::done);
     }
@@ -355,10 +361,10 @@ impl EcsSource {
         }
     }
 
-    /// Draws anew what follows from these tasks, and publishes it.
-    fn draw_again(&mut self, cell: &CellWriter, tasks: &[InstanceId], addresses: &[IpAddr]) {
+    /// Draws anew what follows from these tasks, which had these places before, and publishes it.
+    fn draw_again(&mut self, cell: &CellWriter, tasks: &[InstanceId], places: &[Place]) {
         let mut drawn = std::mem::take(&mut self.drawn);
-        self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, addresses);
+        self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, places);
         self.drawn = drawn;
         cell.amend(self.drawn.view.clone());
         self.share(cell);
@@ -381,6 +387,7 @@ impl EcsSource {
             revisions: &self.revisions,
             tasks: &self.tasks,
             unread: &self.unread,
+            instances: &self.instances,
             now,
         }
     }
@@ -436,6 +443,7 @@ impl EcsSource {
             of_services.chain(self.tasks.iter().map(|task| Arc::clone(&task.facts.definition))).collect()
         };
         self.revisions.retain(|arn, _| used.contains(arn));
+        self.instances.keep_only(&self.tasks.iter().filter_map(|task| task.facts.machine.clone()).collect());
         self.find_young();
         self.drawn = self.knowledge(now).draw(&self.drawn);
     }

@@ -186,9 +186,10 @@ impl Told<'_> {
         }
         if one.member == Member::Ecs {
             // A task without its service: is it still known to run?
-            let task = one.address.and_then(|address| self.view.tasks.get(&address));
+            let Some(address) = one.address else { return false };
             let runs = |task: &TaskState| matches!(task.phase, Phase::Running(_));
-            return task.is_some_and(|task| task.instance == one.instance && runs(task));
+            let mut there = self.view.tasks_at(address, one.port);
+            return there.any(|task| task.instance == one.instance && runs(task));
         }
         // One that was registered anew under another name is there.
         !registered.iter().any(|other| (other.address, other.port) == (one.address, one.port))
@@ -202,8 +203,10 @@ fn is_whole(one: &Registration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::model::{Health, Knobs, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
         Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
@@ -364,10 +367,11 @@ mod tests {
             view.services.insert(key, Arc::new(service));
         }
         for number in running {
-            let address = [10, 0, b'a', u8::try_from(number).unwrap()].into();
+            let address: IpAddr = [10, 0, b'a', u8::try_from(number).unwrap()].into();
             let instance = format!("a-{number:03}").as_str().into();
             let phase = Phase::Running(Health::NoCheck);
-            view.tasks.insert(address, TaskState { instance, service: None, phase, started_at: None });
+            let task = TaskState { instance, service: None, phase, started_at: None };
+            view.tasks.insert(Place::whole(address), task);
         }
         view
     }
@@ -386,6 +390,36 @@ mod tests {
         let mut amended = View { tasks: of_ecs(&[], 3..8).tasks, ..vanished.clone() };
         guard.restore(&mut amended);
         assert_eq!(shown(&amended), "a=5/5");
+    }
+
+    #[test]
+    fn a_neighbour_on_the_same_machine_is_not_the_task_that_vanished() {
+        let before = of_ecs(&[("a", 4)], 0..0);
+        let machine: IpAddr = [10, 9, 0, 1].into();
+        let on_one = |view: &View, running: &[usize]| {
+            let mut view = view.clone();
+            for key in view.services.keys().cloned().collect::<Vec<_>>() {
+                let mut service = ServiceView::clone(&view.services[&key]);
+                for (number, one) in service.registrations.iter_mut().enumerate() {
+                    (one.address, one.port) = (Some(machine), u16::try_from(32_768 + number).ok());
+                }
+                view.services.insert(key, Arc::new(service));
+            }
+            for number in running {
+                let (instance, phase) =
+                    (format!("a-{number:03}").as_str().into(), Phase::Running(Health::NoCheck));
+                let task = TaskState { instance, service: None, phase, started_at: None };
+                view.tasks.insert(Place::shared(machine, u16::try_from(32_768 + number).unwrap()), task);
+            }
+            view
+        };
+        let before = on_one(&before, &[0, 1, 2, 3]);
+        let mut guard = guard();
+        let mut vanished = on_one(&of_ecs(&[], 0..0), &[1, 2, 3]); // of the first is told that it stopped
+        guard.judge(&before, &mut vanished, false, true);
+        assert_eq!(shown(&vanished), "a=3/3");
+        let ports: Vec<_> = vanished.services[&key("a")].registrations.iter().map(|one| one.port).collect();
+        assert_eq!(ports, [Some(32_769), Some(32_770), Some(32_771)]);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::render;
 use super::wire::{ApiError, Input, Operation, Pager};
+use super::{machines, render};
 use crate::world::{Cluster, ServiceStatus, State, Task};
 
 type Answer = Result<Value, ApiError>;
@@ -24,6 +24,7 @@ pub(super) fn answer(operation: Operation, state: &State, input: Input<'_>) -> A
         Operation::ListTasks => list_tasks(state, input),
         Operation::DescribeTasks => describe_tasks(state, input),
         Operation::DescribeTaskDefinition => describe_task_definition(state, input),
+        Operation::DescribeContainerInstances => describe_container_instances(state, input),
         Operation::ListServicesByNamespace => list_services_by_namespace(state, input),
         Operation::DescribeServiceRevisions => describe_service_revisions(state, input),
         other => Err(ApiError::server(other.api())),
@@ -216,6 +217,19 @@ fn describe_tasks(state: &State, input: Input<'_>) -> Answer {
         }
     }
     Ok(json!({ "tasks": found, "failures": failures }))
+}
+
+fn describe_container_instances(state: &State, input: Input<'_>) -> Answer {
+    let cluster = cluster(state, input)?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for reference in batch(input, "containerInstances", 100)? {
+        let arn = arn_of(state, "container-instance", &cluster.name, reference);
+        match state.machines.get(&arn).filter(|machine| machine.cluster == cluster.name) {
+            Some(machine) => found.push(machines::container_instance(state, machine)),
+            None => failures.push(missing(arn)),
+        }
+    }
+    Ok(json!({ "containerInstances": found, "failures": failures }))
 }
 
 fn describe_task_definition(state: &State, input: Input<'_>) -> Answer {

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::machines::show_on_machine;
 use crate::world::{
     Cluster, Container, ContainerDefinition, Counts, Deployment, LastStatus, Service, ServiceStatus, Stamp,
     State, Tags, Task, TaskDefinition,
@@ -52,7 +53,7 @@ pub(super) fn cluster(state: &State, cluster: &Cluster, with_tags: bool) -> Valu
         "clusterArn": cluster.arn,
         "clusterName": cluster.name,
         "status": "ACTIVE",
-        "registeredContainerInstancesCount": 0,
+        "registeredContainerInstancesCount": state.machines.values().filter(|it| it.cluster == cluster.name).count(),
         "runningTasksCount": total.running,
         "pendingTasksCount": total.pending,
         "activeServicesCount": active,
@@ -246,6 +247,7 @@ pub(super) fn task(state: &State, task: &Task, with_tags: bool) -> Value {
     set(&mut members, "stoppingAt", task.stopping.as_ref().map(time));
     set(&mut members, "executionStoppedAt", task.execution_stopped.as_ref().map(time));
     set(&mut members, "stoppedAt", task.stopped.as_ref().map(time));
+    show_on_machine(task, &mut members);
     Value::Object(members)
 }
 
@@ -317,7 +319,7 @@ pub(super) fn definition(state: &State, definition: &TaskDefinition) -> Value {
         "taskDefinitionArn": arn,
         "containerDefinitions": definition.containers.iter().map(container_definition).collect::<Value>(),
         "family": definition.family,
-        "networkMode": "awsvpc",
+        "networkMode": definition.network.as_str(),
         "revision": definition.revision,
         "volumes": [],
         "status": "ACTIVE",

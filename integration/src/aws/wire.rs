@@ -46,6 +46,8 @@ operations! {
     DescribeTasks = Ecs "DescribeTasks",
     /// ECS DescribeTaskDefinition.
     DescribeTaskDefinition = Ecs "DescribeTaskDefinition",
+    /// ECS DescribeContainerInstances.
+    DescribeContainerInstances = Ecs "DescribeContainerInstances",
     /// ECS ListServicesByNamespace.
     ListServicesByNamespace = Ecs "ListServicesByNamespace",
     /// ECS DescribeServiceRevisions.
@@ -68,6 +70,8 @@ operations! {
     DiscoverInstances = CloudMap "DiscoverInstances",
     /// Cloud Map DiscoverInstancesRevision.
     DiscoverInstancesRevision = CloudMap "DiscoverInstancesRevision",
+    /// EC2 DescribeInstances.
+    DescribeInstances = Ec2 "DescribeInstances",
     /// SQS ReceiveMessage.
     ReceiveMessage = Sqs "ReceiveMessage",
     /// SQS DeleteMessageBatch.
@@ -97,16 +101,19 @@ pub enum Api {
     CloudMap,
     /// Amazon SQS.
     Sqs,
+    /// Amazon EC2, which speaks another protocol.
+    Ec2,
 }
 
 impl Api {
-    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap, Self::Sqs];
+    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap, Self::Sqs, Self::Ec2];
 
     fn target_prefix(self) -> &'static str {
         match self {
             Self::Ecs => "AmazonEC2ContainerServiceV20141113",
             Self::CloudMap => "Route53AutoNaming_v20170314",
             Self::Sqs => "AmazonSQS",
+            Self::Ec2 => "AmazonEC2",
         }
     }
 
@@ -115,6 +122,7 @@ impl Api {
             Self::Ecs => "ecs",
             Self::CloudMap => "servicediscovery",
             Self::Sqs => "sqs",
+            Self::Ec2 => "ec2",
         }
     }
 }
@@ -147,7 +155,7 @@ impl ApiError {
         match api {
             Api::Ecs => Self::parameter(message),
             Api::CloudMap => Self::input(message),
-            Api::Sqs => Self::new("InvalidParameterValue", message),
+            Api::Sqs | Api::Ec2 => Self::new("InvalidParameterValue", message),
         }
     }
 
@@ -156,6 +164,7 @@ impl ApiError {
             Api::Ecs => Self::new("ThrottlingException", "Rate exceeded"),
             Api::Sqs => Self::new("RequestThrottled", "Rate exceeded"),
             Api::CloudMap => Self::new("RequestLimitExceeded", "Rate exceeded"),
+            Api::Ec2 => Self { status: 503, ..Self::new("RequestLimitExceeded", "Request limit exceeded.") },
         }
     }
 
@@ -163,6 +172,7 @@ impl ApiError {
         let kind = match api {
             Api::Ecs => "ServerException",
             Api::CloudMap | Api::Sqs => "InternalFailure",
+            Api::Ec2 => "InternalError",
         };
         Self { status: 500, kind, message: "Service Unavailable. Please try again later.".to_owned() }
     }
@@ -173,7 +183,10 @@ impl ApiError {
         let message = format!(
             "User: {who} is not authorized to perform: {action} because no identity-based policy allows the {action} action"
         );
-        Self::new("AccessDeniedException", message)
+        match operation.api() {
+            Api::Ec2 => Self { status: 403, ..Self::new("UnauthorizedOperation", message) },
+            _ => Self::new("AccessDeniedException", message),
+        }
     }
 
     /// The body; Cloud Map's model spells the member with a capital.

@@ -335,7 +335,7 @@ impl State {
             ("ECS_CLUSTER_NAME".to_owned(), task.cluster.clone()),
             ("ECS_TASK_DEFINITION_FAMILY".to_owned(), task.definition.family.clone()),
         ]);
-        if let Some(port) = port {
+        if let Some(port) = port.map(|port| task.host_port(port)) {
             attributes.insert("AWS_INSTANCE_PORT".to_owned(), port.to_string());
         }
         attributes
@@ -358,6 +358,7 @@ impl State {
             let ports = task.definition.containers.iter().flat_map(|c| &c.ports);
             let mapped = ports.filter(|p| p.name.as_deref() == Some(&offer.port_name));
             let declared = mapped.map(|p| p.container_port).next();
+            let declared = declared.map(|port| task.host_port(port));
             let Some(port) = offer.ingress_port_override.or(declared) else { continue };
             let attributes = BTreeMap::from([
                 ("AWS_INSTANCE_IPV4".to_owned(), task.ip.to_string()),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use super::machines::Seat;
 use super::model::{DesiredStatus, Health, LastStatus, Serve, ServiceStatus, Stamp, Tags, TaskDefinition};
 use super::server::{Bound, Identity, RequestLog, ServerKind};
 use super::state::State;
 use super::task::{Container, Task};
-use super::{TaskSpec, WorldError, address};
+use super::{TaskSpec, WorldError};
 
 /// A task that has been decided upon.
 #[derive(Clone)]
@@ -135,15 +136,12 @@ impl State {
         if !launch.settled && runtime.is_none() {
             return Err(WorldError::NoRuntime);
         }
-        let ip = match launch.ip {
-            Some(ip) => ip,
-            None => address::allocate().map_err(WorldError::Address)?,
-        };
-        let bound = bind(ip, &launch)?;
+        let seat = self.seat(&launch)?;
+        let bound = bind(&seat, &launch)?;
         let id = self.ids.hex32();
         let arn = self.arn("ecs", &format!("task/{}/{id}", launch.cluster));
         let settled = launch.settled;
-        let mut task = new_task(arn.clone(), id, ip, launch);
+        let mut task = new_task(arn.clone(), id, seat, launch);
         let mut bound = bound;
         if settled {
             task.version = 3;
@@ -183,7 +181,7 @@ impl State {
     }
 }
 
-fn bind(ip: Ipv4Addr, launch: &Launch) -> Result<Option<Bound>, WorldError> {
+fn bind(seat: &Seat, launch: &Launch) -> Result<Option<Bound>, WorldError> {
     let forced: Option<ServerKind> = match launch.serve {
         Serve::No => return Ok(None),
         Serve::Declared => None,
@@ -191,11 +189,11 @@ fn bind(ip: Ipv4Addr, launch: &Launch) -> Result<Option<Bound>, WorldError> {
     };
     let ports = launch.definition.containers.iter().flat_map(|c| &c.ports);
     let ports: Vec<_> =
-        ports.map(|p| (p.container_port, forced.unwrap_or_else(|| p.server_kind()))).collect();
-    Bound::bind(ip, &ports).map(Some).map_err(|(at, error)| WorldError::Bind(at, error))
+        ports.map(|p| (seat.port(p.container_port), forced.unwrap_or_else(|| p.server_kind()))).collect();
+    Bound::bind(seat.ip, &ports).map(Some).map_err(|(at, error)| WorldError::Bind(at, error))
 }
 
-fn new_task(arn: String, id: String, ip: Ipv4Addr, launch: Launch) -> Task {
+fn new_task(arn: String, id: String, seat: Seat, launch: Launch) -> Task {
     let group = match &launch.service {
         Some(service) => format!("service:{service}"),
         None => format!("family:{}", launch.definition.family),
@@ -212,7 +210,9 @@ fn new_task(arn: String, id: String, ip: Ipv4Addr, launch: Launch) -> Task {
         group,
         started_by: launch.started_by,
         zone: launch.zone,
-        ip,
+        ip: seat.ip,
+        machine: seat.machine,
+        host_ports: seat.host_ports,
         tags: launch.tags,
         desired_status: DesiredStatus::Running,
         last_status: LastStatus::Provisioning,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::machines::NetworkMode;
 use super::server::ServerKind;
 
 /// Defines an enumeration together with the word AWS writes for each value.
@@ -244,7 +245,7 @@ impl ContainerDefinition {
     }
 }
 
-/// One revision of a task definition (network mode awsvpc). It never changes.
+/// One revision of a task definition. It never changes.
 #[derive(Debug, Clone)]
 pub struct TaskDefinition {
     /// Its ARN, with the revision.
@@ -255,6 +256,8 @@ pub struct TaskDefinition {
     pub revision: u32,
     /// Its containers.
     pub containers: Vec<ContainerDefinition>,
+    /// How its tasks are on the network.
+    pub network: NetworkMode,
     /// Its tags.
     pub tags: Tags,
     /// When it was registered.

@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::machines::NetworkMode;
 use super::model::{ContainerDefinition, Serve, ServiceConnect, ServiceRegistry, StopCode, Tags};
 
 /// How an account is set up.
@@ -63,14 +64,23 @@ pub struct DefinitionSpec {
     pub family: String,
     /// At least one container.
     pub containers: Vec<ContainerDefinition>,
+    /// How its tasks are on the network.
+    pub network: NetworkMode,
     /// Tags of the definition.
     pub tags: Tags,
 }
 
 impl DefinitionSpec {
-    /// A definition with one container.
+    /// A definition with one container, whose tasks have addresses of their own.
     pub fn new(family: &str, container: ContainerDefinition) -> Self {
-        Self { family: family.to_owned(), containers: vec![container], tags: Tags::new() }
+        let (network, tags) = (NetworkMode::Awsvpc, Tags::new());
+        Self { family: family.to_owned(), containers: vec![container], network, tags }
+    }
+
+    /// Has its tasks share the address of a machine, or not.
+    pub fn network(mut self, network: NetworkMode) -> Self {
+        self.network = network;
+        self
     }
 }
 

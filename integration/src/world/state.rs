@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::WorldError;
 use super::discovery::{MapService, Namespace};
+use super::machines::Machine;
 use super::model::{Cluster, DesiredStatus, LastStatus, Service, TaskDefinition};
 use super::server::TaskServer;
 use super::task::Task;
@@ -25,6 +26,8 @@ pub(crate) struct State {
     /// By ARN, hence in order of cluster.
     pub(crate) tasks: BTreeMap<String, Arc<Task>>,
     pub(crate) servers: BTreeMap<String, Arc<TaskServer>>,
+    /// Container instances by ARN.
+    pub(crate) machines: BTreeMap<String, Machine>,
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     pub(crate) map_services: BTreeMap<String, MapService>,
     pub(crate) ids: Ids,
@@ -41,6 +44,7 @@ impl State {
             definitions: BTreeMap::new(),
             tasks: BTreeMap::new(),
             servers: BTreeMap::new(),
+            machines: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             map_services: BTreeMap::new(),
             ids: Ids(seed),

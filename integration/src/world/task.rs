@@ -4,6 +4,7 @@
 //! Invariant: what ECS reports of a [`Task`] changes only together with its `version`, except health and
 //! tags, which raise no ECS event and therefore leave the version alone.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -53,8 +54,12 @@ pub struct Task {
     pub started_by: Option<String>,
     /// Zone name.
     pub zone: String,
-    /// Its own address.
+    /// Its address: its own, or its machine's.
     pub ip: Ipv4Addr,
+    /// The container instance that it runs on, where it shares that one's address.
+    pub machine: Option<String>,
+    /// The machine's port for each of its own.
+    pub host_ports: BTreeMap<u16, u16>,
     /// RunTask tags.
     pub tags: Tags,
     /// Where ECS wants it.
@@ -146,6 +151,11 @@ impl Task {
     pub fn endpoint(&self, port_name: &str) -> Option<SocketAddrV4> {
         let ports = self.definition.containers.iter().flat_map(|c| &c.ports);
         let port = ports.filter(|p| p.name.as_deref() == Some(port_name)).map(|p| p.container_port).next();
-        port.map(|port| SocketAddrV4::new(self.ip, port))
+        port.map(|port| SocketAddrV4::new(self.ip, self.host_port(port)))
+    }
+
+    /// The port at its address that leads to one of its containers' ports.
+    pub fn host_port(&self, container_port: u16) -> u16 {
+        self.host_ports.get(&container_port).copied().unwrap_or(container_port)
     }
 }

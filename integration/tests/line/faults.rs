@@ -149,6 +149,7 @@ fn prefix(operation: Operation) -> &'static str {
         integration::aws::Api::Ecs => "ecs",
         integration::aws::Api::CloudMap => "servicediscovery",
         integration::aws::Api::Sqs => "sqs",
+        integration::aws::Api::Ec2 => "ec2",
     }
 }
 

@@ -14,6 +14,7 @@ mod demo;
 mod faults;
 mod harness;
 mod iam;
+mod modes;
 mod names;
 mod outage;
 mod registry;

@@ -22,9 +22,9 @@ struct Limit {
     per_second: f64,
 }
 
-/// Source: ECS developer guide, request throttling. Those of Cloud Map's control plane are not published: these are what
-/// AWS's own controller for Kubernetes takes them for.
-const LIMITS: [Limit; 10] = [
+/// Source: ECS and EC2 developer guides, request throttling; of EC2 the smaller bucket, for calls that are not paged.
+/// Those of Cloud Map's control plane are not published: these are what AWS's own controller for Kubernetes takes them for.
+const LIMITS: [Limit; 11] = [
     Limit {
         name: "ecs cluster resource read",
         operations: &["ecs:ListTasks", "ecs:DescribeTasks", "ecs:DescribeContainerInstances"],
@@ -44,6 +44,7 @@ const LIMITS: [Limit; 10] = [
         per_second: 20.0,
     },
     Limit { name: "ecs cluster read", operations: &["ecs:DescribeClusters"], burst: 50.0, per_second: 20.0 },
+    Limit { name: "ec2 instances", operations: &["ec2:DescribeInstances"], burst: 50.0, per_second: 10.0 },
     Limit {
         name: "servicediscovery namespaces",
         operations: &["servicediscovery:ListNamespaces", "servicediscovery:GetNamespace"],

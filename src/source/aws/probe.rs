@@ -5,6 +5,7 @@
 //! Invariant: nothing is changed, but that a message which waits in the queue counts as received once. What is asked for by
 //! a made-up name is refused after the permission was looked at, and that is answer enough.
 
+use aws_sdk_ecs::types::Task;
 use aws_sdk_servicediscovery::types::{
     FilterCondition, NamespaceFilter, NamespaceFilterName, NamespaceSummary, ServiceFilter, ServiceFilterName,
 };
@@ -90,7 +91,7 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     let services = services.map_err(|error| failed(action, error));
     probes.push(probe(action, cluster, &services));
     let action = "ecs:ListTasks";
-    let tasks = ecs.list_tasks().cluster(cluster).max_results(1).send().await;
+    let tasks = ecs.list_tasks().cluster(cluster).send().await;
     let tasks = tasks.map_err(|error| failed(action, error));
     probes.push(probe(action, cluster, &tasks));
 
@@ -100,18 +101,45 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     let action = "ecs:DescribeServices";
     let described = ecs.describe_services().cluster(cluster).services(service).send().await;
     probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
-    let task = tasks.ok().and_then(|answer| answer.task_arns().first().cloned());
-    let task = task.unwrap_or_else(|| "0".repeat(32));
+    let tasks = tasks.ok().map(|answer| answer.task_arns().to_vec()).filter(|arns| !arns.is_empty());
+    let tasks = tasks.unwrap_or_else(|| vec!["0".repeat(32)]);
     let action = "ecs:DescribeTasks";
-    let described = ecs.describe_tasks().cluster(cluster).tasks(task).send().await;
+    let described = ecs.describe_tasks().cluster(cluster).set_tasks(Some(tasks)).send().await;
     let described = described.map_err(|error| failed(action, error));
     probes.push(probe(action, cluster, &described));
 
-    let definition = described.ok().and_then(|answer| answer.tasks().first()?.task_definition_arn.clone());
+    let tasks = described.map(|answer| answer.tasks().to_vec()).unwrap_or_default();
+    let definition = tasks.first().and_then(|task| task.task_definition_arn.clone());
     let definition = definition.unwrap_or_else(|| NOBODY.to_owned());
     let action = "ecs:DescribeTaskDefinition";
     let described = ecs.describe_task_definition().task_definition(definition).send().await;
     probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
+    if let Some(instance) = tasks.iter().find_map(shared) {
+        probes.extend(container_instance(access, cluster, instance).await);
+    }
+    probes
+}
+
+/// The container instance whose address a task of a service shares, if it does.
+fn shared(task: &Task) -> Option<&str> {
+    let interfaces = task.containers().iter().flat_map(|container| container.network_interfaces());
+    let has_own = interfaces.count() + task.attachments().len() > 0;
+    let of_service = task.group().is_some_and(|group| group.starts_with("service:"));
+    task.container_instance_arn().filter(|_| of_service && !has_own)
+}
+
+/// Tries what it takes to know where a container instance is.
+async fn container_instance(access: &Access, cluster: &str, instance: &str) -> Vec<Probe> {
+    let action = "ecs:DescribeContainerInstances";
+    let call = access.ecs().describe_container_instances().cluster(cluster).container_instances(instance);
+    let described = call.send().await.map_err(|error| failed(action, error));
+    let mut probes = vec![probe(action, cluster, &described)];
+    let machine = described.ok().and_then(|it| it.container_instances().first()?.ec2_instance_id.clone());
+    let machine = machine.unwrap_or_else(|| NOBODY.to_owned());
+    if !machine.starts_with("mi-") {
+        let addresses = access.ec2().addresses(&[&machine]).await;
+        probes.push(probe("ec2:DescribeInstances", cluster, &addresses));
+    }
     probes
 }
 
@@ -258,14 +286,42 @@ mod tests {
             other => panic!("nobody asked for {other}"),
         });
         let probes = cluster(&script.access(), "prod-a").await;
-        let words: Vec<_> = probes
-            .iter()
-            .map(|probe| match &probe.permission {
-                Permission::Allowed => "allowed",
-                Permission::Denied(why) => why.as_str(),
-                Permission::Unknown(_) => "unknown",
-            })
-            .collect();
+        let words: Vec<_> = probes.iter().map(word).collect();
         assert_eq!(words, ["allowed", "not you", "allowed", "unknown", "allowed"]);
+    }
+
+    #[tokio::test]
+    async fn where_instances_are_is_tried_only_where_tasks_share_their_address() {
+        let denied = "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>not you</Message></Error></Errors></Response>";
+        let own = json!([{"name": "app", "networkInterfaces": [{"privateIpv4Address": "10.0.0.1"}]}]);
+        for (containers, group, machine, expected) in [
+            (json!([]), "service:payments", "i-1", vec!["allowed", "not you"]),
+            (json!([]), "service:payments", "mi-1", vec!["allowed"]),
+            (json!([]), "family:batch", "i-1", vec![]),
+            (own, "service:payments", "i-1", vec![]),
+        ] {
+            let task = json!({"containerInstanceArn": "arn:i", "group": group, "containers": containers});
+            let script = Scripted::start(move |operation, _| match operation {
+                "ListServices" => Answer::Json(200, json!({"serviceArns": []})),
+                "ListTasks" => Answer::Json(200, json!({"taskArns": ["arn:t"]})),
+                "DescribeTasks" => Answer::Json(200, json!({"tasks": [task], "failures": []})),
+                "DescribeContainerInstances" => {
+                    Answer::Json(200, json!({"containerInstances": [{"ec2InstanceId": machine}]}))
+                }
+                "DescribeInstances" => Answer::Text(403, denied),
+                _ => Answer::Json(400, json!({"__type": "ClientException"})),
+            });
+            let probes = cluster(&script.access(), "prod-a").await;
+            let words: Vec<_> = probes[5..].iter().map(word).collect();
+            assert_eq!(words, expected, "{group} on {machine}");
+        }
+    }
+
+    fn word(probe: &Probe) -> &str {
+        match &probe.permission {
+            Permission::Allowed => "allowed",
+            Permission::Denied(why) => why,
+            Permission::Unknown(_) => "unknown",
+        }
     }
 }

@@ -117,7 +117,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<St
     drop(stream.write_all(answer.as_bytes()).await);
 }
 
-/// The operation (the last word of `x-amz-target`, or the `Action` of a form) and the document of one request.
+/// The operation (the last word of `x-amz-target`, or the action of a form) and the document of one request.
 async fn read(stream: &mut TcpStream) -> Option<(String, Value)> {
     let mut bytes = Vec::new();
     let head = loop {
@@ -135,10 +135,25 @@ async fn read(stream: &mut TcpStream) -> Option<(String, Value)> {
     let raw = String::from_utf8_lossy(bytes.get(..head)?).into_owned();
     let body = bytes.get(head..)?;
     let Some(target) = raw.lines().find(|line| line.to_lowercase().starts_with("x-amz-target:")) else {
-        let form = String::from_utf8_lossy(body).into_owned();
-        let action = form.split('&').find_map(|pair| pair.strip_prefix("Action="))?.to_owned();
-        return Some((action, Value::String(form)));
+        let form = form(std::str::from_utf8(body).ok()?);
+        return Some((form["Action"].as_str()?.to_owned(), form));
     };
     let operation = target.rsplit('.').next()?.trim().to_owned();
     Some((operation, serde_json::from_slice(body).unwrap_or_default()))
+}
+
+/// A form as a document of strings.
+fn form(text: &str) -> Value {
+    let decoded = |text: &str| {
+        let mut parts = text.split('%');
+        let mut whole = parts.next().unwrap_or_default().replace('+', " ");
+        for part in parts {
+            let (code, rest) = part.split_at(2);
+            whole.push(u8::from_str_radix(code, 16).expect("a code of ASCII").into());
+            whole.push_str(rest);
+        }
+        Value::String(whole)
+    };
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    Value::Object(pairs.map(|(key, value)| (key.to_owned(), decoded(value))).collect())
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::facts::{self, ContainerFacts, Lacks, TaskFacts};
+use super::facts::{self, Binding, ContainerFacts, Lacks, TaskFacts};
 
 /// The `detail` of an event.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -30,6 +30,7 @@ pub struct TaskEvent {
     group: Option<String>,
     started_by: Option<String>,
     stop_code: Option<String>,
+    container_instance_arn: Option<String>,
     availability_zone: Option<String>,
     created_at: Option<String>,
     started_at: Option<String>,
@@ -48,6 +49,18 @@ struct ContainerDetail {
     last_status: Option<String>,
     #[serde(default)]
     network_interfaces: Vec<Interface>,
+    #[serde(default)]
+    network_bindings: Vec<PortBinding>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PortBinding {
+    protocol: Option<String>,
+    container_port: Option<i32>,
+    host_port: Option<i32>,
+    container_port_range: Option<String>,
+    host_port_range: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -96,6 +109,7 @@ impl TaskEvent {
             status: facts::status(&self.last_status),
             stop: self.stop_code.as_deref().map(facts::stop_cause),
             address: self.address(),
+            machine: text(&self.container_instance_arn),
             zone: text(&self.availability_zone),
             created_at: time(self.created_at.as_deref()),
             started_at: time(self.started_at.as_deref()),
@@ -130,7 +144,18 @@ impl TaskEvent {
 impl ContainerDetail {
     fn facts(&self) -> ContainerFacts {
         let exited = self.last_status.as_deref() == Some("STOPPED");
-        ContainerFacts { name: self.name.as_str().into(), exited, healthy: None }
+        let bindings = self.network_bindings.iter().filter_map(PortBinding::facts).collect();
+        ContainerFacts { name: self.name.as_str().into(), exited, healthy: None, bindings }
+    }
+}
+
+impl PortBinding {
+    fn facts(&self) -> Option<Binding> {
+        Binding::told(
+            self.protocol.as_deref(),
+            (self.container_port, self.host_port),
+            (self.container_port_range.as_deref(), self.host_port_range.as_deref()),
+        )
     }
 }
 
@@ -188,8 +213,26 @@ mod tests {
         assert_eq!((facts.address, facts.zone.as_deref()), ("10.0.3.61".parse().ok(), Some("us-east-1b")));
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_597_428_380_694);
         assert_eq!(facts.started_at, Some(began));
-        let container = ContainerFacts { name: "main".into(), exited: true, healthy: None };
+        let container =
+            ContainerFacts { name: "main".into(), exited: true, healthy: None, bindings: Vec::new() };
         assert_eq!(facts.containers, [container]);
+    }
+
+    #[test]
+    fn an_event_tells_of_the_instance_and_the_ports_on_it() {
+        let mut detail = crashed();
+        let instance = "arn:aws:ecs:us-east-1:1:container-instance/prod-a/i";
+        detail["containerInstanceArn"] = json!(instance);
+        detail["containers"][0]["networkBindings"] = json!([
+            {"bindIP": "0.0.0.0", "containerPort": 8080, "hostPort": 32768, "protocol": "tcp"},
+            {"bindIP": "0.0.0.0", "containerPort": 53, "hostPort": 32769, "protocol": "udp"},
+            {"bindIP": "0.0.0.0", "containerPortRange": "9000-9002", "hostPortRange": "40000-40002"},
+        ]);
+        let facts = event(detail).facts().expect("complete");
+        assert_eq!(facts.machine.as_deref(), Some(instance));
+        let bindings = &facts.containers[0].bindings;
+        let one = Binding { container: 8080, host: 32_768, count: 1 };
+        assert_eq!(*bindings, [one, Binding { container: 9000, host: 40_000, count: 3 }]);
     }
 
     #[test]

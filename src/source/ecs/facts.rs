@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
-    Deployment, HealthCheck, HealthStatus, NetworkMode, PortMapping, Service, ServiceConnectConfiguration,
-    ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
+    Deployment, HealthCheck, HealthStatus, NetworkBinding, NetworkMode, PortMapping, Service,
+    ServiceConnectConfiguration, ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
 };
 
 use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
@@ -68,15 +68,30 @@ pub(super) struct ConnectService {
 pub(super) struct Revision {
     /// For people: `payments:7`.
     pub label: String,
-    /// Whether a task has an address of its own; other network modes share the instance's.
-    pub own_address: bool,
+    /// How its tasks are on the network, where it says.
+    pub network: Option<Network>,
     /// In the order of the definition.
     pub ports: Vec<NamedPort>,
     /// Every container port that a TCP listener of the same task could collide with, ordered.
     pub occupied: Arc<[u16]>,
+    /// The TCP ports of its containers without those of ranges, ordered.
+    pub single: Arc<[u16]>,
     pub containers: BTreeMap<Arc<str>, Container>,
     /// Docker labels that begin with `legation.`, by the rest of their key: each container's value, in order.
     pub labels: BTreeMap<String, Vec<(Arc<str>, String)>>,
+}
+
+/// The network mode of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Network {
+    /// `awsvpc`: it has an address of its own.
+    Own,
+    /// `bridge`: it is at its instance's address, on ports that ECS tells for each task.
+    Bridge,
+    /// `host`: it is at its instance's address, on the ports of its containers.
+    Host,
+    /// `none`: nobody can reach it.
+    None,
 }
 
 impl Revision {
@@ -133,7 +148,10 @@ pub(super) struct TaskFacts {
     pub status: Status,
     /// By the stop code, when there is one.
     pub stop: Option<StopCause>,
+    /// Its own, if it has one.
     pub address: Option<IpAddr>,
+    /// The container instance that it runs on; none on Fargate.
+    pub machine: Option<Arc<str>>,
     pub zone: Option<Arc<str>>,
     pub created_at: Option<SystemTime>,
     pub started_at: Option<SystemTime>,
@@ -162,6 +180,43 @@ pub(super) struct ContainerFacts {
     pub name: Arc<str>,
     pub exited: bool,
     pub healthy: Option<bool>,
+    /// Which of its TCP ports are which of its instance's, as far as they are known.
+    pub bindings: Vec<Binding>,
+}
+
+/// As many ports of an instance, from `host` on, as of a container, from `container` on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Binding {
+    pub container: u16,
+    pub host: u16,
+    pub count: u16,
+}
+
+impl Binding {
+    /// As ECS tells it, in numbers or in ranges such as `8000-8009`; what is not TCP or makes no sense is none.
+    pub(super) fn told(
+        protocol: Option<&str>,
+        numbers: (Option<i32>, Option<i32>),
+        ranges: (Option<&str>, Option<&str>),
+    ) -> Option<Self> {
+        let is_tcp = protocol.is_none_or(|protocol| protocol == "tcp");
+        let (container, host) = match ranges {
+            (Some(container), Some(host)) => (range(container)?, range(host)?),
+            _ => {
+                let (container, host) = (numbers.0.and_then(port)?, numbers.1.and_then(port)?);
+                ((container, container), (host, host))
+            }
+        };
+        let (count, as_many) = (container.1.checked_sub(container.0)?, host.1.checked_sub(host.0)?);
+        let makes_sense = is_tcp && count == as_many && container.0 > 0 && host.0 > 0;
+        makes_sense.then_some(Self { container: container.0, host: host.0, count: count.saturating_add(1) })
+    }
+
+    /// The port of the instance that leads to this port of the container.
+    pub(super) fn host(self, container: u16) -> Option<u16> {
+        let offset = container.checked_sub(self.container)?;
+        (offset < self.count).then_some(self.host.checked_add(offset)?)
+    }
 }
 
 fn time(at: Option<&DateTime>) -> Option<SystemTime> {
@@ -170,6 +225,12 @@ fn time(at: Option<&DateTime>) -> Option<SystemTime> {
 
 fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
+}
+
+/// A range of ports as ECS writes it: the first and the last.
+fn range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-')?;
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
 /// Reduces a service.
@@ -236,16 +297,20 @@ fn connect_service(service: &ServiceConnectService, namespace: Option<&str>) -> 
 /// Reduces a task definition.
 pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
     let arn = definition.task_definition_arn().ok_or(Lacks("taskDefinitionArn"))?;
-    let mode = definition.network_mode();
-    let shared = [NetworkMode::Bridge, NetworkMode::Host, NetworkMode::None];
+    let network = definition.network_mode().and_then(network);
+    // In these modes each container has a network namespace of its own: a sidecar collides with nobody. In `host` mode
+    // it could collide with every task of the machine, but what else runs there comes and goes, and listeners that did
+    // so too would help nobody: only the task's own ports count.
+    let is_apart = matches!(network, Some(Network::Bridge | Network::None));
     let mut ports: Vec<NamedPort> = Vec::new();
-    let mut occupied = BTreeSet::new();
+    let (mut occupied, mut single) = (BTreeSet::new(), BTreeSet::new());
     let mut containers = BTreeMap::new();
     let mut labels: BTreeMap<String, Vec<(Arc<str>, String)>> = BTreeMap::new();
     for container in definition.container_definitions() {
         let name: Arc<str> = container.name().unwrap_or_default().into();
         for mapping in container.port_mappings() {
-            occupied.extend(collisions(mapping));
+            occupied.extend(collisions(mapping).filter(|_| !is_apart));
+            single.extend(mapping.container_port().and_then(port).filter(|_| !is_udp(mapping)));
             if let Some(named) = named_port(mapping, &name)
                 && ports.iter().all(|port| port.name != named.name)
             {
@@ -263,12 +328,24 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
     }
     Ok(Revision {
         label: arn.rsplit('/').next().unwrap_or(arn).to_owned(),
-        own_address: mode.is_none_or(|mode| !shared.contains(mode)),
+        network,
         ports,
         occupied: occupied.into_iter().collect(),
+        single: single.into_iter().collect(),
         containers,
         labels,
     })
+}
+
+/// A word that this release does not know is as good as none.
+fn network(mode: &NetworkMode) -> Option<Network> {
+    match mode {
+        NetworkMode::Awsvpc => Some(Network::Own),
+        NetworkMode::Bridge => Some(Network::Bridge),
+        NetworkMode::Host => Some(Network::Host),
+        NetworkMode::None => Some(Network::None),
+        _ => None,
+    }
 }
 
 fn is_udp(mapping: &PortMapping) -> bool {
@@ -292,11 +369,7 @@ fn collisions(mapping: &PortMapping) -> Box<dyn Iterator<Item = u16>> {
     if is_udp(mapping) {
         return Box::new(std::iter::empty());
     }
-    let range = mapping.container_port_range().and_then(|range| {
-        let (first, last) = range.split_once('-')?;
-        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-    });
-    match range {
+    match mapping.container_port_range().and_then(range) {
         Some((first, last)) => Box::new((first..=last).filter(|port| *port > 0)),
         None => Box::new(mapping.container_port().and_then(port).into_iter()),
     }
@@ -312,6 +385,7 @@ pub(super) fn task(task: &Task) -> Result<TaskFacts, Lacks> {
             Some(HealthStatus::Unhealthy) => Some(false),
             _ => None,
         },
+        bindings: container.network_bindings().iter().filter_map(binding).collect(),
     };
     Ok(TaskFacts {
         arn: task.task_arn().ok_or(Lacks("taskArn"))?.into(),
@@ -323,12 +397,21 @@ pub(super) fn task(task: &Task) -> Result<TaskFacts, Lacks> {
         status: status(task.last_status().ok_or(Lacks("lastStatus"))?),
         stop: task.stop_code().map(|code| stop_cause(code.as_str())),
         address: address(task),
+        machine: task.container_instance_arn().map(Into::into),
         zone: task.availability_zone().map(Into::into),
         created_at: time(task.created_at()),
         started_at: time(task.started_at()),
         containers: task.containers().iter().map(container).collect(),
         tags: Some(Arc::new(own_tags(task.tags()))),
     })
+}
+
+fn binding(binding: &NetworkBinding) -> Option<Binding> {
+    Binding::told(
+        binding.protocol().map(TransportProtocol::as_str),
+        (binding.container_port(), binding.host_port()),
+        (binding.container_port_range(), binding.host_port_range()),
+    )
 }
 
 /// The ECS service that a task's group names; standalone tasks have a family there.

@@ -52,13 +52,14 @@ impl EcsSource {
         task.phase(revision, now) == Phase::Running(Health::Unknown { gate_over: false })
     }
 
-    /// Takes note of the task definitions of these tasks that are not known.
+    /// Takes note of the task definitions of these tasks that are not known, and of the instances.
     fn note_wanted(&mut self, tasks: &[InstanceId]) {
         let up = tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let up = up.filter(|task| task.facts.status != Status::Gone).map(|task| &task.facts.definition);
         let new = up.filter(|arn| !self.revisions.contains_key(*arn) && !self.unread.contains_key(*arn));
         let new: Vec<_> = new.cloned().collect();
         self.wanted.extend(new);
+        self.note_instances(tasks);
     }
 }
 

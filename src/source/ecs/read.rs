@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ecs::Client;
-use aws_sdk_ecs::types::{DesiredStatus, Failure, ServiceField, TaskField};
+use aws_sdk_ecs::types::{ContainerInstance, DesiredStatus, Failure, ServiceField, TaskField};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
+use super::instances::{ATTRIBUTE, InstanceFacts};
 use crate::model::InstanceId;
 use crate::source::SourceError;
-use crate::source::aws::{Budget, Pages, Urgency, bad_response, failed};
+use crate::source::aws::{Budget, Ec2, Pages, Urgency, bad_response, failed};
 
 /// Calls under way at once: quick, and far from using up the account's burst.
-const AT_ONCE: usize = 6;
+pub(super) const AT_ONCE: usize = 6;
 const LIST_PAGE: i32 = 100;
 const TASK_BATCH: usize = 100;
 const SERVICE_BATCH: usize = 10;
@@ -27,6 +28,7 @@ const LIST_SERVICES: &str = "ecs:ListServices";
 const LIST_TASKS: &str = "ecs:ListTasks";
 const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
 const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
+const DESCRIBE_CONTAINER_INSTANCES: &str = "ecs:DescribeContainerInstances";
 const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
 
 /// Task definitions that could not be read, and why.
@@ -39,6 +41,7 @@ pub(super) type Described<T> = (Vec<T>, Vec<String>);
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     pub client: Client,
+    pub ec2: Ec2,
     pub budget: Arc<Budget>,
     /// A name or an ARN.
     pub cluster: String,
@@ -114,6 +117,22 @@ impl Reader {
         joined(calls).await
     }
 
+    /// Describes as many container instances as one call may ask about.
+    pub(super) async fn container_instances(
+        &self,
+        arns: &[Arc<str>],
+    ) -> Result<Described<InstanceFacts>, SourceError> {
+        self.budget.admit(DESCRIBE_CONTAINER_INSTANCES, Urgency::CanWait).await;
+        let arns: Vec<_> = arns.iter().map(|arn| arn.as_ref().to_owned()).collect();
+        let call = self.client.describe_container_instances().cluster(&self.cluster);
+        let answer = call.set_container_instances(Some(arns.clone())).send().await;
+        let answer = answer.map_err(|e| failed(DESCRIBE_CONTAINER_INSTANCES, e))?;
+        let missing = missing(DESCRIBE_CONTAINER_INSTANCES, answer.failures())?;
+        let instances: Result<Vec<_>, _> = answer.container_instances().iter().map(instance).collect();
+        let instances = instances.map_err(|what| lacks(DESCRIBE_CONTAINER_INSTANCES, what))?;
+        whole(DESCRIBE_CONTAINER_INSTANCES, arns, instances, missing, |instance| &instance.arn)
+    }
+
     /// Describes task definitions one by one, and hands each to `keep` at once: a revision never changes, so
     /// what arrived before a failure need not be asked again. Returns those that could not be read. Throttling
     /// is waited out for as long as `patience`.
@@ -157,6 +176,15 @@ impl Reader {
             }
         }
     }
+}
+
+fn instance(instance: &ContainerInstance) -> Result<InstanceFacts, Lacks> {
+    let written = instance.attributes().iter().find(|attribute| attribute.name() == ATTRIBUTE);
+    Ok(InstanceFacts {
+        arn: instance.container_instance_arn().ok_or(Lacks("containerInstanceArn"))?.into(),
+        machine: instance.ec2_instance_id().map(str::to_owned),
+        written: written.and_then(|attribute| attribute.value()).map(str::to_owned),
+    })
 }
 
 fn lacks(operation: &str, Lacks(what): Lacks) -> SourceError {

@@ -35,9 +35,10 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tasks {
     known: BTreeMap<InstanceId, Known>,
-    /// The known tasks by group and by address: an event must not look at all of them.
+    /// The known tasks by group, by address and by container instance: an event must not look at all of them.
     of_group: HashMap<Arc<str>, BTreeSet<InstanceId>>,
     at_address: HashMap<IpAddr, BTreeSet<InstanceId>>,
+    on_machine: HashMap<Arc<str>, BTreeSet<InstanceId>>,
     buried: HashMap<InstanceId, SystemTime>,
     burials: VecDeque<(SystemTime, InstanceId)>,
 }
@@ -76,7 +77,12 @@ impl Tasks {
         self.of_group.get(group).into_iter().flatten().filter_map(|arn| self.known.get(arn))
     }
 
-    /// The tasks at an address that are shown, ordered.
+    /// The tasks on a container instance that are shown, ordered.
+    pub(super) fn on_machine(&self, arn: &str) -> impl Iterator<Item = &Known> {
+        self.on_machine.get(arn).into_iter().flatten().filter_map(|arn| self.known.get(arn))
+    }
+
+    /// The tasks with an address of their own that are shown, ordered.
     pub(super) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &Known> {
         self.at_address.get(&address).into_iter().flatten().filter_map(|arn| self.known.get(arn))
     }
@@ -136,16 +142,16 @@ impl Tasks {
             Some(known) if known.facts == task => {} // keeps the memory that views share
             Some(known) => {
                 let task = TaskFacts { arn: known.facts.arn.clone(), ..task };
-                let (before, after) = (Place::of(&known.facts), Place::of(&task));
+                let (before, after) = (Entries::of(&known.facts), Entries::of(&task));
                 known.facts = task;
                 self.leave(&arn, &before);
                 self.enter(&arn, after);
             }
             None if gone => {}
             None => {
-                let place = Place::of(&task);
+                let entries = Entries::of(&task);
                 self.known.insert(arn.clone(), Known { facts: task, missed: false, gone_at: None });
-                self.enter(&arn, place);
+                self.enter(&arn, entries);
             }
         }
         if gone {
@@ -153,16 +159,20 @@ impl Tasks {
         }
     }
 
-    fn enter(&mut self, arn: &InstanceId, place: Place) {
-        self.of_group.entry(place.group).or_default().insert(arn.clone());
-        if let Some(address) = place.address {
+    fn enter(&mut self, arn: &InstanceId, entries: Entries) {
+        self.of_group.entry(entries.group).or_default().insert(arn.clone());
+        if let Some(address) = entries.address {
             self.at_address.entry(address).or_default().insert(arn.clone());
+        }
+        if let Some(machine) = entries.machine {
+            self.on_machine.entry(machine).or_default().insert(arn.clone());
         }
     }
 
-    fn leave(&mut self, arn: &InstanceId, place: &Place) {
-        take_out(&mut self.of_group, &place.group, arn);
-        place.address.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
+    fn leave(&mut self, arn: &InstanceId, entries: &Entries) {
+        take_out(&mut self.of_group, &entries.group, arn);
+        entries.address.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
+        entries.machine.iter().for_each(|machine| take_out(&mut self.on_machine, machine, arn));
     }
 
     /// ECS answers late at times, so it takes two answers in a row that know nothing of a task, and even then
@@ -190,7 +200,7 @@ impl Tasks {
         let expired: Vec<_> = expired.map(|(arn, _)| arn.clone()).collect();
         for arn in expired {
             if let Some(known) = self.known.remove(&arn) {
-                self.leave(&arn, &Place::of(&known.facts));
+                self.leave(&arn, &Entries::of(&known.facts));
             }
         }
         while let Some((at, _)) = self.burials.front() {
@@ -204,15 +214,16 @@ impl Tasks {
     }
 }
 
-/// Where a task is found.
-struct Place {
+/// Under what a task is found.
+struct Entries {
     group: Arc<str>,
     address: Option<IpAddr>,
+    machine: Option<Arc<str>>,
 }
 
-impl Place {
+impl Entries {
     fn of(facts: &TaskFacts) -> Self {
-        Self { group: group_of(facts), address: facts.address }
+        Self { group: group_of(facts), address: facts.address, machine: facts.machine.clone() }
     }
 }
 

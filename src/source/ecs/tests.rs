@@ -7,6 +7,7 @@
 mod describing;
 mod hearing;
 mod judging;
+mod modes;
 mod reading;
 mod standalone;
 mod unread;

@@ -5,7 +5,6 @@
 //! Invariant: pure; and what equals the view before is the view before, in memory too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,13 +13,15 @@ use imbl::OrdMap;
 use super::defaults::Defaults;
 use super::describe::{self, Cluster, Offer};
 use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
+use super::instances::Instances;
+use super::place::Location;
 use super::read::Unread;
 use super::standalone::{self, families, group_of};
 use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
-    Finding, InstanceId, Member, OccupiedPorts, Phase, Registration, ServiceKey, ServiceView, TaskState,
-    TasksByAddress, View,
+    Finding, InstanceId, Member, OccupiedPorts, Phase, Place, Registration, ServiceKey, ServiceView,
+    TaskState, TasksByPlace, View,
 };
 use crate::source::SourceError;
 
@@ -42,6 +43,7 @@ pub(super) struct Knowledge<'a> {
     pub revisions: &'a Revisions,
     pub tasks: &'a Tasks,
     pub unread: &'a Unread,
+    pub instances: &'a Instances,
     pub now: SystemTime,
 }
 
@@ -51,16 +53,13 @@ pub(super) struct Judged<'a> {
     pub task: &'a Known,
     pub revision: Option<&'a Revision>,
     pub phase: Phase,
+    location: Location<'a>,
 }
 
 impl Judged<'_> {
-    fn address(&self) -> Option<IpAddr> {
-        self.task.facts.address.filter(|_| self.revision.is_none_or(|revision| revision.own_address))
-    }
-
-    /// Its service, if it runs and has no address of its own.
+    /// Its service, if it runs and nobody knows where.
     fn unplaced(&self) -> Option<&Arc<str>> {
-        let unplaced = matches!(self.phase, Phase::Running(_)) && self.address().is_none();
+        let unplaced = matches!(self.phase, Phase::Running(_)) && self.location.is_unknown();
         self.task.facts.service.as_ref().filter(|_| unplaced)
     }
 }
@@ -72,6 +71,13 @@ pub(super) struct Drawn {
     offers: BTreeMap<ServiceKey, Offer>,
     /// The names that an ECS service offers.
     offered_by: HashMap<Arc<str>, Vec<ServiceKey>>,
+}
+
+impl Drawn {
+    /// Whether an ECS service offers anything here.
+    pub(super) fn has_offers_of(&self, service: &str) -> bool {
+        self.offered_by.contains_key(service)
+    }
 }
 
 impl<'a> Knowledge<'a> {
@@ -90,6 +96,7 @@ impl<'a> Knowledge<'a> {
         findings.extend(self.doubts());
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
         findings.extend(self.defaults.finding(self.cluster.name));
+        findings.extend(self.instances.findings(self.cluster.name));
         findings.sort();
         findings.dedup();
         let view = View {
@@ -98,7 +105,7 @@ impl<'a> Knowledge<'a> {
             namespaces: self.cluster.rules.iter().map(|rule| rule.namespace.clone()).collect(),
             home: Some(Arc::clone(self.home)),
             occupied: occupied(&judged),
-            tasks: by_address(&judged),
+            tasks: by_place(&judged),
             unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),
             findings,
         };
@@ -109,8 +116,14 @@ impl<'a> Knowledge<'a> {
         Drawn { view, offers, offered_by }
     }
 
-    /// Draws anew what follows from these tasks, which may have gone. `addresses` are those that they had before.
-    pub(super) fn redraw(&self, drawn: &mut Drawn, tasks: &[InstanceId], addresses: &[IpAddr]) {
+    /// The places that these tasks have, as far as they are known.
+    pub(super) fn places(&self, tasks: &[InstanceId]) -> Vec<Place> {
+        let known = tasks.iter().filter_map(|arn| self.tasks.get(arn));
+        known.flat_map(|task| self.judge(task).location.places()).collect()
+    }
+
+    /// Draws anew what follows from these tasks, which may have gone. `before` are the places that they had.
+    pub(super) fn redraw(&self, drawn: &mut Drawn, tasks: &[InstanceId], before: &[Place]) {
         let touched = || tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let groups: BTreeSet<Arc<str>> = touched().map(|task| group_of(&task.facts)).collect();
         let view = &mut drawn.view;
@@ -134,19 +147,31 @@ impl<'a> Knowledge<'a> {
                 None => drop(view.occupied.remove(arn)),
             }
         }
-        let addresses = addresses.iter().copied().chain(touched().filter_map(|task| task.facts.address));
-        for address in addresses.collect::<BTreeSet<_>>() {
-            let there: Vec<_> = self.tasks.at_address(address).map(|task| self.judge(task)).collect();
-            match by_address(&there).remove(&address) {
-                Some(state) => drop(view.tasks.insert(address, state)),
-                None => drop(view.tasks.remove(&address)),
+        let places: BTreeSet<Place> = before.iter().copied().chain(self.places(tasks)).collect();
+        for place in places {
+            match by_place(&self.candidates(place)).remove(&place) {
+                Some(state) => drop(view.tasks.insert(place, state)),
+                None => drop(view.tasks.remove(&place)),
+            }
+        }
+    }
+
+    /// Every task that may have a place.
+    fn candidates(&self, place: Place) -> Vec<Judged<'a>> {
+        let judge = |task| self.judge(task);
+        match place.port {
+            None => self.tasks.at_address(place.address).map(judge).collect(),
+            Some(_) => {
+                let machines = self.instances.at(place.address);
+                machines.flat_map(|machine| self.tasks.on_machine(machine)).map(judge).collect()
             }
         }
     }
 
     fn judge(&self, task: &'a Known) -> Judged<'a> {
         let revision = self.revisions.get(&task.facts.definition).map(AsRef::as_ref);
-        Judged { task, revision, phase: task.phase(revision, self.now) }
+        let location = Location::of(&task.facts, revision, self.instances);
+        Judged { task, revision, phase: task.phase(revision, self.now), location }
     }
 
     fn service(
@@ -273,11 +298,13 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
     let facts = &task.task.facts;
     let block = connect_of(task.task, service).and_then(|connect| connect.port(&offer.port));
     let port = task.revision.and_then(|revision| port_of(revision, offer));
+    // In every network mode the port at the task's address, on which Service Connect's own proxy listens.
     let ingress = block.and_then(|block| block.ingress_port);
+    let own = || port.and_then(|port| task.location.port(&port.container, port.number.ok()?));
     Registration {
         instance: facts.arn.clone(),
-        address: task.address(),
-        port: ingress.or_else(|| port?.number.ok()),
+        address: task.location.address,
+        port: ingress.or_else(own),
         zone: facts.zone.clone(),
         phase: port.map_or(task.phase, |port| task.task.phase_of_port(task.phase, &port.container)),
         started_at: task.task.began_at(),
@@ -323,17 +350,18 @@ fn occupied(tasks: &[Judged<'_>]) -> OccupiedPorts {
     tasks.iter().filter_map(occupies).collect()
 }
 
-fn by_address(tasks: &[Judged<'_>]) -> TasksByAddress {
-    let mut by_address = TasksByAddress::new();
+fn by_place(tasks: &[Judged<'_>]) -> TasksByPlace {
+    let mut by_place = TasksByPlace::new();
     for one in tasks.iter().filter(|task| task.phase != Phase::Stopped) {
-        let Some(address) = one.address() else { continue };
         let (instance, phase) = (one.task.facts.arn.clone(), one.phase);
         let service = one.task.facts.service.clone();
         let state = TaskState { instance, service, phase, started_at: one.task.began_at() };
-        let youngest = by_address.entry(address).or_insert_with(|| state.clone());
-        if (state.started_at, &state.instance) > (youngest.started_at, &youngest.instance) {
-            *youngest = state;
+        for place in one.location.places() {
+            let youngest = by_place.entry(place).or_insert_with(|| state.clone());
+            if (state.started_at, &state.instance) > (youngest.started_at, &youngest.instance) {
+                *youngest = state.clone();
+            }
         }
     }
-    by_address
+    by_place
 }

@@ -31,8 +31,9 @@ fn revisions_keep_named_ports_in_order_and_every_collision() {
         .build();
     let revision = revision(&definition).expect("an ARN");
     assert_eq!(revision.label, "payments:7");
-    assert!(revision.own_address, "a definition that does not say may be Fargate's");
+    assert_eq!(revision.network, None, "its tasks tell");
     assert_eq!(*revision.occupied, [7000, 8080, 9000, 9001, 9002, 9003, 15001]);
+    assert_eq!(*revision.single, [7000, 8080, 15001]);
     let names: Vec<&str> = revision.ports.iter().map(|port| &*port.name).collect();
     assert_eq!(names, ["http", "admin", "dns", "range", "odd"]);
     let number = |name| revision.port(name).expect(name).number;
@@ -80,17 +81,50 @@ fn ranges_from_outside_can_be_anything() {
 }
 
 #[test]
-fn shared_network_modes_have_no_own_address() {
-    let of = |mode| TaskDefinition::builder().task_definition_arn("x").network_mode(mode).build();
-    for (mode, own) in [
-        (NetworkMode::Awsvpc, true),
-        (NetworkMode::Bridge, false),
-        (NetworkMode::Host, false),
-        (NetworkMode::None, false),
+fn a_sidecar_can_collide_only_where_containers_share_their_ports() {
+    let app = || ContainerDefinition::builder().name("app").port_mappings(mapping(8080).build()).build();
+    let of = |mode| TaskDefinition::builder().task_definition_arn("x").set_network_mode(mode);
+    for (mode, network, occupied) in [
+        (Some(NetworkMode::Awsvpc), Some(Network::Own), vec![8080]),
+        (Some(NetworkMode::Bridge), Some(Network::Bridge), vec![]),
+        (Some(NetworkMode::Host), Some(Network::Host), vec![8080]),
+        (Some(NetworkMode::None), Some(Network::None), vec![]),
+        (Some("macvlan".into()), None, vec![8080]),
+        (None, None, vec![8080]),
     ] {
-        assert_eq!(revision(&of(mode)).expect("an ARN").own_address, own);
+        let revision = revision(&of(mode).container_definitions(app()).build()).expect("an ARN");
+        assert_eq!((revision.network, revision.occupied.to_vec()), (network, occupied));
+        assert_eq!(*revision.single, [8080]);
     }
     assert_eq!(revision(&TaskDefinition::builder().build()), Err(Lacks("taskDefinitionArn")));
+}
+
+#[test]
+fn bindings_from_outside_can_be_anything() {
+    let one = |container, host| (Some(container), Some(host));
+    let (none, single) = ((None, None), (None::<&str>, None::<&str>));
+    for (protocol, numbers, ranges, told) in [
+        (Some("tcp"), one(8080, 32_768), single, Some((8080, 32_768, 1))),
+        (None, one(8080, 32_768), single, Some((8080, 32_768, 1))),
+        (Some("udp"), one(8080, 32_768), single, None),
+        (None, one(8080, 0), single, None),
+        (None, one(-1, 32_768), single, None),
+        (None, (Some(8080), None), single, None),
+        (None, none, (Some("80-82"), Some("90-92")), Some((80, 90, 3))),
+        (None, none, (Some("80-82"), Some("90-93")), None),
+        (None, none, (Some("82-80"), Some("92-90")), None),
+        (None, none, (Some("0-2"), Some("90-92")), None),
+        (None, none, (Some("80-82"), None), None),
+        (None, none, (Some("a-b"), Some("90-92")), None),
+        (None, none, (Some("1-65535"), Some("1-65535")), Some((1, 1, 65_535))),
+    ] {
+        let binding = Binding::told(protocol, numbers, ranges);
+        let found = binding.map(|it| (it.container, it.host, it.count));
+        assert_eq!(found, told, "{protocol:?} {numbers:?} {ranges:?}");
+    }
+    let range = Binding { container: 80, host: 65_534, count: 3 };
+    let hosts = [79, 80, 81, 82, 83].map(|port| range.host(port));
+    assert_eq!(hosts, [None, Some(65_534), Some(65_535), None, None]);
 }
 
 #[test]

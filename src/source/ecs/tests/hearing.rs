@@ -3,7 +3,6 @@
 //! It is not about the queue. Invariant: an event is the JSON that ECS sends.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::reading::payments;
 use super::world::{ARN, Cluster, refusal, task_arn};
 use super::{at, rule};
-use crate::model::{Health, InstanceId, Phase, StopCause, View};
+use crate::model::{Health, InstanceId, Phase, Place, StopCause, View};
 use crate::source::ecs::facts::Status;
 use crate::source::ecs::tasks::{Answer, Tasks};
 use crate::source::ecs::view::Drawn;
@@ -37,8 +36,8 @@ pub(super) fn event(changes: Value) -> TaskEvent {
     serde_json::from_value(detail).expect("an event")
 }
 
-fn address(host: u8) -> IpAddr {
-    IpAddr::from([10, 0, 0, host])
+fn own(host: u8) -> Place {
+    Place::whole([10, 0, 0, host].into())
 }
 
 fn stop() -> TaskEvent {
@@ -112,7 +111,7 @@ async fn a_stop_is_in_the_view_when_it_was_taken_in_and_costs_no_call() {
     let view = running.view();
     assert_eq!(payments(&view)[0].2, Phase::Stopping(StopCause::Planned));
     assert_eq!(payments(&view)[1].2, RUNNING);
-    assert_eq!(view.tasks[&address(1)].phase, Phase::Stopping(StopCause::Planned));
+    assert_eq!(view.tasks[&own(1)].phase, Phase::Stopping(StopCause::Planned));
     let after = running.cell.reading();
     assert_eq!((after.as_of, after.readings), (reading.as_of, reading.readings), "no reading");
     running.tell(event(json!({"version": 3}))).await; // late
@@ -121,7 +120,7 @@ async fn a_stop_is_in_the_view_when_it_was_taken_in_and_costs_no_call() {
     let view = running.view();
     assert_eq!(payments(&view)[0].2, Phase::Stopped);
     assert!(!view.occupied.contains_key(&InstanceId::from(task_arn("a").as_str())));
-    assert!(!view.tasks.contains_key(&address(1)));
+    assert!(!view.tasks.contains_key(&own(1)));
     running.tell(event(json!({"version": 7}))).await; // from the dead
     assert_eq!(running.view(), view);
     assert_eq!(cluster.script.calls().len(), calls);
@@ -142,8 +141,8 @@ async fn a_new_task_of_a_known_definition_is_there_without_a_call() {
     let younger = json!({"containers": at_a, "version": 4, "startedAt": "1970-01-01T00:20:00Z"});
     running.tell(newcomer(younger)).await;
     let view = running.view();
-    assert_eq!(view.tasks[&address(1)].instance.as_str(), task_arn("c"));
-    assert!(!view.tasks.contains_key(&address(3)));
+    assert_eq!(view.tasks[&own(1)].instance.as_str(), task_arn("c"));
+    assert!(!view.tasks.contains_key(&own(3)));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::world::{Cluster, refusal, service_arn, task_arn};
 use super::{at, rule};
-use crate::model::{Health, Phase, Registration, ServiceKey, ServiceView, StopCause, View};
+use crate::model::{Health, Phase, Place, Registration, ServiceKey, ServiceView, StopCause, View};
 use crate::source::SourceError;
 use crate::source::aws::scripted::Answer;
 use crate::source::ecs::{Discover, EcsSource, Tasks, facts, tasks};
@@ -291,8 +291,8 @@ async fn addresses_belong_to_the_youngest_and_only_in_awsvpc() {
     }
     let mut source = prod(&cluster);
     let view = source.sweep(None).await.expect("a view");
-    let owner =
-        view.tasks.get(&"10.0.0.1".parse::<std::net::IpAddr>().expect("an address")).expect("somebody");
+    let place = Place::whole("10.0.0.1".parse().expect("an address"));
+    let owner = view.tasks.get(&place).expect("somebody");
     assert_eq!((owner.instance.as_str(), owner.phase), (task_arn("c").as_str(), Phase::Starting));
     assert_eq!(owner.started_at, Some(at(2_000)));
     let cluster = Cluster::payments();

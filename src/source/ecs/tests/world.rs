@@ -20,6 +20,10 @@ pub(super) struct World {
     pub services: BTreeMap<String, Value>,
     pub tasks: BTreeMap<String, Value>,
     pub definitions: BTreeMap<String, Value>,
+    /// Container instances by id.
+    pub machines: BTreeMap<String, Value>,
+    /// What EC2 knows: addresses by instance id.
+    pub addresses: BTreeMap<String, String>,
     /// Ids and names that listings leave out.
     pub unlisted: BTreeSet<String>,
     /// Ids and names that listings invent.
@@ -44,6 +48,10 @@ pub(super) fn task_arn(id: &str) -> String {
 
 pub(super) fn service_arn(name: &str) -> String {
     format!("{ARN}service/prod-a/{name}")
+}
+
+pub(super) fn machine_arn(id: &str) -> String {
+    format!("{ARN}container-instance/prod-a/{id}")
 }
 
 fn definition_arn(name: &str) -> String {
@@ -110,6 +118,42 @@ impl World {
             block;
     }
 
+    /// A container instance on an EC2 instance at `address`.
+    pub(super) fn machine(&mut self, id: &str, address: &str) {
+        let machine = json!({"containerInstanceArn": machine_arn(id), "ec2InstanceId": format!("i-{id}")});
+        self.machines.insert(id.into(), machine);
+        self.addresses.insert(format!("i-{id}"), address.into());
+    }
+
+    /// Has a task run on a container instance, with no address of its own and its first port at `host_port`.
+    pub(super) fn place(&mut self, task: &str, machine: &str, host_port: u16) {
+        let binding =
+            json!({"bindIP": "0.0.0.0", "containerPort": 8080, "hostPort": host_port, "protocol": "tcp"});
+        let container = json!({"name": "app", "lastStatus": "RUNNING", "networkBindings": [binding]});
+        self.set(task, "containers", json!([container]));
+        self.set(task, "containerInstanceArn", json!(machine_arn(machine)));
+    }
+
+    /// The network mode of a service's first revision.
+    pub(super) fn network(&mut self, service: &str, mode: &str) {
+        let arn = definition_arn(&format!("{service}:1"));
+        self.definitions.get_mut(&arn).expect("the definition")["networkMode"] = json!(mode);
+    }
+
+    /// What EC2 says of the instances that a filter names.
+    fn instances(&self, request: &Value) -> String {
+        let wanted = (1..).map_while(|number| request[format!("Filter.1.Value.{number}")].as_str());
+        let found = wanted.filter_map(|id| Some((id, self.addresses.get(id)?)));
+        let items = found.map(|(id, address)| {
+            let address = format!("<privateIpAddress>{address}</privateIpAddress>");
+            format!("<item><instancesSet><item><instanceId>{id}</instanceId>{address}</item></instancesSet></item>")
+        });
+        let items = items.collect::<String>();
+        format!(
+            "<DescribeInstancesResponse><reservationSet>{items}</reservationSet></DescribeInstancesResponse>"
+        )
+    }
+
     fn answer(&mut self, operation: &str, request: &Value) -> Answer {
         if let Some(fault) = self.faults.iter().position(|(of, _)| *of == operation) {
             return self.faults.remove(fault).1;
@@ -123,6 +167,8 @@ impl World {
             "ListTasks" => page("taskArns", listed(&self.tasks, task_arn), self.page, request),
             "DescribeServices" => described("services", &self.services, request, 10),
             "DescribeTasks" => described("tasks", &self.tasks, request, 100),
+            "DescribeContainerInstances" => described("containerInstances", &self.machines, request, 100),
+            "DescribeInstances" => return Answer::Text(200, self.instances(request).leak()),
             "DescribeTaskDefinition" => {
                 let arn = request["taskDefinition"].as_str().unwrap_or_default();
                 self.definitions.get(arn).map(|definition| json!({"taskDefinition": definition}))
