@@ -14,17 +14,21 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ecs::config::http::HttpResponse;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_servicediscovery::config::endpoint::Params;
 use aws_sdk_servicediscovery::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_servicediscovery::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_servicediscovery::error::BoxError;
+use aws_smithy_runtime_api::client::endpoint::EndpointResolverParams;
 
 use self::meter::Meter;
 use super::SourceError;
 
 pub use budget::Budget;
 pub(super) use budget::Urgency;
+pub(super) use clock::Clock;
 
 mod budget;
+mod clock;
 mod meter;
 pub mod probe;
 #[cfg(test)]
@@ -35,7 +39,7 @@ pub(super) mod scripted;
 pub struct Aws {
     /// The Region; `None` asks the environment, the profile and the instance, as every AWS tool does.
     pub region: Option<String>,
-    /// One URL for every service, for emulators.
+    /// One URL for every service, for emulators; above those of the environment, which may be of single services.
     pub endpoint_url: Option<String>,
 }
 
@@ -94,12 +98,13 @@ impl Limits {
 pub struct Access {
     sdk: SdkConfig,
     budget: Arc<Budget>,
+    clock: Arc<Clock>,
 }
 
 impl Access {
     /// Access with these settings, of which every client shares `budget`.
     pub fn new(sdk: SdkConfig, budget: Budget) -> Self {
-        Self { sdk, budget: Arc::new(budget) }
+        Self { sdk, budget: Arc::new(budget), clock: Arc::default() }
     }
 
     /// How often AWS may be asked.
@@ -107,8 +112,13 @@ impl Access {
         Arc::clone(&self.budget)
     }
 
+    /// What time it is at AWS.
+    pub(super) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
+    }
+
     fn meter(&self) -> Meter {
-        Meter(self.budget())
+        Meter { budget: self.budget(), clock: Some(self.clock()) }
     }
 
     /// A client for ECS.
@@ -119,11 +129,9 @@ impl Access {
 
     /// A client for Cloud Map.
     pub(super) fn cloudmap(&self) -> aws_sdk_servicediscovery::Client {
-        let mut builder = aws_sdk_servicediscovery::config::Builder::from(&self.sdk);
-        if self.sdk.endpoint_url().is_some() {
-            builder = builder.interceptor(NoDataPrefix);
-        }
-        aws_sdk_servicediscovery::Client::from_conf(builder.interceptor(self.meter()).build())
+        let builder = aws_sdk_servicediscovery::config::Builder::from(&self.sdk);
+        let builder = builder.interceptor(NoDataPrefix).interceptor(self.meter());
+        aws_sdk_servicediscovery::Client::from_conf(builder.build())
     }
 
     /// A client for SQS, which waits as long as SQS does when a queue is empty.
@@ -131,12 +139,14 @@ impl Access {
         let seconds = Duration::from_secs;
         let limits = Limits { attempt: seconds(30), operation: seconds(40), ..Limits::default() };
         let builder = aws_sdk_sqs::config::Builder::from(&self.sdk).timeout_config(limits.timeouts());
-        aws_sdk_sqs::Client::from_conf(builder.interceptor(self.meter()).build())
+        // Nobody knows when an answer that waited for messages was dated.
+        let meter = Meter { clock: None, ..self.meter() };
+        aws_sdk_sqs::Client::from_conf(builder.interceptor(meter).build())
     }
 }
 
-/// Takes away the `data-` that the SDK puts before the host of discovery calls, also where the host was
-/// overridden and no such name exists.
+/// Takes away the `data-` that the SDK puts before the host of discovery calls, where the host was overridden, be it in
+/// the configuration or in the environment: no such name exists there.
 #[derive(Debug)]
 struct NoDataPrefix;
 
@@ -149,10 +159,12 @@ impl Intercept for NoDataPrefix {
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let params = config.load::<EndpointResolverParams>().and_then(|params| params.get::<Params>());
+        let is_overridden = params.is_some_and(|params| params.endpoint().is_some());
         let uri = context.request().uri().to_string();
-        if let Some((scheme, rest)) = uri.split_once("://data-") {
+        if let Some((scheme, rest)) = uri.split_once("://data-").filter(|_| is_overridden) {
             context.request_mut().set_uri(format!("{scheme}://{rest}"))?;
         }
         Ok(())

@@ -2,9 +2,10 @@
 //!
 //! It is not a judge: an instance that says a watched ECS cluster runs it is ECS's to judge, in the mesh.
 //!
-//! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists.
+//! Invariant: a reading is taken in whole. An empty answer is believed only from a namespace that exists, and a service
+//! that a listing lacks has gone only when discovery knows nothing of it either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -236,28 +237,43 @@ impl CloudMapSource {
         Ok(Known { facts, revision: answer.instances_revision })
     }
 
-    async fn read(&self, found: &Found) -> Result<Vec<Known>, SourceError> {
-        let services = self.services(found).await?;
-        let calls = services.into_iter().map(|service| async move {
-            let lacks = || bad_response(LIST_SERVICES, "a service lacks `Name`");
-            self.instances(found, service.name().ok_or_else(lacks)?).await
+    /// The names of every service that is listed.
+    async fn listed(&self, found: &Found) -> Result<BTreeSet<String>, SourceError> {
+        let lacks = || bad_response(LIST_SERVICES, "a service lacks `Name`");
+        let services = self.services(found).await?.into_iter();
+        services.map(|service| service.name.ok_or_else(lacks)).collect()
+    }
+
+    /// The services that are listed, and those known that a listing lost: entries move while its pages are read.
+    async fn read(&self, found: &Found, listed: BTreeSet<String>) -> Result<Vec<Known>, SourceError> {
+        let unlisted: Vec<_> = self.known.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        let names =
+            listed.into_iter().map(|name| (name, true)).chain(unlisted.into_iter().map(|name| (name, false)));
+        let calls = names.map(|(name, is_listed)| async move {
+            match self.instances(found, &name).await {
+                Err(error) if !is_listed && error.code == "ServiceNotFound" => Ok(None),
+                answer => answer.map(Some),
+            }
         });
-        stream::iter(calls).buffered(AT_ONCE).try_collect().await
+        let read: Vec<_> = stream::iter(calls).buffered(AT_ONCE).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     async fn read_all(&mut self) -> Result<Vec<Known>, SourceError> {
-        let known = match self.found.clone() {
+        let mut found = match self.found.clone() {
             Some(found) => found,
             None => self.find().await?,
         };
-        let services = self.read(&known).await?;
-        if !services.is_empty() || self.found.is_none() {
-            self.found = Some(known);
-            return Ok(services);
+        let mut listed = self.listed(&found).await?;
+        if listed.is_empty() && self.found.is_some() {
+            // A namespace that was made anew has another id, and the old one lists nothing.
+            let now = self.find().await?;
+            if now != found {
+                listed = self.listed(&now).await?;
+            }
+            found = now;
         }
-        // A namespace that was made anew has another id, and the old one lists nothing.
-        let found = self.find().await?;
-        let services = if found == known { services } else { self.read(&found).await? };
+        let services = self.read(&found, listed).await?;
         self.found = Some(found);
         Ok(services)
     }

@@ -21,7 +21,7 @@ use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Known, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
-use super::aws::{Access, Urgency};
+use super::aws::{Access, Clock, Urgency};
 use super::{CellWriter, Pace, Pacer, SourceError};
 use crate::model::{Health, InstanceId, Namespace, Phase, View};
 
@@ -91,7 +91,10 @@ pub struct EcsSource {
     is_asked_for: bool,
     /// Whether the reading under way comes early, because an event asked for it.
     is_early: bool,
-    /// When the last complete reading began: whatever was so then is known. The first one is either complete or none.
+    /// AWS's: what it dates is compared with nothing else.
+    clock: Arc<Clock>,
+    /// When the last complete reading began, by that clock: whatever was so then is known. The first one is either
+    /// complete or none.
     read_at: Option<SystemTime>,
     questions: Questions,
     /// The questions under way; at most [`ASKED_AT_ONCE`].
@@ -133,6 +136,7 @@ impl EcsSource {
             inbox,
             is_asked_for: false,
             is_early: false,
+            clock: access.clock(),
             read_at: None,
             questions: Questions::default(),
             asked: JoinSet::new(),
@@ -167,7 +171,7 @@ impl EcsSource {
 
     /// Reads everything once. An error, a refusal or a half-read page is `Err`: never a smaller view.
     async fn sweep(&mut self, cell: Option<&CellWriter>) -> Result<View, SourceError> {
-        let (reader, began) = (self.reader.clone(), SystemTime::now());
+        let (reader, began) = (self.reader.clone(), Instant::now());
         let listing = try_join(reader.service_arns(), reader.task_arns());
         let (listed_services, listed) = self.attend(cell, listing).await?;
         let service_arns = self.services_to_ask(&listed_services);
@@ -184,8 +188,9 @@ impl EcsSource {
         {
             return Err(error.clone());
         }
-        self.take_in(sighting, SystemTime::now());
-        self.read_at = Some(began);
+        let now = self.clock.now(); // not before an answer has come
+        self.take_in(sighting, now);
+        self.read_at = now.checked_sub(began.elapsed());
         Ok(self.drawn.view.clone())
     }
 
@@ -261,7 +266,7 @@ impl EcsSource {
     fn learn(&mut self, cell: Option<&CellWriter>, tasks: &[InstanceId], answer: Vec<TaskFacts>) {
         let known = tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let addresses: Vec<_> = known.filter_map(|known| known.facts.address).collect();
-        self.tasks.learn(answer, SystemTime::now());
+        self.tasks.learn(answer, self.clock.now());
         self.note_young(tasks);
         self.note_wanted(tasks);
         let gone: Vec<_> = tasks.iter().filter(|arn| !self.is_up(arn)).collect();
@@ -288,7 +293,7 @@ impl EcsSource {
 
     /// Takes in events, draws what follows from them, and says that it is done.
     fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
-        let (mut tasks, mut addresses, now) = (Vec::new(), Vec::new(), SystemTime::now());
+        let (mut tasks, mut addresses, now) = (Vec::new(), Vec::new(), self.clock.now());
         let events = letters.iter().flat_map(|letter| &letter.events);
         for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
@@ -339,7 +344,7 @@ impl EcsSource {
     /// Draws anew what follows from these tasks, and publishes it.
     fn draw_again(&mut self, cell: &CellWriter, tasks: &[InstanceId], addresses: &[IpAddr]) {
         let mut drawn = std::mem::take(&mut self.drawn);
-        self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, addresses);
+        self.knowledge(self.clock.now()).redraw(&mut drawn, tasks, addresses);
         self.drawn = drawn;
         cell.amend(self.drawn.view.clone());
         self.share(cell);
@@ -347,7 +352,7 @@ impl EcsSource {
 
     /// Draws everything anew, and publishes it.
     fn draw_anew(&mut self, cell: &CellWriter) {
-        self.drawn = self.knowledge(SystemTime::now()).draw(&self.drawn);
+        self.drawn = self.knowledge(self.clock.now()).draw(&self.drawn);
         cell.amend(self.drawn.view.clone());
         self.share(cell);
     }
@@ -365,7 +370,7 @@ impl EcsSource {
 
     /// Takes note which of these tasks run and are not known to be healthy or not.
     fn note_young(&mut self, tasks: &[InstanceId]) {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         for arn in tasks {
             let is_young = self.tasks.get(arn).is_some_and(|task| self.is_young(task, now));
             self.questions.watch(arn, is_young);
@@ -373,7 +378,7 @@ impl EcsSource {
     }
 
     fn find_young(&mut self) {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         let young = self.tasks.iter().filter(|task| self.is_young(task, now));
         let young = young.map(|task| task.facts.arn.clone()).collect();
         self.questions.watch_only(young);
@@ -403,14 +408,20 @@ impl EcsSource {
         arns
     }
 
+    /// Those described, and those that are not known to have gone: one that is listed and unknown to ECS is a
+    /// contradiction, and ECS answers late at times, so it takes two readings that know nothing of one.
     fn services_of(&self, listed: &[String], described: Vec<ServiceFacts>, missing: &[String]) -> Services {
         let described = described.into_iter().filter(|service| !service.inactive);
         let mut services: BTreeMap<_, _> =
             described.map(|service| (Arc::clone(&service.arn), service)).collect();
         let listed: HashSet<&String> = listed.iter().collect();
-        for arn in missing.iter().filter(|arn| listed.contains(arn)) {
-            if let Some((arn, known)) = self.services.get_key_value(arn.as_str()) {
-                services.insert(Arc::clone(arn), known.clone()); // listed and missing: a contradiction
+        for arn in missing {
+            let Some((key, known)) = self.services.get_key_value(arn.as_str()) else { continue };
+            let is_unknown = !listed.contains(arn);
+            // A reading that comes early proves nothing: no time has passed since the one before.
+            if !(is_unknown && known.missed && !self.is_early) {
+                let missed = is_unknown && (known.missed || !self.is_early);
+                services.insert(Arc::clone(key), ServiceFacts { missed, ..known.clone() });
             }
         }
         services

@@ -175,7 +175,9 @@ fn answer(world: &mut World, operation: &str, request: &Value) -> Answer {
         "DiscoverInstances" => {
             let asked = (&request["NamespaceName"], &request["MaxResults"], &request["HealthStatus"]);
             assert_eq!(asked, (&json!("prod-http"), &json!(1_000), &json!("ALL")));
-            let instances = &world.services[request["ServiceName"].as_str().expect("a name")];
+            let Some(instances) = world.services.get(request["ServiceName"].as_str().expect("a name")) else {
+                return Answer::Json(400, json!({"__type": "ServiceNotFound", "Message": "no"}));
+            };
             json!({"Instances": instances, "InstancesRevision": revision(world, request)})
         }
         "DiscoverInstancesRevision" => json!({"InstancesRevision": revision(world, request)}),
@@ -287,6 +289,26 @@ async fn emptiness_is_believed_only_of_a_namespace_that_exists() {
     assert_eq!(source.sweep().await.expect("a view"), first);
     world.lock().expect("no panic").services.clear();
     assert_eq!(source.sweep().await.expect("a view").services.len(), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_a_listing_lost_has_not_gone_before_discovery_says_so() {
+    let (world, script, mut source) = start("prod.local");
+    let first = source.sweep().await.expect("a view");
+    for (listed, calls) in [(vec!["books"], 2), (vec!["books", "books", "ledger"], 2), (vec![], 2)] {
+        let page: Vec<_> = listed.iter().map(|name| json!({"Id": name, "Name": name})).collect();
+        let whole = Answer::Json(200, json!({"Services": page}));
+        let before = script.calls().iter().filter(|call| *call == "DiscoverInstances").count();
+        world.lock().expect("no panic").fault = Some(("ListServices", whole));
+        assert_eq!(source.sweep().await.expect("a view"), first, "{listed:?}");
+        let after = script.calls().iter().filter(|call| *call == "DiscoverInstances").count();
+        assert_eq!(after - before, calls, "each is asked about once: {listed:?}");
+    }
+    world.lock().expect("no panic").services.remove("ledger");
+    let view = source.sweep().await.expect("a view");
+    assert_eq!(view.services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["prod/books"]);
+    source.sweep().await.expect("a view");
+    assert_eq!(source.known.len(), 1, "nobody asks about it any more");
 }
 
 #[tokio::test]

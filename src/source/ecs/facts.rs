@@ -39,6 +39,8 @@ pub(super) struct ServiceFacts {
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
     /// Tags that begin with `legation:`, by the rest of their key.
     pub tags: BTreeMap<String, String>,
+    /// The last reading neither listed it nor knew it.
+    pub missed: bool,
 }
 
 /// A Service Connect block.
@@ -198,6 +200,7 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         connect: primary.and_then(connect),
         deployments,
         tags: service.tags().iter().filter_map(tag).collect(),
+        missed: false,
     })
 }
 

@@ -7,7 +7,9 @@
 mod describing;
 mod hearing;
 mod judging;
+mod partial;
 mod reading;
+mod skew;
 mod unread;
 mod world;
 

@@ -20,7 +20,7 @@ use crate::source::ecs::view::Drawn;
 use crate::source::ecs::{Discover, Letter, Outbox, TaskEvent, mailbox};
 use crate::source::{Cell, Pace, cell};
 
-const RUNNING: Phase = Phase::Running(Health::NoCheck);
+pub(super) const RUNNING: Phase = Phase::Running(Health::NoCheck);
 
 fn event(changes: Value) -> TaskEvent {
     let mut detail = json!({
@@ -46,7 +46,7 @@ fn stop() -> TaskEvent {
 }
 
 /// A third task, at an address of its own.
-fn newcomer(changes: Value) -> TaskEvent {
+pub(super) fn newcomer(changes: Value) -> TaskEvent {
     let interface = json!([{"privateIpv4Address": "10.0.0.3"}]);
     let containers = json!([{"name": "app", "lastStatus": "RUNNING", "networkInterfaces": interface}]);
     let mut all = json!({"taskArn": task_arn("c"), "version": 3, "containers": containers});
@@ -57,7 +57,7 @@ fn newcomer(changes: Value) -> TaskEvent {
 }
 
 /// A source at work, which has read the cluster once and will not do so again.
-struct Running {
+pub(super) struct Running {
     outbox: Outbox,
     cell: Cell,
     token: CancellationToken,
@@ -70,7 +70,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    async fn start(cluster: &Cluster) -> Self {
+    pub(super) async fn start(cluster: &Cluster) -> Self {
         let (outbox, inbox) = mailbox();
         let source = cluster.source_hearing(vec![rule("prod", Discover::Labelled)], inbox);
         let (writer, mut cell) = cell("ecs/prod-a");
@@ -83,16 +83,16 @@ impl Running {
         Self { outbox, cell, token }
     }
 
-    async fn tell(&self, event: TaskEvent) {
+    pub(super) async fn tell(&self, event: TaskEvent) {
         assert!(self.outbox.send(vec![event], false).await, "nobody took it in");
     }
 
-    fn view(&self) -> std::sync::Arc<View> {
+    pub(super) fn view(&self) -> std::sync::Arc<View> {
         self.cell.reading().view.expect("it has spoken")
     }
 
     /// Waits until payments is like that.
-    async fn until(&mut self, wanted: impl Fn(&[(String, String, Phase)]) -> bool) {
+    pub(super) async fn until(&mut self, wanted: impl Fn(&[(String, String, Phase)]) -> bool) {
         let come = async {
             while !wanted(&payments(&self.view())) {
                 assert!(self.cell.changed().await, "it ended");
