@@ -61,6 +61,8 @@ ALWAYS = {
     "GetInstancesHealthStatusResponse": "Status",
     "DiscoverInstancesResponse": "Instances InstancesRevision",
     "DiscoverInstancesRevisionResponse": "InstancesRevision",
+    "Message": "MessageId ReceiptHandle MD5OfBody Body",
+    "DeleteMessageBatchResult": "Successful Failed",
 }
 
 
@@ -112,11 +114,12 @@ class Api:
             aws_secret_access_key="dummy", config=config,
         )
         self.name = "cloudmap" if service == "servicediscovery" else service
-        self.called, self.seen = set(), set()
+        self.service, self.called, self.seen = service, set(), set()
         self.client.meta.events.register("before-parse", self._compare)
 
     def _compare(self, operation_model, response_dict, **_):
-        assert response_dict["headers"]["content-type"] == "application/x-amz-json-1.1"
+        version = operation_model.metadata["jsonVersion"]
+        assert response_dict["headers"]["content-type"] == f"application/x-amz-json-{version}"
         assert response_dict["headers"]["x-amzn-requestid"]
         if response_dict["status_code"] != 200:
             return

@@ -4,11 +4,14 @@
 //! in the world, and checks no signature beyond its presence. Invariant: after a stop or an outage the
 //! port stays reserved, so that connections are refused and the same port is opened again.
 
+mod buckets;
+mod clock;
 mod cloudmap;
 mod ecs;
 mod faults;
 mod queue;
 mod render;
+mod twists;
 mod wire;
 
 use std::convert::Infallible;
@@ -16,11 +19,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,6 +32,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::world::{State, World};
+pub use buckets::Buckets;
+use clock::Clock;
 pub use faults::{Fault, Faults};
 pub use queue::{Delivery, Queue};
 pub use wire::{Api, Operation};
@@ -42,6 +47,8 @@ const LONGEST: usize = 1 << 20;
 pub struct FakeAws {
     address: SocketAddr,
     faults: Faults,
+    buckets: Buckets,
+    clock: Clock,
     queue: Queue,
     server: JoinHandle<()>,
     events: JoinHandle<()>,
@@ -59,13 +66,20 @@ impl FakeAws {
         let address = reserved.local_addr()?;
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
-        let queue = Queue::default();
+        let (buckets, clock) = (Buckets::default(), Clock::default());
+        let queue = Queue::new(clock.clone());
         let events = tokio::spawn(queue.clone().follow(world.clone(), world.events()));
-        let requests = AtomicU64::new(1);
-        let endpoint = Endpoint { world, faults: faults.clone(), queue: queue.clone(), requests };
+        let endpoint = Endpoint {
+            world,
+            faults: faults.clone(),
+            buckets: buckets.clone(),
+            clock: clock.clone(),
+            queue: queue.clone(),
+            requests: AtomicU64::new(1),
+        };
         faults.set_listening(true);
         let server = tokio::spawn(Arc::new(endpoint).run(address, listener, reserved));
-        Ok(Self { address, faults, queue, server, events })
+        Ok(Self { address, faults, buckets, clock, queue, server, events })
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -81,6 +95,16 @@ impl FakeAws {
     /// Its faults and call counts.
     pub fn faults(&self) -> Faults {
         self.faults.clone()
+    }
+
+    /// AWS's own limits, which it keeps when it is told to.
+    pub fn buckets(&self) -> Buckets {
+        self.buckets.clone()
+    }
+
+    /// Puts its clock so many seconds ahead of ours, or behind.
+    pub fn put_clock_ahead(&self, seconds: i64) {
+        self.clock.put_ahead(seconds);
     }
 
     /// The queue that events come to, at [`FakeAws::queue_url`].
@@ -130,6 +154,8 @@ fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
 struct Endpoint {
     world: World,
     faults: Faults,
+    buckets: Buckets,
+    clock: Clock,
     queue: Queue,
     requests: AtomicU64,
 }
@@ -194,18 +220,16 @@ impl Endpoint {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Lost> {
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
         let operation = target.and_then(Operation::of_target);
-        let outcome = match operation {
-            _ if request.method() != Method::POST || operation.is_none() => {
-                Err(ApiError::new("UnknownOperationException", "The operation is not known here."))
+        let (checked, region) = (self.check(&request), region(&request).to_owned());
+        let outcome = match (operation, checked) {
+            (Some(operation), Ok(())) if request.method() == Method::POST => {
+                match to_bytes(Body::new(request.into_body()), LONGEST).await {
+                    Ok(body) => self.perform(operation, &region, &body).await?,
+                    Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
+                }
             }
-            _ if !is_signed(&request) => {
-                Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"))
-            }
-            None => return Err(Lost),
-            Some(operation) => match to_bytes(Body::new(request.into_body()), LONGEST).await {
-                Ok(body) => self.perform(operation, &body).await?,
-                Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
-            },
+            (Some(_), Err(refusal)) if request.method() == Method::POST => Err(refusal),
+            _ => Err(ApiError::new("UnknownOperationException", "The operation is not known here.")),
         };
         let (status, body) = match outcome {
             Ok(body) => (StatusCode::OK, body),
@@ -214,12 +238,24 @@ impl Endpoint {
                 Outcome::Json(error.body(operation.map(Operation::api))),
             ),
         };
-        Ok(self.response(status, body))
+        Ok(self.response(status, operation, body))
     }
 
-    fn response(&self, status: StatusCode, body: Outcome) -> Response<Body> {
+    /// Refuses what is not signed, or not now.
+    fn check(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if !header(AUTHORIZATION.as_str()).is_some_and(|value| value.starts_with("AWS4-")) {
+            return Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"));
+        }
+        header("x-amz-date").map_or(Ok(()), |signed_at| self.clock.check(signed_at))
+    }
+
+    fn response(&self, status: StatusCode, operation: Option<Operation>, body: Outcome) -> Response<Body> {
         let bytes = match body {
-            Outcome::Json(value) => value.to_string(),
+            Outcome::Json(mut value) => {
+                self.clock.shift(&mut value);
+                value.to_string()
+            }
             Outcome::Garbage => "<html>upstream connect error</html".to_owned(),
         };
         let mut response = Response::new(Body::from(bytes));
@@ -227,7 +263,11 @@ impl Endpoint {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let id = format!("{number:08x}-0000-4000-8000-{number:012x}");
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(operation.map_or(Api::Ecs, Operation::api).content_type()),
+        );
+        headers.extend(self.clock.date().map(|date| (DATE, date)));
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-amzn-requestid", id);
         }
@@ -235,9 +275,18 @@ impl Endpoint {
     }
 
     /// Lets a request meet its fate, and answers it from the world.
-    async fn perform(&self, operation: Operation, body: &[u8]) -> Result<Result<Outcome, ApiError>, Lost> {
+    async fn perform(
+        &self,
+        operation: Operation,
+        region: &str,
+        body: &[u8],
+    ) -> Result<Result<Outcome, ApiError>, Lost> {
         let api = operation.api();
         let fate = self.faults.befall(operation);
+        let place = self.world.read(|state| format!("{}/{region}", state.account));
+        if !self.buckets.admit(&place, operation, Instant::now()) {
+            return Ok(Err(ApiError::throttled(api)));
+        }
         let Ok(input) = serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) else {
             return Ok(Err(ApiError::new("SerializationException", "the request is not JSON")));
         };
@@ -254,18 +303,23 @@ impl Endpoint {
                 return Ok(Err(ApiError::throttled(api)));
             }
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
-            Some(Fault::HalfPages | Fault::Empty | Fault::Stale) | None => {}
+            _ => {}
         }
         if operation.api() == Api::Sqs {
             return Ok(self.queue.answer(operation, &input).await.map(Outcome::Json));
         }
-        let answer = match &fate.frozen {
-            Some(frozen) => look_up(operation, frozen, &input),
-            None => self.world.read(|state| look_up(operation, state, &input)),
+        let input = match fate.page {
+            Some(most) => twists::limited(operation, input, most),
+            None => input,
         };
-        let answer = match fate.fault {
-            Some(Fault::Empty) => answer.map(emptied),
-            _ => answer,
+        let answer = |state: &State| {
+            twists::twisted(fate.fault, operation, &input, fate.seed, |input| {
+                look_up(operation, state, input)
+            })
+        };
+        let answer = match &fate.frozen {
+            Some(frozen) => answer(frozen),
+            None => self.world.read(answer),
         };
         Ok(answer.map(Outcome::Json))
     }
@@ -295,9 +349,11 @@ impl From<Infallible> for Lost {
     }
 }
 
-fn is_signed(request: &Request<Incoming>) -> bool {
+/// The Region that a request is signed for: `Credential=<key>/<day>/<Region>/<service>/aws4_request`.
+fn region(request: &Request<Incoming>) -> &str {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    header.is_some_and(|value| value.starts_with("AWS4-"))
+    let scope = header.and_then(|header| header.split_once("Credential=")).map(|(_, scope)| scope);
+    scope.and_then(|scope| scope.split('/').nth(2)).unwrap_or_default()
 }
 
 fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, ApiError> {
@@ -307,15 +363,4 @@ fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, 
         Api::CloudMap => cloudmap::answer(operation, state, input),
         Api::Sqs => Err(ApiError::new("UnknownOperationException", "A queue is no part of the world.")),
     }
-}
-
-/// The answer with its top-level lists emptied and no further page.
-fn emptied(mut answer: Value) -> Value {
-    if let Some(members) = answer.as_object_mut() {
-        members.retain(|key, _| !key.eq_ignore_ascii_case("nextToken"));
-        for member in members.values_mut().filter(|member| member.is_array()) {
-            *member = Value::Array(Vec::new());
-        }
-    }
-    answer
 }

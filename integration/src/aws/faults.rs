@@ -3,14 +3,17 @@
 //! It decides what befalls a request; carrying it out is the endpoint's work. Invariant: a fault for one
 //! operation outranks one for all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::wire::Operation;
 use crate::world::{State, World};
+
+/// For how long it is remembered how the world was.
+const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// One way to misbehave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,14 @@ pub enum Fault {
     Empty,
     /// A clean answer from the moment the fault was set: the API is eventually consistent.
     Stale,
+    /// Clean answers, each of another age up to this: as if of several copies some were behind.
+    Behind(Duration),
+    /// Of what is to be described, about half comes as `failures[]` with this reason, although it is there.
+    Failures(&'static str),
+    /// Each list comes in another order, and complete.
+    Shuffled,
+    /// Entries of lists move between pages while these are read: some come twice, and others not at all.
+    Moving,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +63,11 @@ struct Table {
     all: Option<Rule>,
     one: BTreeMap<Operation, Rule>,
     calls: BTreeMap<Operation, u64>,
+    /// How long a page of a list may get.
+    page: Option<usize>,
+    /// The world as it was at the latest calls of [`Fault::Behind`].
+    past: VecDeque<(Instant, Arc<State>)>,
+    dice: fastrand::Rng,
 }
 
 /// A handle on the faults of one endpoint; clones share them.
@@ -72,11 +88,27 @@ struct Shared {
 pub(super) struct Fate {
     pub(super) fault: Option<Fault>,
     pub(super) frozen: Option<Arc<State>>,
+    /// How long a page of a list may get.
+    pub(super) page: Option<usize>,
+    /// For whatever is left to chance.
+    pub(super) seed: u64,
+}
+
+impl Table {
+    /// The world as it was at one of the calls since then, or as it is.
+    fn of_the_past(&mut self, most: Duration, now: Instant, world: &World) -> Arc<State> {
+        let present = Arc::new(world.snapshot());
+        self.past.push_back((now, Arc::clone(&present)));
+        let age = |at: Instant| now.saturating_duration_since(at);
+        self.past.retain(|(at, _)| age(*at) <= REMEMBERED);
+        let young: Vec<_> = self.past.iter().filter(|(at, _)| age(*at) <= most).collect();
+        self.dice.choice(young).map_or(present, |(_, state)| Arc::clone(state))
+    }
 }
 
 impl Faults {
     pub(super) fn new(world: World) -> Self {
-        let table = Mutex::new(Table::default());
+        let table = Mutex::new(Table { dice: fastrand::Rng::with_seed(7), ..Table::default() });
         let (wanted, listening) = (watch::Sender::new(true), watch::Sender::new(false));
         Self(Arc::new(Shared { world, table, wanted, listening }))
     }
@@ -114,6 +146,11 @@ impl Faults {
         self.with(|table| table.one.remove(&operation));
     }
 
+    /// Lets no page of a list have more entries than this, however many are asked for.
+    pub fn limit_pages(&self, most: usize) {
+        self.with(|table| table.page = Some(most));
+    }
+
     /// Waits until the endpoint listens, or does not, as the faults want it.
     pub async fn settled(&self) {
         let (mut wanted, mut listening) = (self.0.wanted.subscribe(), self.0.listening.subscribe());
@@ -147,6 +184,7 @@ impl Faults {
 
     /// Counts a call and decides on it.
     pub(super) fn befall(&self, operation: Operation) -> Fate {
+        let now = Instant::now();
         self.with(|table| {
             *table.calls.entry(operation).or_default() += 1;
             let spent = table.one.get(&operation).is_some_and(|rule| rule.left == Some(0));
@@ -160,7 +198,12 @@ impl Faults {
                 }
                 None => table.all.as_ref(),
             };
-            Fate { fault: rule.map(|rule| rule.fault), frozen: rule.and_then(|rule| rule.frozen.clone()) }
+            let fault = rule.map(|rule| rule.fault);
+            let frozen = match fault {
+                Some(Fault::Behind(most)) => Some(table.of_the_past(most, now, &self.0.world)),
+                _ => rule.and_then(|rule| rule.frozen.clone()),
+            };
+            Fate { fault, frozen, page: table.page, seed: table.dice.u64(..) }
         })
     }
 

@@ -108,6 +108,14 @@ impl Api {
         }
     }
 
+    /// What the answers of awsJson say that they are.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Ecs | Self::CloudMap => "application/x-amz-json-1.1",
+            Self::Sqs => "application/x-amz-json-1.0",
+        }
+    }
+
     fn signing_name(self) -> &'static str {
         match self {
             Self::Ecs => "ecs",
