@@ -6,6 +6,7 @@
 
 mod admission;
 mod ads;
+mod answers;
 mod changes;
 mod cloudmap;
 mod crowd;
@@ -13,11 +14,15 @@ mod demo;
 mod faults;
 mod harness;
 mod iam;
+mod moto;
 mod names;
 mod outage;
 mod restart;
+mod skew;
 mod suspicion;
+mod throttling;
 mod tls;
 mod tools;
+mod turmoil;
 mod wire;
 mod withdrawals;
