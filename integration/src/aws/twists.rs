@@ -115,7 +115,7 @@ fn shuffled(
         },
         Some(None) => return look_up(input),
     };
-    let (key, mut entries, mut answer) = everything(input, token, size, &look_up)?;
+    let List { key, mut entries, rest: mut answer } = everything(input, token, size, &look_up)?;
     let mut dice = Rng::with_seed(if moving { seed.wrapping_add(page) } else { seed });
     dice.shuffle(&mut entries);
     let count = usize::try_from(input[size].as_u64().unwrap_or(100)).unwrap_or(100).max(1);
@@ -127,13 +127,22 @@ fn shuffled(
     Ok(Value::Object(answer))
 }
 
-/// The member of a list's answer that holds the entries, all of these, and an answer without any.
+/// A whole list.
+struct List {
+    /// The member of an answer that holds entries.
+    key: String,
+    entries: Vec<Value>,
+    /// The other members.
+    rest: Map<String, Value>,
+}
+
+/// All pages of a list in one.
 fn everything(
     input: &Value,
     token: &str,
     size: &str,
     look_up: impl Fn(&Value) -> Answer,
-) -> Result<(String, Vec<Value>, Map<String, Value>), ApiError> {
+) -> Result<List, ApiError> {
     let mut input = input.clone();
     if let Some(members) = input.as_object_mut() {
         members.remove(token);
@@ -151,7 +160,7 @@ fn everything(
         }
         match answer.remove(token) {
             Some(next) => input[token] = next,
-            None => return Ok((key, entries, answer)),
+            None => return Ok(List { key, entries, rest: answer }),
         }
     }
     Err(ApiError::new("SerializationException", "an answer that is no list"))

@@ -24,7 +24,9 @@ mod weather;
 
 /// How many are tried, and how many of them side by side.
 const SEEDS: u64 = 8;
-const STEPS: usize = 100;
+const STEPS: usize = 150;
+/// How many steps one weather lasts: some readings.
+const WEATHER: usize = 30;
 /// How long the next reading, and another one that confirms it, may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -35,6 +37,8 @@ struct Turmoil {
     server: ControlPlane,
     /// The withdrawals that were looked at, by number.
     looked_at: BTreeSet<u64>,
+    /// Who was in rotation at the last look.
+    rotation: happenings::Rotation,
 }
 
 impl Turmoil {
@@ -45,11 +49,19 @@ impl Turmoil {
         let setup = Setup::aws(&aws.url()).hearing(aws.queue_url()).namespace(NAMESPACE, sources);
         let setup = Setup { interval: weather::INTERVAL, max_backoff: weather::INTERVAL, ..setup };
         let server = ControlPlane::start(folder, &setup).await?;
-        Ok(Self { cluster, aws, server, looked_at: BTreeSet::new() })
+        Ok(Self { cluster, aws, server, looked_at: BTreeSet::new(), rotation: happenings::Rotation::new() })
     }
 
-    /// An error if somebody was withdrawn for whom there was no reason.
-    async fn look_at_withdrawals(&mut self) -> anyhow::Result<()> {
+    /// An error if somebody left, be it with its service, for whom there was no reason.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let (rotation, _) = self.served().await?;
+        for gone in self.rotation.difference(&rotation) {
+            ensure!(
+                self.cluster.had_reason_to_leave(&gone.1),
+                "no longer in rotation without reason: {gone:?}"
+            );
+        }
+        self.rotation = rotation;
         for change in self.server.items("changes").await? {
             let id = change["id"].as_u64().context("a change without id")?;
             let task = change["instance"].as_str().context("a change without instance")?;
@@ -79,12 +91,12 @@ impl Turmoil {
 
     async fn run(&mut self, dice: &mut Rng) -> anyhow::Result<()> {
         for step in 0..STEPS {
-            if step % 10 == 0 {
+            if step % WEATHER == 0 {
                 weather::change(dice, &self.aws);
             }
             self.cluster.happen(dice).await?;
             tokio::time::sleep(Duration::from_millis(dice.u64(5..60))).await; // the pace of what happens
-            self.look_at_withdrawals().await?;
+            self.look().await?;
         }
         self.aws.faults().clear();
         self.aws.queue().deliver(integration::aws::Delivery::default());
@@ -104,7 +116,7 @@ impl Turmoil {
             Ok(Some(()))
         })
         .await?;
-        self.look_at_withdrawals().await
+        self.look().await
     }
 }
 
