@@ -68,7 +68,10 @@ impl FakeAws {
         let faults = Faults::new(world.clone());
         let (buckets, clock) = (Buckets::default(), Clock::default());
         let queue = Queue::new(clock.clone());
-        let events = tokio::spawn(queue.clone().follow(world.clone(), world.events()));
+        let (told, followed) = (queue.clone().follow(world.clone(), world.events()), faults.clone().follow());
+        let events = tokio::spawn(async {
+            tokio::join!(told, followed);
+        });
         let endpoint = Endpoint {
             world,
             faults: faults.clone(),

@@ -39,7 +39,7 @@ pub enum Fault {
     Empty,
     /// A clean answer from the moment the fault was set: the API is eventually consistent.
     Stale,
-    /// Clean answers, each of another age up to this: as if of several copies some were behind.
+    /// Clean answers of now or of this long ago: as if of two copies one were behind.
     Behind(Duration),
     /// Of what is to be described, about half comes as `failures[]` with this reason, although it is there.
     Failures(&'static str),
@@ -65,7 +65,7 @@ struct Table {
     calls: BTreeMap<Operation, u64>,
     /// How long a page of a list may get.
     page: Option<usize>,
-    /// The world as it was at the latest calls of [`Fault::Behind`].
+    /// For [`Fault::Behind`], the world as it was lately, and from when on.
     past: VecDeque<(Instant, Arc<State>)>,
     dice: fastrand::Rng,
 }
@@ -95,14 +95,26 @@ pub(super) struct Fate {
 }
 
 impl Table {
-    /// The world as it was at one of the calls since then, or as it is.
-    fn of_the_past(&mut self, most: Duration, now: Instant, world: &World) -> Arc<State> {
-        let present = Arc::new(world.snapshot());
-        self.past.push_back((now, Arc::clone(&present)));
-        let age = |at: Instant| now.saturating_duration_since(at);
-        self.past.retain(|(at, _)| age(*at) <= REMEMBERED);
-        let young: Vec<_> = self.past.iter().filter(|(at, _)| age(*at) <= most).collect();
-        self.dice.choice(young).map_or(present, |(_, state)| Arc::clone(state))
+    fn is_behind(&self) -> bool {
+        let mut rules = self.one.values().chain(&self.all);
+        rules.any(|rule| matches!(rule.fault, Fault::Behind(_)))
+    }
+
+    /// Remembers how the world is from now on.
+    fn remember(&mut self, now: Instant, world: &World) {
+        self.past.push_back((now, Arc::new(world.snapshot())));
+        let is_over = |(at, _): &(Instant, _)| now.saturating_duration_since(*at) > REMEMBERED;
+        while self.past.get(1).is_some_and(is_over) {
+            self.past.pop_front();
+        }
+    }
+
+    /// The world as it is or as it was so long ago, as far as that is remembered.
+    fn of_a_copy(&mut self, behind: Duration, now: Instant) -> Option<Arc<State>> {
+        let age = if self.dice.bool() { behind } else { Duration::ZERO };
+        let before = |(at, _): &&(Instant, _)| now.saturating_duration_since(*at) >= age;
+        let then = self.past.iter().rev().find(before).or_else(|| self.past.front());
+        then.map(|(_, state)| Arc::clone(state))
     }
 }
 
@@ -175,6 +187,12 @@ impl Faults {
 
     fn rule(&self, fault: Fault, left: Option<u64>) -> Rule {
         let frozen = (fault == Fault::Stale).then(|| Arc::new(self.0.world.snapshot()));
+        if matches!(fault, Fault::Behind(_)) {
+            self.with(|table| {
+                table.past.clear();
+                table.remember(Instant::now(), &self.0.world);
+            });
+        }
         Rule { fault, left, frozen }
     }
 
@@ -200,11 +218,23 @@ impl Faults {
             };
             let fault = rule.map(|rule| rule.fault);
             let frozen = match fault {
-                Some(Fault::Behind(most)) => Some(table.of_the_past(most, now, &self.0.world)),
+                Some(Fault::Behind(behind)) => table.of_a_copy(behind, now),
                 _ => rule.and_then(|rule| rule.frozen.clone()),
             };
             Fate { fault, frozen, page: table.page, seed: table.dice.u64(..) }
         })
+    }
+
+    /// Remembers how the world is after each change, while that matters.
+    pub(super) async fn follow(self) {
+        let mut changes = self.0.world.changes();
+        while changes.changed().await.is_ok() {
+            self.with(|table| {
+                if table.is_behind() {
+                    table.remember(Instant::now(), &self.0.world);
+                }
+            });
+        }
     }
 
     /// Whether the endpoint should listen.

@@ -93,8 +93,8 @@ impl Cluster {
                 self.timeouts.insert(service.clone(), timeout);
                 self.world.set_service_tags(CLUSTER, &service, tags(Some(timeout)))
             }
-            (88..91, _) => self.deploy(&service, dice.u16(8_081..8_090)),
-            (91..96, _) if self.services.len() < MOST_SERVICES => self.make_service(2),
+            (88..90, _) => self.deploy(&service, dice.u16(8_081..8_090)),
+            (90..96, _) if self.services.len() < MOST_SERVICES => self.make_service(2),
             (96.., _) if self.services.len() > 2 => {
                 self.services.retain(|name| *name != service);
                 self.timeouts.remove(&service);
