@@ -13,7 +13,7 @@ use integration::world::{
 };
 
 /// Long before the next reading, which comes after half a minute.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 const CLUSTER: &str = "c";
 /// How far AWS is ahead, in seconds: more than a signature may be off.
 const SKEWS: [i64; 2] = [420, -420];

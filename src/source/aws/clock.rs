@@ -2,8 +2,8 @@
 //!
 //! It dates nothing of ours. Nor does it date signatures: the SDK corrects those by the same header.
 //!
-//! Invariant: it is right within about a second of an answer's time under way, however wrong our own clock is; where
-//! no answer contradicts our own, it is our own.
+//! Invariant: where no answer contradicts our own clock, it is our own; else it is behind AWS's by a second and an answer's
+//! time under way at most, and never ahead: what happened after something was read is never older than that.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,8 +12,6 @@ use aws_sdk_ecs::primitives::{DateTime, DateTimeFormat};
 
 /// As long as an attempt may take, an answer may be under way: less than this contradicts nothing.
 const UNDER_WAY: i64 = 10_000;
-/// Answers are dated in whole seconds, cut off: half of one is lost on average.
-const HALF_A_SECOND: i64 = 500;
 
 /// The clock of one Region, and how many milliseconds it is ahead of ours.
 #[derive(Debug, Default)]
@@ -34,7 +32,7 @@ impl Clock {
         let (Ok(there), Ok(ours)) = (there.to_millis(), DateTime::from(SystemTime::now()).to_millis()) else {
             return;
         };
-        let ahead = there.saturating_add(HALF_A_SECOND).saturating_sub(ours);
+        let ahead = there.saturating_sub(ours); // answers are dated in whole seconds, cut off
         self.0.store(if ahead.abs() < UNDER_WAY { 0 } else { ahead }, Ordering::Relaxed);
     }
 }
