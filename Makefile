@@ -31,7 +31,7 @@ line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 take
 conformance: setup build ## the protocol, case by case; ONLY='C17' takes some of them
 	$(CARGO) test -p integration --test conformance -- $(if $(ONLY),'$(ONLY)')
 
-faults: setup build ## every call to AWS fails in every way, each for SECONDS=60
+faults: setup build ## every call to AWS fails in every way, each for SECONDS=60, twelve at a time
 	LEGATION_FAULT='$(or $(SECONDS),60)' $(CARGO) test -p integration --test line -- --nocapture faults
 
 scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes

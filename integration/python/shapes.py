@@ -67,6 +67,8 @@ ALWAYS = {
     "GetInstancesHealthStatusResponse": "Status",
     "DiscoverInstancesResponse": "Instances InstancesRevision",
     "DiscoverInstancesRevisionResponse": "InstancesRevision",
+    "Message": "MessageId ReceiptHandle MD5OfBody Body",
+    "DeleteMessageBatchResult": "Successful Failed",
 }
 
 
@@ -121,11 +123,12 @@ class Api:
             model["metadata"].update(protocol="json", protocols=["json"])
         self.client = client(service, url, core)
         self.name = "cloudmap" if service == "servicediscovery" else service
-        self.called, self.seen = set(), set()
+        self.service, self.called, self.seen = service, set(), set()
         self.client.meta.events.register("before-parse", self._compare)
 
     def _compare(self, operation_model, response_dict, **_):
-        assert response_dict["headers"]["content-type"] == "application/x-amz-json-1.1"
+        version = operation_model.metadata["jsonVersion"]
+        assert response_dict["headers"]["content-type"] == f"application/x-amz-json-{version}"
         assert response_dict["headers"]["x-amzn-requestid"]
         if response_dict["status_code"] != 200:
             return

@@ -5,6 +5,7 @@ LEGATION_FAKE_AWS holds the line that `fake_aws --gallery --faulty` printed. It 
 answers mean for Legation.
 """
 
+import json
 import re
 import time
 
@@ -16,15 +17,6 @@ from shapes import ALWAYS, FAKE, Api, client
 
 CLUSTER, NAMESPACE = FAKE["cluster"], FAKE["namespace"]
 
-ECS_OPERATIONS = {
-    "ListClusters", "DescribeClusters", "ListServices", "DescribeServices", "ListTasks", "DescribeTasks",
-    "DescribeTaskDefinition", "DescribeContainerInstances", "ListServicesByNamespace", "DescribeServiceRevisions",
-}
-MAP_OPERATIONS = {
-    "ListNamespaces", "GetNamespace", "ListServices", "GetService", "ListInstances",
-    "GetInstancesHealthStatus", "GetServiceAttributes", "DiscoverInstances", "DiscoverInstancesRevision",
-}
-
 
 @pytest.fixture(scope="module")
 def ecs():
@@ -34,6 +26,11 @@ def ecs():
 @pytest.fixture(scope="module")
 def cloudmap():
     return Api("servicediscovery")
+
+
+@pytest.fixture(scope="module")
+def sqs():
+    return Api("sqs")
 
 
 def faulty(fault, service="ecs"):
@@ -422,6 +419,26 @@ def test_a_role_is_lent_unless_its_account_is_unknown():
     elsewhere = role.replace("111122223333", "444455556666")
     response = refused("AccessDenied", sts.assume_role, RoleArn=elsewhere, RoleSessionName="legation")
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 403
+# SQS
+
+
+def test_events_are_received_and_deleted(sqs):
+    url = FAKE["queue"]
+    received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)["Messages"]
+    assert len(received) == 10
+    for message in received:
+        event = json.loads(message["Body"])
+        detail = event["detail"]
+        assert (event["source"], event["detail-type"]) == ("aws.ecs", "ECS Task State Change")
+        assert event["resources"] == [detail["taskArn"]]
+        assert detail["version"] >= 1 and detail["updatedAt"].endswith("Z") and detail["createdAt"].endswith("Z")
+        assert "tags" not in detail and "healthStatus" not in json.dumps(detail)
+        assert {attachment["type"] for attachment in detail["attachments"]} == {"eni"}
+    entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(received)]
+    answer = sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+    assert [done["Id"] for done in answer["Successful"]] == [entry["Id"] for entry in entries]
+    again = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    assert not {m["MessageId"] for m in received} & {m["MessageId"] for m in again}
 
 
 # Faults
@@ -465,12 +482,32 @@ def test_empty_answers_are_clean():
     assert (answer["services"], answer["failures"]) == ([], [])
 
 
+def test_failures_stand_for_what_is_there():
+    ecs = faulty("missing")
+    arns = task_arns(ecs, cluster=CLUSTER)
+    answer = ecs.describe_tasks(cluster=CLUSTER, tasks=arns)
+    assert answer["failures"] and {f["reason"] for f in answer["failures"]} == {"MISSING"}
+    shown = [t["taskArn"] for t in answer["tasks"]] + [f["arn"] for f in answer["failures"]]
+    assert sorted(shown) == sorted(arns)
+
+
+def test_a_shuffled_list_is_complete():
+    ecs = faulty("shuffled")
+    first, second = (
+        [a for p in ecs.pages("list_tasks", cluster="spare", PaginationConfig={"PageSize": 7}) for a in p["taskArns"]]
+        for _ in range(2)
+    )
+    assert first != second and sorted(first) == sorted(second) and len(set(first)) == 120
+    names = [n["Name"] for p in faulty("shuffled", "servicediscovery").pages("list_namespaces") for n in p["Namespaces"]]
+    assert sorted(names) == ["legacy.internal", NAMESPACE]
+
+
 # The whole
 
 
-def test_every_operation_and_structure_was_compared(ecs, cloudmap):
-    assert ecs.called == ECS_OPERATIONS
-    assert cloudmap.called == MAP_OPERATIONS
-    compared = {f"ecs.{name}" for name in ecs.seen} | {f"cloudmap.{name}" for name in cloudmap.seen}
+def test_every_operation_and_structure_was_compared(ecs, cloudmap, sqs):
+    called = {f"{api.service}:{name}" for api in (ecs, cloudmap, sqs) for name in api.called}
+    assert called == set(FAKE["operations"]), "an operation of the endpoint that nobody called, or the other way round"
+    compared = {f"{api.name}.{name}" for api in (ecs, cloudmap, sqs) for name in api.seen}
     unused = {name for name in ALWAYS if not any(name in (c, c.split(".")[1]) for c in compared)}
     assert not unused, f"expected but never seen: {unused}"

@@ -5,12 +5,15 @@
 //! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod accounts;
+mod buckets;
+mod clock;
 mod cloudmap;
 mod ecs;
 mod faults;
 mod machines;
 mod queue;
 mod render;
+mod twists;
 mod wire;
 
 use std::convert::Infallible;
@@ -18,11 +21,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,6 +36,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::world::{State, World};
 pub use accounts::Accounts;
 use accounts::Scope;
+pub use buckets::Buckets;
+use clock::Clock;
 pub use faults::{Fault, Faults};
 pub use queue::{Delivery, Queue};
 pub use wire::{Api, Operation};
@@ -46,6 +51,8 @@ const LONGEST: usize = 1 << 20;
 pub struct FakeAws {
     address: SocketAddr,
     faults: Faults,
+    buckets: Buckets,
+    clock: Clock,
     queue: Queue,
     accounts: Accounts,
     server: JoinHandle<()>,
@@ -64,15 +71,22 @@ impl FakeAws {
         let address = reserved.local_addr()?;
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
-        let queue = Queue::default();
+        let (buckets, clock, accounts) = (Buckets::default(), Clock::default(), Accounts::new(world.clone()));
+        let queue = Queue::new(clock.clone());
         let mut events = JoinSet::new();
         events.spawn(queue.clone().follow(world.clone(), world.events()));
-        let (accounts, requests) = (Accounts::new(world), AtomicU64::new(1));
-        let (of, in_it) = (accounts.clone(), queue.clone());
-        let endpoint = Endpoint { accounts: of, faults: faults.clone(), queue: in_it, requests };
+        events.spawn(faults.clone().follow());
+        let endpoint = Endpoint {
+            accounts: accounts.clone(),
+            faults: faults.clone(),
+            buckets: buckets.clone(),
+            clock: clock.clone(),
+            queue: queue.clone(),
+            requests: AtomicU64::new(1),
+        };
         faults.set_listening(true);
         let server = tokio::spawn(Arc::new(endpoint).run(address, listener, reserved));
-        Ok(Self { address, faults, queue, accounts, server, events })
+        Ok(Self { address, faults, buckets, clock, queue, accounts, server, events })
     }
 
     /// Answers for another account or Region as well, and has its events come to the same queue.
@@ -99,6 +113,16 @@ impl FakeAws {
     /// Its faults and call counts.
     pub fn faults(&self) -> Faults {
         self.faults.clone()
+    }
+
+    /// AWS's own limits, which it keeps when it is told to.
+    pub fn buckets(&self) -> Buckets {
+        self.buckets.clone()
+    }
+
+    /// Puts its clock so many seconds ahead of ours, or behind.
+    pub fn put_clock_ahead(&self, seconds: i64) {
+        self.clock.put_ahead(seconds);
     }
 
     /// The queue that events come to, at [`FakeAws::queue_url`].
@@ -147,6 +171,8 @@ fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
 struct Endpoint {
     accounts: Accounts,
     faults: Faults,
+    buckets: Buckets,
+    clock: Clock,
     queue: Queue,
     requests: AtomicU64,
 }
@@ -213,25 +239,22 @@ impl Endpoint {
         if scope.as_ref().is_some_and(Scope::is_sts) {
             let body = to_bytes(Body::new(request.into_body()), LONGEST).await.map_err(|_| Lost)?;
             let (status, answer) = self.accounts.assume(&body);
-            return Ok(self.response(status, Outcome::Xml(answer)));
+            return Ok(self.response(status, Api::Ecs, Outcome::Xml(answer)));
         }
         if machines::speaks_ec2(&request) {
-            return self.answer_ec2(request).await;
+            return self.answer_ec2(request, scope).await;
         }
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
         let operation = target.and_then(Operation::of_target);
-        let outcome = match operation {
-            _ if request.method() != Method::POST || operation.is_none() => {
-                Err(ApiError::new("UnknownOperationException", "The operation is not known here."))
+        let outcome = match (operation, self.check(&request)) {
+            (Some(operation), Ok(())) if request.method() == Method::POST => {
+                match to_bytes(Body::new(request.into_body()), LONGEST).await {
+                    Ok(body) => self.perform(operation, scope.as_ref(), &body).await?,
+                    Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
+                }
             }
-            _ if !is_signed(&request) => {
-                Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"))
-            }
-            None => return Err(Lost),
-            Some(operation) => match to_bytes(Body::new(request.into_body()), LONGEST).await {
-                Ok(body) => self.perform(operation, &body, scope.as_ref()).await?,
-                Err(error) => Err(ApiError::new("SerializationException", error.to_string())),
-            },
+            (Some(_), Err(refusal)) if request.method() == Method::POST => Err(refusal),
+            _ => Err(ApiError::new("UnknownOperationException", "The operation is not known here.")),
         };
         let (status, body) = match outcome {
             Ok(body) => (StatusCode::OK, body),
@@ -240,15 +263,26 @@ impl Endpoint {
                 Outcome::Json(error.body(operation.map(Operation::api))),
             ),
         };
-        Ok(self.response(status, body))
+        Ok(self.response(status, operation.map_or(Api::Ecs, Operation::api), body))
     }
 
-    fn response(&self, status: StatusCode, body: Outcome) -> Response<Body> {
-        let json = "application/x-amz-json-1.1";
+    /// Refuses what is not signed, or not now.
+    fn check(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if !header(AUTHORIZATION.as_str()).is_some_and(|value| value.starts_with("AWS4-")) {
+            return Err(ApiError::new("MissingAuthenticationTokenException", "Missing Authentication Token"));
+        }
+        header("x-amz-date").map_or(Ok(()), |signed_at| self.clock.check(signed_at))
+    }
+
+    fn response(&self, status: StatusCode, api: Api, body: Outcome) -> Response<Body> {
         let (kind, bytes) = match body {
-            Outcome::Json(value) => (json, value.to_string()),
-            Outcome::Xml(text) => ("text/xml", text),
-            Outcome::Garbage => (json, "<html>upstream connect error</html".to_owned()),
+            Outcome::Json(mut value) => {
+                self.clock.shift(&mut value);
+                (api.content_type(), value.to_string())
+            }
+            Outcome::Xml(text) => ("text/xml;charset=UTF-8", text),
+            Outcome::Garbage => (api.content_type(), "<html>upstream connect error</html".to_owned()),
         };
         let mut response = Response::new(Body::from(bytes));
         *response.status_mut() = status;
@@ -256,6 +290,7 @@ impl Endpoint {
         let id = format!("{number:08x}-0000-4000-8000-{number:012x}");
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.extend(self.clock.date().map(|date| (DATE, date)));
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-amzn-requestid", id);
         }
@@ -266,8 +301,8 @@ impl Endpoint {
     async fn perform(
         &self,
         operation: Operation,
-        body: &[u8],
         scope: Option<&Scope>,
+        body: &[u8],
     ) -> Result<Result<Outcome, ApiError>, Lost> {
         let api = operation.api();
         let Some(world) = self.accounts.world(scope) else {
@@ -275,6 +310,11 @@ impl Endpoint {
             return Ok(Err(ApiError::new("UnrecognizedClientException", message)));
         };
         let fate = self.faults.befall(operation);
+        let region = scope.map_or("", Scope::region);
+        let place = world.read(|state| format!("{}/{region}", state.account));
+        if !self.buckets.admit(&place, operation, Instant::now()) {
+            return Ok(Err(ApiError::throttled(api)));
+        }
         let Ok(input) = serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) else {
             return Ok(Err(ApiError::new("SerializationException", "the request is not JSON")));
         };
@@ -291,18 +331,23 @@ impl Endpoint {
                 return Ok(Err(ApiError::throttled(api)));
             }
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
-            Some(Fault::HalfPages | Fault::Empty | Fault::Stale) | None => {}
+            _ => {}
         }
         if operation.api() == Api::Sqs {
             return Ok(self.queue.answer(operation, &input).await.map(Outcome::Json));
         }
-        let answer = match &fate.frozen {
-            Some(frozen) => look_up(operation, frozen, &input),
-            None => world.read(|state| look_up(operation, state, &input)),
+        let input = match fate.page {
+            Some(most) => twists::limited(operation, input, most),
+            None => input,
         };
-        let answer = match fate.fault {
-            Some(Fault::Empty) => answer.map(emptied),
-            _ => answer,
+        let answer = |state: &State| {
+            twists::twisted(fate.fault, operation, &input, fate.seed, |input| {
+                look_up(operation, state, input)
+            })
+        };
+        let answer = match &fate.frozen {
+            Some(frozen) => answer(frozen),
+            None => world.read(answer),
         };
         Ok(answer.map(Outcome::Json))
     }
@@ -333,11 +378,6 @@ impl From<Infallible> for Lost {
     }
 }
 
-fn is_signed(request: &Request<Incoming>) -> bool {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    header.is_some_and(|value| value.starts_with("AWS4-"))
-}
-
 fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, ApiError> {
     let input = Input::new(input, operation.api())?;
     match operation.api() {
@@ -346,15 +386,4 @@ fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, 
         Api::Ec2 => machines::describe_instances(state, input),
         Api::Sqs => Err(ApiError::new("UnknownOperationException", "A queue is no part of the world.")),
     }
-}
-
-/// The answer with its top-level lists emptied and no further page.
-fn emptied(mut answer: Value) -> Value {
-    if let Some(members) = answer.as_object_mut() {
-        members.retain(|key, _| !key.eq_ignore_ascii_case("nextToken"));
-        for member in members.values_mut().filter(|member| member.is_array()) {
-            *member = Value::Array(Vec::new());
-        }
-    }
-    answer
 }

@@ -42,6 +42,8 @@ pub struct Setup {
     pub ports: Option<Ports>,
     /// How much of what AWS allows is used, in percent; far more than AWS allows, unless that is what is tried.
     pub call_budget: u32,
+    /// What its environment says besides what every server's does.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// The sources of one namespace.
@@ -90,6 +92,7 @@ pub struct ControlPlane {
     folder: PathBuf,
     config: PathBuf,
     ports: Ports,
+    environment: BTreeMap<String, String>,
 }
 
 impl Ports {
@@ -119,6 +122,7 @@ impl Setup {
             namespaces: BTreeMap::new(),
             ports: None,
             call_budget: 10_000,
+            environment: BTreeMap::new(),
         }
     }
 
@@ -233,14 +237,15 @@ impl ControlPlane {
         };
         let config = folder.join("legation.yaml");
         std::fs::write(&config, setup.render(ports)).context("writing the configuration")?;
-        Ok(Self { process: None, folder: folder.to_owned(), config, ports })
+        let (folder, environment) = (folder.to_owned(), setup.environment.clone());
+        Ok(Self { process: None, folder, config, ports, environment })
     }
 
     /// Starts the server and waits until it answers; it may not be ready yet.
     pub async fn run(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(self.process.is_none(), "legation runs already");
         let mut command = legation()?;
-        command.arg("serve").arg("--config").arg(&self.config);
+        command.arg("serve").arg("--config").arg(&self.config).envs(&self.environment);
         let process =
             self.process.insert(Process::start("legation", command, &self.folder.join("legation.log"))?);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.metrics));
@@ -334,6 +339,13 @@ impl ControlPlane {
             Some(Value::Array(items)) => Ok(items),
             _ => anyhow::bail!("/api/v1/{path} has no items"),
         }
+    }
+
+    /// The sample of a metric with these labels, written as it is shown; none if there is no such.
+    pub async fn metric(&self, sample: &str) -> anyhow::Result<Option<f64>> {
+        let text = http::get_ok(self.metrics(), "/metrics").await?.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.map(|value| value.parse().with_context(|| format!("{sample} {value}"))).transpose()
     }
 
     /// Runs `legation` with these arguments; its standard output if it succeeds.

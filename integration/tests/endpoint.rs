@@ -251,6 +251,42 @@ async fn treacherous_answers_are_clean() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_off_refuses_what_is_signed_by_another() {
+    let world = world();
+    let (fake, ecs) = start(&world).await;
+    let arn = world.create_service(ServiceSpec::new("c", "web", "web", 1).settled()).unwrap().remove(0);
+    fake.put_clock_ahead(600);
+    assert_eq!(code_of_list(&ecs).await, "InvalidSignatureException");
+    assert_eq!(listed(&ecs, 100).await.len(), 1, "the refusal told the time, and the SDK signs by it");
+    let answer = ecs.describe_tasks().cluster("c").tasks(&arn).send().await.unwrap();
+    let shown = answer.tasks()[0].started_at().unwrap().secs() as u64;
+    let truth = world.task(&arn).unwrap().started.unwrap().wall;
+    let truth = truth.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(shown.abs_diff(truth + 600) <= 1, "{shown} is not ten minutes after {truth}");
+}
+
+#[tokio::test]
+async fn limits_are_kept_when_asked_for_and_copies_are_behind() {
+    let world = world();
+    let (fake, ecs) = start(&world).await;
+    fake.buckets().keep(5);
+    for _ in 0..5 {
+        assert!(listed(&ecs, 100).await.is_empty());
+    }
+    assert_eq!(code_of_list(&ecs).await, "ThrottlingException", "no more than the burst at once");
+    assert_eq!(fake.buckets().refused(), 1);
+    fake.buckets().keep(100);
+    fake.faults().set_for(Operation::ListTasks, Fault::Behind(Duration::from_secs(5)));
+    assert!(listed(&ecs, 100).await.is_empty());
+    world.create_service(ServiceSpec::new("c", "web", "web", 1).settled()).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        seen.insert(listed(&ecs, 100).await.len());
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1], "some copies know it, and some do not");
+}
+
+#[tokio::test]
 async fn what_is_no_request_is_refused() {
     let world = world();
     let (fake, _) = start(&world).await;

@@ -14,10 +14,12 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ecs::config::http::HttpResponse;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_servicediscovery::config::endpoint::Params;
 use aws_sdk_servicediscovery::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_servicediscovery::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_servicediscovery::error::BoxError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_smithy_runtime_api::client::endpoint::EndpointResolverParams;
 
 use self::accounts::{ASSUME_ROLE, Role};
 use self::meter::Meter;
@@ -26,10 +28,12 @@ use super::SourceError;
 pub use accounts::Accounts;
 pub use budget::Budget;
 pub(super) use budget::Urgency;
+pub(super) use clock::Clock;
 pub(super) use ec2::Ec2;
 
 mod accounts;
 mod budget;
+mod clock;
 mod ec2;
 mod meter;
 pub mod probe;
@@ -41,7 +45,7 @@ pub(super) mod scripted;
 pub struct Aws {
     /// The Region; `None` asks the environment, the profile and the instance, as every AWS tool does.
     pub region: Option<String>,
-    /// One URL for every service, for emulators.
+    /// One URL for every service, for emulators; above those of the environment, which may be of single services.
     pub endpoint_url: Option<String>,
 }
 
@@ -100,6 +104,7 @@ impl Limits {
 pub struct Access {
     sdk: SdkConfig,
     budget: Arc<Budget>,
+    clock: Arc<Clock>,
     home: Arc<str>,
     /// The role that calls, unless this process calls as itself.
     role: Option<Role>,
@@ -109,7 +114,7 @@ impl Access {
     /// Access with these settings, of which every client shares `budget`.
     pub fn new(sdk: SdkConfig, budget: Arc<Budget>) -> Self {
         let home = sdk.region().map_or("", AsRef::as_ref).into();
-        Self { sdk, budget, home, role: None }
+        Self { sdk, budget, clock: Arc::default(), home, role: None }
     }
 
     /// What tells this account and Region from others: `eu-west-1`, `123456789012/eu-west-1`.
@@ -122,8 +127,13 @@ impl Access {
         Arc::clone(&self.budget)
     }
 
+    /// What time it is at AWS.
+    pub(super) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
+    }
+
     fn meter(&self) -> Meter {
-        Meter(self.budget())
+        Meter { budget: self.budget(), clock: Some(self.clock()) }
     }
 
     /// A client for ECS.
@@ -134,16 +144,14 @@ impl Access {
 
     /// A client for Cloud Map.
     pub(super) fn cloudmap(&self) -> aws_sdk_servicediscovery::Client {
-        let mut builder = aws_sdk_servicediscovery::config::Builder::from(&self.sdk);
-        if self.sdk.endpoint_url().is_some() {
-            builder = builder.interceptor(NoDataPrefix);
-        }
-        aws_sdk_servicediscovery::Client::from_conf(builder.interceptor(self.meter()).build())
+        let builder = aws_sdk_servicediscovery::config::Builder::from(&self.sdk);
+        let builder = builder.interceptor(NoDataPrefix).interceptor(self.meter());
+        aws_sdk_servicediscovery::Client::from_conf(builder.build())
     }
 
     /// A client for the little that is asked of EC2.
     pub(super) fn ec2(&self) -> Ec2 {
-        Ec2::new(&self.sdk, self.budget())
+        Ec2::new(&self.sdk, self.meter())
     }
 
     /// A client for SQS, which waits as long as SQS does when a queue is empty.
@@ -151,12 +159,14 @@ impl Access {
         let seconds = Duration::from_secs;
         let limits = Limits { attempt: seconds(30), operation: seconds(40), ..Limits::default() };
         let builder = aws_sdk_sqs::config::Builder::from(&self.sdk).timeout_config(limits.timeouts());
-        aws_sdk_sqs::Client::from_conf(builder.interceptor(self.meter()).build())
+        // Nobody knows when an answer that waited for messages was dated.
+        let meter = Meter { clock: None, ..self.meter() };
+        aws_sdk_sqs::Client::from_conf(builder.interceptor(meter).build())
     }
 }
 
-/// Takes away the `data-` that the SDK puts before the host of discovery calls, also where the host was
-/// overridden and no such name exists.
+/// Takes away the `data-` that the SDK puts before the host of discovery calls, where the host was overridden, be it in
+/// the configuration or in the environment: no such name exists there.
 #[derive(Debug)]
 struct NoDataPrefix;
 
@@ -169,10 +179,12 @@ impl Intercept for NoDataPrefix {
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let params = config.load::<EndpointResolverParams>().and_then(|params| params.get::<Params>());
+        let is_overridden = params.is_some_and(|params| params.endpoint().is_some());
         let uri = context.request().uri().to_string();
-        if let Some((scheme, rest)) = uri.split_once("://data-") {
+        if let Some((scheme, rest)) = uri.split_once("://data-").filter(|_| is_overridden) {
             context.request_mut().set_uri(format!("{scheme}://{rest}"))?;
         }
         Ok(())

@@ -23,7 +23,7 @@ use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
-use super::aws::{Access, Urgency};
+use super::aws::{Access, Clock, Urgency};
 use super::{CellWriter, Pace, Pacer, SourceError, tags};
 use crate::model::{InstanceId, Namespace, Place, View};
 
@@ -105,7 +105,10 @@ pub struct EcsSource {
     is_asked_for: bool,
     /// Whether the reading under way comes early, because an event asked for it.
     is_early: bool,
-    /// When the last complete reading began: whatever was so then is known. The first one is either complete or none.
+    /// AWS's: what it dates is compared with nothing else.
+    clock: Arc<Clock>,
+    /// When the last complete reading began, by that clock: whatever was so then is known. The first one is either
+    /// complete or none.
     read_at: Option<SystemTime>,
     questions: Questions,
     /// The questions under way; at most [`ASKED_AT_ONCE`].
@@ -151,6 +154,7 @@ impl EcsSource {
             inbox,
             is_asked_for: false,
             is_early: false,
+            clock: access.clock(),
             read_at: None,
             questions: Questions::default(),
             asked: JoinSet::new(),
@@ -185,7 +189,7 @@ impl EcsSource {
 
     /// Reads everything once. An error, a refusal or a half-read page is `Err`: never a smaller view.
     async fn sweep(&mut self, cell: Option<&CellWriter>) -> Result<View, SourceError> {
-        let (reader, began) = (self.reader.clone(), SystemTime::now());
+        let (reader, began) = (self.reader.clone(), Instant::now());
         let listing = try_join(reader.service_arns(), reader.task_arns());
         let (listing, defaults) = self.attend(cell, join(listing, self.defaults.clone().renewed())).await;
         self.defaults = defaults;
@@ -206,8 +210,9 @@ impl EcsSource {
         {
             return Err(error.clone());
         }
-        self.take_in(sighting, SystemTime::now());
-        self.read_at = Some(began);
+        let now = self.clock.now(); // not before an answer has come
+        self.take_in(sighting, now);
+        self.read_at = now.checked_sub(began.elapsed());
         Ok(self.drawn.view.clone())
     }
 
@@ -282,14 +287,14 @@ impl EcsSource {
 
     /// Takes in what ECS answered about these tasks.
     fn learn(&mut self, cell: Option<&CellWriter>, tasks: &[InstanceId], answer: Vec<TaskFacts>) {
-        let places = self.knowledge(SystemTime::now()).places(tasks);
+        let places = self.knowledge(self.clock.now()).places(tasks);
         let untold = self.untold(tasks);
-        self.tasks.learn(answer, SystemTime::now());
+        self.tasks.learn(answer, self.clock.now());
         self.note(tasks);
         let gone: Vec<_> = tasks.iter().filter(|arn| !self.is_up(arn)).collect();
         gone.into_iter().for_each(|arn| self.questions.stop_missing(arn));
         let Some(cell) = cell else { return };
-        if self.knowledge(SystemTime::now()).lacks_service(&self.drawn, &untold) {
+        if self.knowledge(self.clock.now()).lacks_service(&self.drawn, &untold) {
             self.draw_anew(cell);
         } else {
             self.draw_again(cell, tasks, &places);
@@ -313,7 +318,7 @@ impl EcsSource {
 
     /// Takes in events, draws what follows from them, and says that it is done.
     fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
-        let (mut tasks, mut places, now) = (Vec::new(), Vec::new(), SystemTime::now());
+        let (mut tasks, mut places, now) = (Vec::new(), Vec::new(), self.clock.now());
         let events = letters.iter().flat_map(|letter| &letter.events);
         for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
@@ -364,7 +369,7 @@ impl EcsSource {
     /// Draws anew what follows from these tasks, which had these places before, and publishes it.
     fn draw_again(&mut self, cell: &CellWriter, tasks: &[InstanceId], places: &[Place]) {
         let mut drawn = std::mem::take(&mut self.drawn);
-        self.knowledge(SystemTime::now()).redraw(&mut drawn, tasks, places);
+        self.knowledge(self.clock.now()).redraw(&mut drawn, tasks, places);
         self.drawn = drawn;
         cell.amend(self.drawn.view.clone());
         self.share(cell);
@@ -372,7 +377,7 @@ impl EcsSource {
 
     /// Draws everything anew, and publishes it.
     fn draw_anew(&mut self, cell: &CellWriter) {
-        self.drawn = self.knowledge(SystemTime::now()).draw(&self.drawn);
+        self.drawn = self.knowledge(self.clock.now()).draw(&self.drawn);
         cell.amend(self.drawn.view.clone());
         self.share(cell);
     }
@@ -402,14 +407,20 @@ impl EcsSource {
         arns
     }
 
+    /// Those described, and those that are not known to have gone: one that is listed and unknown to ECS is a
+    /// contradiction, and ECS answers late at times, so it takes two readings that know nothing of one.
     fn services_of(&self, listed: &[String], described: Vec<ServiceFacts>, missing: &[String]) -> Services {
         let described = described.into_iter().filter(|service| !service.inactive);
         let mut services: BTreeMap<_, _> =
             described.map(|service| (Arc::clone(&service.arn), service)).collect();
         let listed: HashSet<&String> = listed.iter().collect();
-        for arn in missing.iter().filter(|arn| listed.contains(arn)) {
-            if let Some((arn, known)) = self.services.get_key_value(arn.as_str()) {
-                services.insert(Arc::clone(arn), known.clone()); // listed and missing: a contradiction
+        for arn in missing {
+            let Some((key, known)) = self.services.get_key_value(arn.as_str()) else { continue };
+            let is_unknown = !listed.contains(arn);
+            // A reading that comes early proves nothing: no time has passed since the one before.
+            if !(is_unknown && known.missed && !self.is_early) {
+                let missed = is_unknown && (known.missed || !self.is_early);
+                services.insert(Arc::clone(key), ServiceFacts { missed, ..known.clone() });
             }
         }
         services

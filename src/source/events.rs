@@ -7,7 +7,7 @@
 //! queue's dead-letter queue.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_sqs::Client;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::message::{Told, read};
-use super::aws::{Access, failed};
+use super::aws::{Access, Clock, failed};
 use super::ecs::{Outbox, TaskEvent};
 use super::{CellWriter, SourceError, backoff};
 use crate::model::{ClusterId, View};
@@ -57,6 +57,8 @@ pub struct Addressee {
 #[derive(Debug)]
 pub struct Queue {
     client: Client,
+    /// AWS's, by which events are old.
+    clock: Arc<Clock>,
     settings: Settings,
     addressees: Vec<Addressee>,
     metrics: Metrics,
@@ -81,7 +83,8 @@ struct Parcel {
 impl Queue {
     /// A queue that nobody listens to yet.
     pub fn new(access: &Access, settings: Settings, addressees: Vec<Addressee>, metrics: Metrics) -> Self {
-        Self { client: access.sqs(), settings, addressees, metrics, unreadable: Mutex::default() }
+        let (client, clock) = (access.sqs(), access.clock());
+        Self { client, clock, settings, addressees, metrics, unreadable: Mutex::default() }
     }
 
     /// Listens until `shutdown`. Failures are waited out, the longer the more often they come.
@@ -212,7 +215,8 @@ impl Queue {
     }
 
     fn note_lag(&self, at: Option<SystemTime>) {
-        if let Some(lag) = at.and_then(|at| SystemTime::now().duration_since(at).ok()) {
+        // What seems to come from the future is new: AWS's clock is known to about a second.
+        if let Some(lag) = at.map(|at| self.clock.now().duration_since(at).unwrap_or_default()) {
             self.metrics.lag.get_or_create(&QueueLabels { queue: self.queue() }).set(lag.as_secs_f64());
         }
     }

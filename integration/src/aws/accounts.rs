@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 
+use super::machines::form;
 use crate::world::World;
 
 /// How access keys begin that a role lends; the number of its account follows.
@@ -49,6 +50,11 @@ impl Scope {
         let (key, _date) = (parts.next()?.to_owned(), parts.next()?);
         let (region, service) = (parts.next()?.to_owned(), parts.next()?.to_owned());
         Some(Self { key, region, service })
+    }
+
+    /// The Region that the request is signed for.
+    pub(super) fn region(&self) -> &str {
+        &self.region
     }
 
     /// Whether STS is called.
@@ -110,10 +116,8 @@ impl Accounts {
 
     /// Answers STS.
     pub(super) fn assume(&self, body: &[u8]) -> (StatusCode, String) {
-        let form = String::from_utf8_lossy(body);
-        let member = |name: &str| {
-            form.split('&').find_map(|pair| Some(decoded(pair.strip_prefix(name)?.strip_prefix('=')?)))
-        };
+        let form = form(&String::from_utf8_lossy(body));
+        let member = |name: &str| form[name].as_str().map(str::to_owned);
         if member("Action").as_deref() != Some("AssumeRole") {
             return refusal("InvalidAction", "The action is not known here.");
         }
@@ -149,18 +153,4 @@ fn refusal(code: &str, message: &str) -> (StatusCode, String) {
          </Error><RequestId>00000000-0000-4000-8000-000000000000</RequestId></ErrorResponse>"
     );
     (StatusCode::FORBIDDEN, answer)
-}
-
-/// A value of a form.
-fn decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text.bytes());
-    while let Some(byte) = rest.next() {
-        let digit = |byte: Option<u8>| char::from(byte.unwrap_or_default()).to_digit(16).unwrap_or_default();
-        bytes.push(match byte {
-            b'%' => (digit(rest.next()) * 16 + digit(rest.next())) as u8,
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 
 use super::render;
 use super::wire::{ApiError, Input, Operation};
-use super::{Endpoint, LONGEST, Lost, Outcome, is_signed};
+use super::accounts::Scope;
+use super::{Endpoint, LONGEST, Lost, Outcome};
 use crate::world::{LastStatus, Machine, NetworkMode, State, Task};
 
 /// Whether a request is one of EC2's.
@@ -31,34 +32,33 @@ impl Endpoint {
     pub(super) async fn answer_ec2(
         self: Arc<Self>,
         request: Request<Incoming>,
+        scope: Option<Scope>,
     ) -> Result<Response<Body>, Lost> {
-        let signed = is_signed(&request);
+        let checked = self.check(&request);
         let body = to_bytes(Body::new(request.into_body()), LONGEST).await;
         let form = body.ok().and_then(|body| Some(form(std::str::from_utf8(&body).ok()?)));
         let outcome = match form {
-            _ if !signed => Err(ApiError::new("AuthFailure", "AWS was not able to validate the credentials")),
+            _ if checked.is_err() => Err(ApiError::new("AuthFailure", "AWS was not able to validate the credentials")),
             Some(form) if form["Action"] == Operation::DescribeInstances.name() => {
-                self.perform(Operation::DescribeInstances, form.to_string().as_bytes()).await?
+                self.perform(Operation::DescribeInstances, scope.as_ref(), form.to_string().as_bytes()).await?
             }
             _ => Err(ApiError::new("InvalidAction", "The action is not valid for this web service.")),
         };
         let (status, body) = match outcome {
-            Ok(Outcome::Json(answer)) => (200, xml("DescribeInstancesResponse", &answer)),
-            Ok(Outcome::Garbage) => (200, "<html>upstream connect error</html".to_owned()),
+            Ok(Outcome::Json(answer)) => (200, Outcome::Xml(xml("DescribeInstancesResponse", &answer))),
+            Ok(other) => (200, other),
             Err(error) => {
                 let told = json!({ "Errors": { "Error": { "Code": error.kind, "Message": error.message } } });
-                (error.status, xml("Response", &told))
+                (error.status, Outcome::Xml(xml("Response", &told)))
             }
         };
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml;charset=UTF-8"));
-        Ok(response)
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Ok(self.response(status, Api::Ec2, body))
     }
 }
 
 /// A form as a structure of strings.
-fn form(text: &str) -> Value {
+pub(super) fn form(text: &str) -> Value {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     Value::Object(pairs.map(|(key, value)| (key.to_owned(), Value::String(decoded(value)))).collect())
 }

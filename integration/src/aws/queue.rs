@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::render;
 use super::wire::{ApiError, Operation};
 use crate::world::{Task, World};
@@ -41,13 +42,14 @@ impl Default for Delivery {
 }
 
 /// The queue; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Queue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     content: Mutex<Content>,
     arrived: Notify,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,11 @@ struct Message {
 }
 
 impl Queue {
+    /// An empty queue of events that are dated by this clock.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self(Arc::new(Shared { clock, ..Shared::default() }))
+    }
+
     /// Where it is.
     pub fn url(endpoint: &str) -> String {
         format!("{endpoint}/000000000000/legation")
@@ -109,7 +116,9 @@ impl Queue {
             if dice.f64() < delivery.lost {
                 continue;
             }
-            let body = world.read(|state| event(render::task(state, &task, false), &task));
+            let mut detail = world.read(|state| render::task(state, &task, false));
+            self.0.clock.shift(&mut detail);
+            let body = event(detail, &task, &self.0.clock.now().to_string());
             let body = if delivery.by_sns { wrapped(&body) } else { body };
             for _ in 0..if dice.f64() < delivery.doubled { 2 } else { 1 } {
                 let (queue, body) = (self.clone(), body.to_string());
@@ -182,8 +191,7 @@ impl Content {
 }
 
 /// What EventBridge delivers of a task.
-fn event(mut detail: Value, task: &Task) -> Value {
-    let now = jiff::Timestamp::now().to_string();
+fn event(mut detail: Value, task: &Task, now: &str) -> Value {
     if let Some(members) = detail.as_object_mut() {
         members.remove("healthStatus");
         members.remove("tags");

@@ -117,6 +117,15 @@ impl Api {
         }
     }
 
+    /// What the answers of awsJson say that they are.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Ecs | Self::CloudMap => "application/x-amz-json-1.1",
+            Self::Sqs => "application/x-amz-json-1.0",
+            Self::Ec2 => "text/xml;charset=UTF-8",
+        }
+    }
+
     fn signing_name(self) -> &'static str {
         match self {
             Self::Ecs => "ecs",

@@ -1,7 +1,8 @@
 //! Runs the AWS-like endpoint alone, over the example estate.
 //!
 //! It prints one line of JSON with its URL once every task of the estate is ready, and runs until it is
-//! interrupted or, with `--until-eof`, until its input closes.
+//! interrupted or, with `--until-eof`, until its input closes. Its queue holds the events of every task from the
+//! beginning.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use integration::aws::{FakeAws, Fault};
+use integration::aws::{FakeAws, Fault, Operation};
 use integration::estate;
 use integration::world::World;
 use tokio::sync::oneshot;
 
-/// An endpoint that answers like AWS ECS and Cloud Map, over a small estate of real servers.
+/// An endpoint that answers like AWS ECS, Cloud Map and SQS, over a small estate of real servers.
 #[derive(Debug, Parser)]
 struct Options {
     /// Port on 127.0.0.1; 0 takes a free one.
@@ -35,6 +36,7 @@ struct Options {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let world = World::new();
+    let fake = FakeAws::start_on(world.clone(), options.port).await.context("opening the endpoint")?;
     let prod = estate::prod(&world).context("building the estate")?;
     if options.gallery {
         estate::gallery(&prod).await.context("building the gallery")?;
@@ -43,11 +45,11 @@ async fn main() -> anyhow::Result<()> {
     let ready = |_: &World| members.iter().all(|member| member.running().iter().all(|task| task.ready()));
     world.until(Duration::from_secs(10), ready).await.context("the estate did not come up")?;
 
-    let fake = FakeAws::start_on(world.clone(), options.port).await.context("opening the endpoint")?;
     let faulty = if options.faulty { open_faulty(&world).await? } else { BTreeMap::new() };
     let urls: BTreeMap<&str, String> = faulty.iter().map(|(name, fake)| (*name, fake.url())).collect();
     let line = serde_json::json!({
         "url": fake.url(), "faulty": urls, "cluster": estate::CLUSTER, "namespace": estate::NAMESPACE,
+        "queue": fake.queue_url(), "operations": Operation::ALL.iter().map(|it| it.action()).collect::<Vec<_>>(),
     });
     let mut out = std::io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("printing the URL")?;
@@ -69,6 +71,8 @@ async fn open_faulty(world: &World) -> anyhow::Result<BTreeMap<&'static str, Fak
         ("half-pages", Fault::HalfPages),
         ("garbage", Fault::Garbage),
         ("empty", Fault::Empty),
+        ("missing", Fault::Failures("MISSING")),
+        ("shuffled", Fault::Shuffled),
     ];
     let mut open = BTreeMap::new();
     for (name, fault) in faults {

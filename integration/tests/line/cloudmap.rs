@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::body::Body;
-use hyper::{Method, Request};
+use hyper::Method;
 use integration::control_plane::{ControlPlane, Setup, Sources};
 use integration::envoy::Envoy;
-use integration::http::{get, request, send};
-use integration::process::{Process, free_ports, target_dir};
+use integration::http::{request, send};
 use integration::scene::play;
 use integration::stage::PROXY;
 use integration::wait;
@@ -20,6 +16,7 @@ use legation::snapshot::ResourceType;
 use serde_json::{Value, json};
 
 use crate::ads::{Ads, Received};
+use crate::moto::Moto;
 use integration::shop::sidecar;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -27,49 +24,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SERVICES: usize = 120;
 const INSTANCES: usize = 150;
 
-/// A running moto.
-struct Moto {
-    address: SocketAddr,
-    _process: Process,
-}
-
 impl Moto {
-    async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let program = target_dir()?.join("python/bin/moto_server");
-        anyhow::ensure!(program.is_file(), "{} is missing: run integration/setup.sh", program.display());
-        let [port] = free_ports()?;
-        let mut command = Command::new(program);
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        let mut process = Process::start("moto", command, &folder.join("moto.log"))?;
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        wait::until(LIMIT, "moto to answer", async || {
-            process.still_runs()?;
-            get(address, "/moto-api/data.json").await.map(Some)
-        })
-        .await?;
-        Ok(Self { address, _process: process })
-    }
-
     /// One Cloud Map operation.
-    async fn call(&self, operation: &str, input: Value) -> anyhow::Result<Value> {
-        let credential = "Credential=AKIDEXAMPLE/20260101/eu-west-1/servicediscovery/aws4_request";
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/")
-            .header("host", self.address.to_string())
-            .header("content-type", "application/x-amz-json-1.1")
-            .header("x-amz-target", format!("Route53AutoNaming_v20170314.{operation}"))
-            .header(
-                "authorization",
-                format!("AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"),
-            )
-            .body(Body::from(input.to_string()))?;
-        let answer = send(self.address, request).await?;
-        anyhow::ensure!(answer.status.is_success(), "{operation}: {}: {}", answer.status, answer.text());
-        serde_json::from_slice(&answer.body).with_context(|| format!("the answer to {operation}"))
+    pub(crate) async fn call(&self, operation: &str, input: Value) -> anyhow::Result<Value> {
+        self.ask("servicediscovery", &format!("Route53AutoNaming_v20170314.{operation}"), input).await
     }
 
-    async fn namespace(&self, operation: &str, input: Value) -> anyhow::Result<String> {
+    pub(crate) async fn namespace(&self, operation: &str, input: Value) -> anyhow::Result<String> {
         self.call(operation, input.clone()).await?;
         let listed = self.call("ListNamespaces", json!({})).await?;
         let all = listed["Namespaces"].as_array().cloned().unwrap_or_default();
@@ -78,7 +39,7 @@ impl Moto {
         id.map(str::to_owned).with_context(|| format!("{} was not created", input["Name"]))
     }
 
-    async fn service(&self, namespace: &str, name: &str, dns: bool) -> anyhow::Result<String> {
+    pub(crate) async fn service(&self, namespace: &str, name: &str, dns: bool) -> anyhow::Result<String> {
         let mut input = json!({ "Name": name, "NamespaceId": namespace });
         if dns {
             input["DnsConfig"] = json!({ "DnsRecords": [{ "Type": "A", "TTL": 10 }] });
@@ -87,7 +48,7 @@ impl Moto {
         created["Service"]["Id"].as_str().map(str::to_owned).context("a service without id")
     }
 
-    async fn register(&self, service: &str, id: &str, address: SocketAddr) -> anyhow::Result<()> {
+    pub(crate) async fn register(&self, service: &str, id: &str, address: SocketAddr) -> anyhow::Result<()> {
         let attributes = json!({
             "AWS_INSTANCE_IPV4": address.ip(),
             "AWS_INSTANCE_PORT": address.port().to_string(),

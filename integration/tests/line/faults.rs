@@ -1,27 +1,30 @@
 //! Every operation fails in every way: no endpoint is lost, the operation is named, and it heals by itself.
 //!
-//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and no silence, which takes the
-//! longest to be noticed.
+//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and no silence of the queue, which takes
+//! the longest to be noticed. Several servers suffer side by side, each from one thing after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
-use integration::aws::{FakeAws, Fault, Operation};
+use integration::aws::{Api, FakeAws, Fault, Operation};
 use integration::control_plane::{ControlPlane, Setup, Sources};
 use integration::estate::{CLUSTER, NAMESPACE};
 use integration::scene::play;
 use integration::stage::raise_estate;
 use integration::wait;
-use integration::world::{HealthCheck, NamespaceKind, TaskSpec, World};
+use integration::world::{ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, TaskSpec, World};
 
-const OPERATIONS: [Operation; 12] = [
+/// All but ListNamespaces, which is called only until its answer is known.
+const OPERATIONS: [Operation; 13] = [
     Operation::ListServices,
     Operation::DescribeServices,
     Operation::ListTasks,
     Operation::DescribeTasks,
+    Operation::DescribeTaskDefinition,
     Operation::ListMapServices,
     Operation::GetServiceAttributes,
     Operation::ListInstances,
@@ -32,19 +35,55 @@ const OPERATIONS: [Operation; 12] = [
     Operation::DeleteMessageBatch,
 ];
 const FAULTS: [(&str, Fault); 6] = [
+    ("silence", Fault::Hang), // first, because it takes the longest
     ("throttled", Fault::Throttle),
     ("HTTP 500", Fault::ServerError),
     ("denied", Fault::AccessDenied),
     ("garbage", Fault::Garbage),
     ("half pages", Fault::HalfPages),
-    ("silence", Fault::Hang),
 ];
+/// How many servers there are.
+const AT_ONCE: usize = 12;
+/// Less than there is of anything, so that each list has pages.
+const PAGE: usize = 3;
 /// How long a failure may take to be shown, and to be over once its cause is.
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn period() -> Option<Duration> {
     let seconds = std::env::var("LEGATION_FAULT").ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+/// One operation that fails in one way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Cell {
+    operation: Operation,
+    word: &'static str,
+}
+
+impl Cell {
+    /// What is tried: everything that there is, or what is noticed soon.
+    fn all(everything: bool) -> VecDeque<(Self, Fault)> {
+        let pairs =
+            FAULTS.iter().flat_map(|fault| OPERATIONS.iter().map(move |operation| (*operation, *fault)));
+        let is_tried = |(operation, (_, fault)): &(Operation, (&str, Fault))| match fault {
+            Fault::HalfPages => operation.name().starts_with("List"),
+            Fault::Hang => everything || operation.api() != Api::Sqs,
+            _ => true,
+        };
+        let cell = |(operation, (word, fault))| (Self { operation, word }, fault);
+        pairs.filter(is_tried).map(cell).collect()
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Copy)]
+struct Outcome {
+    /// Endpoints.
+    lost: u64,
+    /// Until it was shown, and from its end until nothing was shown any more.
+    told: Duration,
+    healed: Duration,
 }
 
 /// A small estate of its own, read by a server of its own.
@@ -60,16 +99,19 @@ impl Theatre {
         let world = World::new();
         raise_estate(&world).await?;
         let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
-        for name in ["old", "older"] {
-            let service = world.create_map_service(&namespace, name, HealthCheck::None)?;
+        for number in 0..=PAGE {
+            let service =
+                world.create_map_service(&namespace, &format!("old-{number}"), HealthCheck::None)?;
             world.register_address(&service, "only", [10, 9, 8, 7].into(), 8080)?;
         }
         register_thousand(&world, &namespace)?;
         let aws = FakeAws::start(world.clone()).await?;
+        aws.faults().limit_pages(PAGE);
+        aws.faults().limit_pages_of(Operation::ListInstances, 300); // of a thousand
         let clusters = vec![CLUSTER.to_owned()];
         let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
         let setup = Setup::aws(&aws.url()).hearing(aws.queue_url()).namespace(NAMESPACE, sources);
-        let setup = Setup { interval: Duration::from_millis(500), ..setup };
+        let setup = Setup { interval: Duration::from_millis(700), ..setup };
         let server = ControlPlane::start(&folder, &setup).await?;
         let mut theatre = Self { world, aws, server, full: 0 };
         theatre.full = theatre.in_rotation().await?;
@@ -90,25 +132,16 @@ impl Theatre {
         Ok(of_sources.map(|finding| finding["message"].to_string()).collect())
     }
 
-    /// One operation fails for a while. Returns how many endpoints were lost meanwhile, and how long it took to heal.
-    async fn suffer(
-        &self,
-        operation: Operation,
-        fault: Fault,
-        period: Duration,
-    ) -> anyhow::Result<(u64, Duration)> {
+    /// One operation fails for a while.
+    async fn suffer(&self, operation: Operation, fault: Fault, period: Duration) -> anyhow::Result<Outcome> {
+        let (name, began) = (action(operation), Instant::now());
         self.aws.faults().set_for(operation, fault);
-        if operation == Operation::DeleteMessageBatch {
-            self.say_something()?; // else nothing is there to be deleted
-        }
-        let name = format!("{}:{}", prefix(operation), said(operation));
-        let named = wait::until(LIMIT, format!("a finding that names {name}"), async || {
+        self.provoke(operation)?;
+        wait::until(LIMIT, format!("a finding that names {name}"), async || {
             Ok(self.failing().await?.iter().any(|message| message.contains(&name)).then_some(()))
-        });
-        // Of few things there is but one page.
-        if fault != Fault::HalfPages {
-            named.await?;
-        }
+        })
+        .await?;
+        let told = began.elapsed();
         let mut least = self.full;
         wait::throughout(period, format!("{name} fails"), async |_| {
             ensure!(self.server.is_ready().await?, "/readyz does not say 200");
@@ -122,14 +155,26 @@ impl Theatre {
             Ok(self.failing().await?.is_empty().then_some(()))
         })
         .await?;
-        Ok((self.full - least, cleared.elapsed()))
+        Ok(Outcome {
+            lost: self.full - least.min(self.in_rotation().await?),
+            told,
+            healed: cleared.elapsed(),
+        })
     }
 
-    /// Has ECS tell of a task.
-    fn say_something(&self) -> anyhow::Result<()> {
-        let tasks = self.world.tasks_of(CLUSTER, "checkout");
-        let task = tasks.first().context("checkout has no task")?;
-        self.world.start_task(TaskSpec::standalone(CLUSTER, &task.definition.arn))?;
+    /// Sees to it that there is something to be asked or done, and that nobody waits for a message meanwhile.
+    fn provoke(&self, operation: Operation) -> anyhow::Result<()> {
+        let definition = match operation {
+            Operation::DescribeTaskDefinition => self
+                .world
+                .register_definition(DefinitionSpec::new("batch", ContainerDefinition::new("batch")))?,
+            Operation::ReceiveMessage | Operation::DeleteMessageBatch => {
+                let tasks = self.world.tasks_of(CLUSTER, "checkout");
+                tasks.first().context("checkout has no task")?.definition.clone()
+            }
+            _ => return Ok(()),
+        };
+        self.world.start_task(TaskSpec::standalone(CLUSTER, &definition.arn))?;
         Ok(())
     }
 }
@@ -144,50 +189,52 @@ fn register_thousand(world: &World, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prefix(operation: Operation) -> &'static str {
-    match operation.api() {
-        integration::aws::Api::Ecs => "ecs",
-        integration::aws::Api::CloudMap => "servicediscovery",
-        integration::aws::Api::Sqs => "sqs",
-        integration::aws::Api::Ec2 => "ec2",
-    }
+/// How Legation names an operation.
+fn action(operation: Operation) -> String {
+    let name = operation.action();
+    if operation == Operation::DeleteMessageBatch { "sqs:DeleteMessage".to_owned() } else { name }
 }
 
-fn said(operation: Operation) -> &'static str {
-    if operation == Operation::DeleteMessageBatch { "DeleteMessage" } else { operation.name() }
+fn show(outcomes: &BTreeMap<Cell, Outcome>, period: Duration) {
+    println!("endpoints lost / seconds until it was told / seconds to recover, after {period:?} of each");
+    print!("{:<42}", "");
+    FAULTS.iter().for_each(|(word, _)| print!(" | {word:^20}"));
+    println!();
+    for operation in OPERATIONS {
+        print!("{:<42}", action(operation));
+        for (word, _) in FAULTS {
+            let shown = outcomes.get(&Cell { operation, word }).map_or("-".to_owned(), |outcome| {
+                let Outcome { lost, told, healed } = outcome;
+                format!("{lost} / {:.2} / {:.2}", told.as_secs_f64(), healed.as_secs_f64())
+            });
+            print!(" | {shown:>20}");
+        }
+        println!();
+    }
 }
 
 #[test]
 fn whatever_fails_nothing_is_lost_and_it_heals() -> anyhow::Result<()> {
     play("faults", async |scene| {
         let given = period();
-        let faults: Vec<_> =
-            FAULTS.into_iter().filter(|(_, fault)| given.is_some() || *fault != Fault::Hang).collect();
+        let (cells, began) = (Mutex::new(Cell::all(given.is_some())), Instant::now());
         let period = given.unwrap_or(Duration::from_secs(1));
-        let rows = faults.iter().enumerate().map(async |(number, (word, fault))| {
-            let mut theatre = Theatre::open(scene.room(&format!("fault-{number}"))?).await?;
-            let mut cells = BTreeMap::new();
-            for operation in OPERATIONS {
-                let outcome = theatre.suffer(operation, *fault, period).await;
-                cells.insert(operation, outcome.with_context(|| format!("{word}, {operation:?}"))?);
+        let next = || cells.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let servers = (0..AT_ONCE).map(async |number| {
+            let mut theatre = Theatre::open(scene.room(&format!("server-{number}"))?).await?;
+            let mut outcomes = Vec::new();
+            while let Some((cell, fault)) = next() {
+                let outcome = theatre.suffer(cell.operation, fault, period).await;
+                outcomes
+                    .push((cell, outcome.with_context(|| format!("{}, {:?}", cell.word, cell.operation))?));
             }
             theatre.server.stop().await?;
-            anyhow::Ok((*word, cells))
+            anyhow::Ok(outcomes)
         });
-        let rows = try_join_all(rows).await?;
-        println!("endpoints lost / time to recover, after {period:?} of each");
-        for operation in OPERATIONS {
-            print!("{:<42}", format!("{}:{}", prefix(operation), said(operation)));
-            for (word, cells) in &rows {
-                let (lost, healed) = cells[&operation];
-                print!(" | {word}: {lost} / {:>5.2} s", healed.as_secs_f64());
-            }
-            println!();
-        }
-        ensure!(
-            rows.iter().all(|(_, cells)| cells.values().all(|(lost, _)| *lost == 0)),
-            "endpoints were lost"
-        );
+        let outcomes: BTreeMap<_, _> = try_join_all(servers).await?.into_iter().flatten().collect();
+        show(&outcomes, period);
+        println!("{} of them on {AT_ONCE} servers in {:.0?}", outcomes.len(), began.elapsed());
+        ensure!(outcomes.values().all(|outcome| outcome.lost == 0), "endpoints were lost");
         Ok(())
     })
 }

@@ -12,7 +12,7 @@ use aws_config::{Region, SdkConfig};
 use aws_sdk_ecs::config::SharedCredentialsProvider;
 use aws_sdk_sts::Client;
 
-use super::{Access, Budget, failed};
+use super::{Access, Budget, Clock, failed};
 use crate::model::account_of_role;
 use crate::source::SourceError;
 use crate::telemetry::Metrics;
@@ -47,12 +47,14 @@ pub struct Accounts {
     known: BTreeMap<(Option<String>, String), Access>,
     /// By account and Region.
     budgets: BTreeMap<Arc<str>, Arc<Budget>>,
+    /// All of AWS has one time.
+    clock: Arc<Clock>,
 }
 
 impl Accounts {
     /// With these settings, in which there is a Region.
     pub fn new(sdk: SdkConfig, call_budget: u32, metrics: Metrics) -> Self {
-        Self { sdk, call_budget, metrics, known: BTreeMap::new(), budgets: BTreeMap::new() }
+        Self { sdk, call_budget, metrics, known: BTreeMap::new(), budgets: BTreeMap::new(), clock: Arc::default() }
     }
 
     /// The Region that is meant where none is said.
@@ -73,15 +75,16 @@ impl Accounts {
         let (percent, metrics) = (self.call_budget, self.metrics.clone());
         let budget = self.budgets.entry(Arc::clone(&home));
         let budget = Arc::clone(budget.or_insert_with(|| Arc::new(Budget::new(percent, metrics).of(&home))));
+        let clock = Arc::clone(&self.clock);
         let access = match role {
-            None => Access { sdk: own, budget, home, role: None },
+            None => Access { sdk: own, budget, clock, home, role: None },
             Some(arn) => {
                 // Its endpoint is the Region's own, as for every other service.
                 let provider = AssumeRoleProvider::builder(arn).configure(&own).session_name(SESSION);
                 let provider = SharedCredentialsProvider::new(provider.build().await);
                 let role = Role { arn: arn.to_owned(), sts: Client::new(&own) };
                 let sdk = own.into_builder().credentials_provider(provider).build();
-                Access { sdk, budget, home, role: Some(role) }
+                Access { sdk, budget, clock, home, role: Some(role) }
             }
         };
         self.known.insert(key, access.clone());

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_runtime::auth::sigv4::{SCHEME_ID, SigV4AuthScheme};
@@ -18,6 +19,7 @@ use aws_sdk_ecs::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
 use aws_sdk_ecs::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_ecs::config::{Layer, RuntimeComponentsBuilder};
 use aws_sdk_ecs::error::{BoxError, ErrorMetadata, ProvideErrorMetadata, SdkError};
+use aws_smithy_async::time::TimeSource;
 use aws_smithy_query::QueryWriter;
 use aws_smithy_runtime::client::orchestrator::operation::Operation;
 use aws_smithy_runtime::client::retries::classifiers::{HttpStatusCodeClassifier, TransientErrorClassifier};
@@ -26,7 +28,8 @@ use aws_smithy_runtime_api::client::auth::{AuthSchemeOptionResolverParams, Share
 use aws_smithy_runtime_api::client::orchestrator::OrchestratorError;
 use aws_smithy_runtime_api::client::runtime_plugin::StaticRuntimePlugin;
 
-use super::budget::{Budget, Urgency};
+use super::budget::Urgency;
+use super::clock::Clock;
 use super::meter::Meter;
 use super::{Limits, Pages, failed};
 use crate::source::SourceError;
@@ -41,7 +44,7 @@ const VERSION: &str = "2016-11-15";
 #[derive(Clone, Debug)]
 pub(in crate::source) struct Ec2 {
     sdk: Arc<SdkConfig>,
-    budget: Arc<Budget>,
+    meter: Meter,
 }
 
 /// A refusal by EC2.
@@ -55,11 +58,21 @@ impl ProvideErrorMetadata for Refusal {
     }
 }
 
+/// AWS's time, by which requests are signed.
+#[derive(Debug)]
+struct There(Arc<Clock>);
+
+impl TimeSource for There {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+}
+
 type Call = Operation<String, xml::Page, Refusal>;
 
 impl Ec2 {
-    pub(super) fn new(sdk: &SdkConfig, budget: Arc<Budget>) -> Self {
-        Self { sdk: Arc::new(sdk.clone()), budget }
+    pub(super) fn new(sdk: &SdkConfig, meter: Meter) -> Self {
+        Self { sdk: Arc::new(sdk.clone()), meter }
     }
 
     /// The private addresses of these instances, at most two hundred. Those that EC2 doesn't know, and those without an
@@ -71,7 +84,7 @@ impl Ec2 {
         let call = self.call().await.map_err(|error| unready(&error))?;
         let (mut found, mut token, mut pages) = (BTreeMap::new(), None, Pages::of(DESCRIBE_INSTANCES));
         loop {
-            self.budget.admit(DESCRIBE_INSTANCES, Urgency::CanWait).await;
+            self.meter.budget.admit(DESCRIBE_INSTANCES, Urgency::CanWait).await;
             let answer = call.invoke(request(ids, token.as_deref())).await;
             let page =
                 answer.map_err(|error: SdkError<_, HttpResponse>| failed(DESCRIBE_INSTANCES, error))?;
@@ -98,9 +111,12 @@ impl Ec2 {
             .retry_classifier(TransientErrorClassifier::<Refusal>::new())
             .retry_classifier(HttpStatusCodeClassifier::default())
             .retry_classifier(AwsErrorCodeClassifier::<Refusal>::new())
-            .interceptor(Meter(Arc::clone(&self.budget)))
+            .interceptor(self.meter.clone())
             .with_connection_poisoning()
             .runtime_plugin(self.signature());
+        if let Some(clock) = &self.meter.clock {
+            builder = builder.time_source(There(Arc::clone(clock)));
+        }
         if let Some(client) = self.sdk.http_client() {
             builder = builder.http_client(client);
         }

@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 use super::budget::{Budget, Outcome};
+use super::clock::Clock;
 
 /// The words of AWS for "too often".
 pub(super) const TOO_OFTEN: [&str; 5] = [
@@ -26,9 +27,12 @@ pub(super) const TOO_OFTEN: [&str; 5] = [
     "Rate exceeded",
 ];
 
-/// Tells the budget of each attempt.
+/// Tells the budget of each attempt, and the clock when its answer was dated.
 #[derive(Clone, Debug)]
-pub(super) struct Meter(pub(super) Arc<Budget>);
+pub(super) struct Meter {
+    pub(super) budget: Arc<Budget>,
+    pub(super) clock: Option<Arc<Clock>>,
+}
 
 impl Intercept for Meter {
     fn name(&self) -> &'static str {
@@ -43,7 +47,7 @@ impl Intercept for Meter {
     ) -> Result<(), BoxError> {
         let is_repeated = config.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1);
         if let Some(operation) = operation(config).filter(|_| is_repeated) {
-            self.0.note_repeated(&operation);
+            self.budget.note_repeated(&operation);
         }
         Ok(())
     }
@@ -54,8 +58,12 @@ impl Intercept for Meter {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let date = context.response().and_then(|response| response.headers().get("date"));
+        if let Some((clock, date)) = self.clock.as_ref().zip(date) {
+            clock.learn(date);
+        }
         if let Some(operation) = operation(config) {
-            self.0.note_ended(&operation, context.response().map_or(Outcome::Failed, outcome));
+            self.budget.note_ended(&operation, context.response().map_or(Outcome::Failed, outcome));
         }
         Ok(())
     }

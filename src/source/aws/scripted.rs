@@ -4,11 +4,13 @@
 //!
 //! Invariant: it answers one request per connection, in the order of arrival.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ecs::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_ecs::primitives::{DateTime, DateTimeFormat};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,6 +38,8 @@ type Script = dyn Fn(&str, &Value) -> Answer + Send + Sync;
 pub(in crate::source) struct Scripted {
     url: String,
     calls: Arc<Mutex<Vec<String>>>,
+    /// How many seconds its clock is ahead of ours.
+    ahead: Arc<AtomicI64>,
     server: AbortHandle,
 }
 
@@ -46,14 +50,20 @@ impl Scripted {
         listener.set_nonblocking(true).expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let listener = TcpListener::from_std(listener).expect("a runtime");
-        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (calls, ahead) = (Arc::new(Mutex::new(Vec::new())), Arc::<AtomicI64>::default());
         let (script, log): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&calls));
+        let clock = Arc::clone(&ahead);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&script), Arc::clone(&log)));
+                tokio::spawn(serve(stream, Arc::clone(&script), Arc::clone(&log), Arc::clone(&clock)));
             }
         });
-        Self { url, calls, server: server.abort_handle() }
+        Self { url, calls, ahead, server: server.abort_handle() }
+    }
+
+    /// Puts its clock so many seconds ahead of ours, or behind.
+    pub(in crate::source) fn put_clock_ahead(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
     }
 
     /// The configuration of clients that talk to it.
@@ -98,7 +108,12 @@ pub(in crate::source) fn config(url: &str) -> SdkConfig {
         .build()
 }
 
-async fn serve(mut stream: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<String>>>) {
+async fn serve(
+    mut stream: TcpStream,
+    script: Arc<Script>,
+    log: Arc<Mutex<Vec<String>>>,
+    ahead: Arc<AtomicI64>,
+) {
     let Some((operation, request)) = read(&mut stream).await else { return };
     log.lock().expect("no panic").push(operation.clone());
     let (status, body) = match script(&operation, &request) {
@@ -111,10 +126,17 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<St
             return std::future::pending().await;
         }
     };
-    let length = body.len();
-    let answer =
-        format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    let (length, date) = (body.len(), date(ahead.load(Ordering::Relaxed)));
+    let answer = format!(
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ndate: {date}\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     drop(stream.write_all(answer.as_bytes()).await);
+}
+
+/// So many seconds from now, as HTTP says it.
+fn date(ahead: i64) -> String {
+    let at = DateTime::from_secs(DateTime::from(SystemTime::now()).secs() + ahead);
+    at.fmt(DateTimeFormat::HttpDate).expect("a date of our days")
 }
 
 /// The operation (the last word of `x-amz-target`, or the action of a form) and the document of one request.

@@ -39,6 +39,8 @@ pub(super) struct ServiceFacts {
     /// The same for every deployment, by its id, which its tasks carry as `startedBy`.
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
     pub tags: Tags,
+    /// The last reading neither listed it nor knew it.
+    pub missed: bool,
 }
 
 /// A Service Connect block.
@@ -252,6 +254,7 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         connect: primary.and_then(connect),
         deployments,
         tags: own_tags(service.tags()),
+        missed: false,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::model::{Health, InstanceId, Phase};
 impl EcsSource {
     /// Takes note of what is to be asked about these tasks.
     pub(super) fn note(&mut self, tasks: &[InstanceId]) {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         for arn in tasks {
             let Some(task) = self.tasks.get(arn) else {
                 self.questions.watch(arn, false);
@@ -41,7 +41,7 @@ impl EcsSource {
 
     /// Takes note which tasks run and are not known to be healthy or not.
     pub(super) fn find_young(&mut self) {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         let young = self.tasks.iter().filter(|task| self.is_young(task, now));
         let young = young.map(|task| task.facts.arn.clone()).collect();
         self.questions.watch_only(young);

@@ -2,8 +2,8 @@
 //!
 //! It is not the view: it knows neither services nor names.
 //!
-//! Invariant: knowledge of a task only moves forward. An older version, a missing answer and a listing that
-//! lost it change nothing, and a task that has gone never comes back.
+//! Invariant: knowledge of a task only moves forward. An older version, a missing answer, one that has not heard of its
+//! health and a listing that lost it change nothing, and a task that has gone never comes back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -92,10 +92,8 @@ impl Tasks {
     pub(super) fn hear(&mut self, mut task: TaskFacts, now: SystemTime) -> bool {
         let arn = task.arn.clone();
         let before = self.known.get(&arn).cloned();
-        for container in &mut task.containers {
-            let known = before.iter().flat_map(|known| &known.facts.containers);
-            container.healthy =
-                known.into_iter().find(|one| one.name == container.name).and_then(|one| one.healthy);
+        if let Some(known) = &before {
+            known.lend_health(&mut task);
         }
         task.tags = before.as_ref().and_then(|known| known.facts.tags.clone());
         let proves = before.as_ref().is_none_or(|known| task.version > known.facts.version);
@@ -105,7 +103,11 @@ impl Tasks {
 
     /// Takes in descriptions of some tasks, which say nothing of others.
     pub(super) fn learn(&mut self, tasks: Vec<TaskFacts>, now: SystemTime) {
-        for task in tasks {
+        for mut task in tasks {
+            // A copy of ECS that is behind may not have heard of health: what was said once of this version stays.
+            if let Some(known) = self.known.get(&task.arn).filter(|it| it.facts.version == task.version) {
+                known.lend_health(&mut task);
+            }
             self.take(task, true, now);
         }
     }
@@ -237,6 +239,14 @@ fn take_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<InstanceId>>, key: &K,
 }
 
 impl Known {
+    /// Says what is known of the health of containers of which `task` says nothing.
+    fn lend_health(&self, task: &mut TaskFacts) {
+        for container in task.containers.iter_mut().filter(|container| container.healthy.is_none()) {
+            let known = self.facts.containers.iter().find(|one| one.name == container.name);
+            container.healthy = known.and_then(|one| one.healthy);
+        }
+    }
+
     /// Whether the newest reading knew nothing of it, which one reading does not prove.
     pub(super) fn is_doubtful(&self) -> bool {
         self.missed && self.gone_at.is_none()

@@ -19,7 +19,7 @@ use crate::source::ecs::view::Drawn;
 use crate::source::ecs::{Discover, Letter, Outbox, TaskEvent, mailbox};
 use crate::source::{Cell, Pace, cell};
 
-const RUNNING: Phase = Phase::Running(Health::NoCheck);
+pub(super) const RUNNING: Phase = Phase::Running(Health::NoCheck);
 
 pub(super) fn event(changes: Value) -> TaskEvent {
     let mut detail = json!({
@@ -45,7 +45,7 @@ fn stop() -> TaskEvent {
 }
 
 /// A third task, at an address of its own.
-fn newcomer(changes: Value) -> TaskEvent {
+pub(super) fn newcomer(changes: Value) -> TaskEvent {
     let interface = json!([{"privateIpv4Address": "10.0.0.3"}]);
     let containers = json!([{"name": "app", "lastStatus": "RUNNING", "networkInterfaces": interface}]);
     let mut all = json!({"taskArn": task_arn("c"), "version": 3, "containers": containers});
@@ -91,7 +91,7 @@ impl Running {
     }
 
     /// Waits until payments is like that.
-    async fn until(&mut self, wanted: impl Fn(&[(String, String, Phase)]) -> bool) {
+    pub(super) async fn until(&mut self, wanted: impl Fn(&[(String, String, Phase)]) -> bool) {
         let come = async {
             while !wanted(&payments(&self.view())) {
                 assert!(self.cell.changed().await, "it ended");

@@ -176,6 +176,21 @@ fn older_versions_undo_nothing_and_equal_ones_bring_health() {
 }
 
 #[test]
+fn an_answer_that_has_not_heard_of_health_yet_takes_none_away() {
+    let health = |word: &str| task("t").containers(container("app", word, "RUNNING"));
+    let mut tasks = Tasks::default();
+    let told = |tasks: &Tasks| tasks.iter().next().expect("one task").facts.containers[0].healthy;
+    tell(&mut tasks, vec![health("HEALTHY")], &[], 1_001);
+    tell(&mut tasks, vec![health("UNKNOWN")], &[], 1_002); // of a copy of ECS that is behind
+    assert_eq!(told(&tasks), Some(true));
+    tell(&mut tasks, vec![health("UNHEALTHY")], &[], 1_003);
+    tell(&mut tasks, vec![health("UNKNOWN")], &[], 1_004);
+    assert_eq!(told(&tasks), Some(false));
+    tell(&mut tasks, vec![health("UNKNOWN").version(4)], &[], 1_005);
+    assert_eq!(told(&tasks), None, "something happened since");
+}
+
+#[test]
 fn only_a_confirmed_end_drops_a_task() {
     let mut tasks = Tasks::default();
     tell(&mut tasks, vec![task("a"), task("b"), task("c")], &[], 1_001);

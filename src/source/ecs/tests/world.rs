@@ -28,10 +28,14 @@ pub(super) struct World {
     pub unlisted: BTreeSet<String>,
     /// Ids and names that listings invent.
     pub invented: BTreeSet<String>,
+    /// Ids and names that descriptions call missing, although they are there.
+    pub missing: BTreeSet<String>,
     /// Entries on a page.
     pub page: usize,
     /// The default namespace of the cluster.
     pub default: Option<&'static str>,
+    /// Has each page of a listing cut from another order: entries come twice, and others not at all.
+    pub moving: Option<fastrand::Rng>,
     /// Answers that replace the next one of an operation.
     pub faults: Vec<(&'static str, Answer)>,
 }
@@ -158,16 +162,23 @@ impl World {
         if let Some(fault) = self.faults.iter().position(|(of, _)| *of == operation) {
             return self.faults.remove(fault).1;
         }
-        let listed = |entries: &BTreeMap<String, Value>, arn: fn(&str) -> String| {
+        let dice = &mut self.moving;
+        let mut listed = |entries: &BTreeMap<String, Value>, arn: fn(&str) -> String| {
             let real = entries.keys().filter(|key| !self.unlisted.contains(*key));
-            real.chain(&self.invented).map(|key| arn(key)).collect::<Vec<_>>()
+            let mut listed: Vec<_> = real.chain(&self.invented).map(|key| arn(key)).collect();
+            if let Some(dice) = dice.as_mut() {
+                dice.shuffle(&mut listed);
+            }
+            listed
         };
         let document = match operation {
             "ListServices" => page("serviceArns", listed(&self.services, service_arn), self.page, request),
             "ListTasks" => page("taskArns", listed(&self.tasks, task_arn), self.page, request),
-            "DescribeServices" => described("services", &self.services, request, 10),
-            "DescribeTasks" => described("tasks", &self.tasks, request, 100),
-            "DescribeContainerInstances" => described("containerInstances", &self.machines, request, 100),
+            "DescribeServices" => described("services", &self.services, &self.missing, request),
+            "DescribeTasks" => described("tasks", &self.tasks, &self.missing, request),
+            "DescribeContainerInstances" => {
+                described("containerInstances", &self.machines, &self.missing, request)
+            }
             "DescribeInstances" => return Answer::Text(200, self.instances(request).leak()),
             "DescribeTaskDefinition" => {
                 let arn = request["taskDefinition"].as_str().unwrap_or_default();
@@ -196,12 +207,19 @@ fn page(key: &str, arns: Vec<String>, size: usize, request: &Value) -> Option<Va
     Some(json!({key: page, "nextToken": token}))
 }
 
-fn described(key: &str, entries: &BTreeMap<String, Value>, request: &Value, most: usize) -> Option<Value> {
+fn described(
+    key: &str,
+    entries: &BTreeMap<String, Value>,
+    missing: &BTreeSet<String>,
+    request: &Value,
+) -> Option<Value> {
+    let most = if key == "services" { 10 } else { 100 };
     let asked = request[key].as_array()?;
     if asked.is_empty() || asked.len() > most || request["include"] != json!(["TAGS"]) {
         return None;
     }
-    let of = |arn: &Value| entries.get(arn.as_str()?.rsplit('/').next()?);
+    let id = |arn: &Value| Some(arn.as_str()?.rsplit('/').next()?.to_owned());
+    let of = |arn: &Value| entries.get(&id(arn).filter(|id| !missing.contains(id))?);
     let failures = asked.iter().filter(|arn| of(arn).is_none());
     let failures: Vec<_> = failures.map(|arn| json!({"arn": arn, "reason": "MISSING"})).collect();
     Some(json!({key: asked.iter().filter_map(of).collect::<Vec<_>>(), "failures": failures}))
