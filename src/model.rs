@@ -18,9 +18,9 @@ pub use cluster::{ClusterId, account_of_role};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use place::{Place, TaskState, TasksByPlace};
 
-
 mod cluster;
 mod names;
+mod place;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -12,10 +12,10 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::accounts::Scope;
 use super::render;
 use super::wire::{ApiError, Input, Operation};
-use super::accounts::Scope;
-use super::{Endpoint, LONGEST, Lost, Outcome};
+use super::{Api, Endpoint, LONGEST, Lost, Outcome};
 use crate::world::{LastStatus, Machine, NetworkMode, State, Task};
 
 /// Whether a request is one of EC2's.
@@ -38,9 +38,12 @@ impl Endpoint {
         let body = to_bytes(Body::new(request.into_body()), LONGEST).await;
         let form = body.ok().and_then(|body| Some(form(std::str::from_utf8(&body).ok()?)));
         let outcome = match form {
-            _ if checked.is_err() => Err(ApiError::new("AuthFailure", "AWS was not able to validate the credentials")),
+            _ if checked.is_err() => {
+                Err(ApiError::new("AuthFailure", "AWS was not able to validate the credentials"))
+            }
             Some(form) if form["Action"] == Operation::DescribeInstances.name() => {
-                self.perform(Operation::DescribeInstances, scope.as_ref(), form.to_string().as_bytes()).await?
+                self.perform(Operation::DescribeInstances, scope.as_ref(), form.to_string().as_bytes())
+                    .await?
             }
             _ => Err(ApiError::new("InvalidAction", "The action is not valid for this web service.")),
         };

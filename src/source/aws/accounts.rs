@@ -54,7 +54,14 @@ pub struct Accounts {
 impl Accounts {
     /// With these settings, in which there is a Region.
     pub fn new(sdk: SdkConfig, call_budget: u32, metrics: Metrics) -> Self {
-        Self { sdk, call_budget, metrics, known: BTreeMap::new(), budgets: BTreeMap::new(), clock: Arc::default() }
+        Self {
+            sdk,
+            call_budget,
+            metrics,
+            known: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            clock: Arc::default(),
+        }
     }
 
     /// The Region that is meant where none is said.

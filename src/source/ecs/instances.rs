@@ -14,8 +14,10 @@ use futures_util::{StreamExt, stream};
 use super::describe::{self, Cluster};
 use super::facts::{Network, ServiceFacts, Status, TaskFacts};
 use super::read::{AT_ONCE, Reader};
+use super::tags::Tags;
+use super::task_tags::TaskTags;
 use super::tasks::Known;
-use super::{EcsSource, Sighting, place};
+use super::{EcsSource, Sighting, place, standalone};
 use crate::model::{Finding, InstanceId};
 use crate::source::{CellWriter, SourceError};
 
@@ -196,13 +198,19 @@ impl EcsSource {
     pub(super) async fn read_instances(&mut self, cell: Option<&CellWriter>, sighting: &Sighting) {
         let by_name: HashMap<&str, &ServiceFacts> =
             sighting.services.values().map(|service| (&*service.name, service)).collect();
-        let mut offering: HashMap<&str, bool> = HashMap::new();
+        let mut offering: HashMap<(&str, Option<&Tags>), bool> = HashMap::new();
         let mut needed = BTreeSet::new();
         for task in &sighting.tasks.tasks {
-            let Some((machine, service)) = self.shared_machine(task) else { continue };
-            let Some(facts) = by_name.get(&**service) else { continue };
+            let Some(machine) = self.shared_machine(task) else { continue };
+            let offers = match &task.service {
+                None => self.is_member(task),
+                Some(service) => by_name.get(&**service).is_some_and(|facts| {
+                    let key = (&*facts.name, task.tags.as_deref());
+                    *offering.entry(key).or_insert_with(|| self.offers_something(facts, task))
+                }),
+            };
             let sure = self.instances.known.get(machine).is_some_and(|located| !located.written);
-            if !sure && *offering.entry(&facts.name).or_insert_with(|| self.offers_something(facts)) {
+            if offers && !sure {
                 needed.insert(Arc::clone(machine));
             }
         }
@@ -228,8 +236,12 @@ impl EcsSource {
     /// The instances of those of these tasks that are offered here, less those that were asked about.
     fn never_asked<'a>(&self, tasks: impl Iterator<Item = &'a Known>) -> BTreeSet<Arc<str>> {
         let machines = tasks.filter_map(|task| {
-            let (machine, service) = self.shared_machine(&task.facts)?;
-            self.drawn.has_offers_of(service).then_some(machine)
+            let machine = self.shared_machine(&task.facts)?;
+            let offers = match &task.facts.service {
+                None => self.is_member(&task.facts),
+                Some(service) => self.drawn.has_offers_of(service),
+            };
+            offers.then_some(machine)
         });
         let asked = |machine: &Arc<str>| {
             self.instances.known.contains_key(machine) || self.instances.lost.contains_key(machine)
@@ -246,18 +258,25 @@ impl EcsSource {
         self.attend(cell, reader.locate(arns.into_iter().collect())).await
     }
 
-    /// The instance whose address a task of a service shares; nobody knows whether it does before its definition is known.
-    fn shared_machine<'a>(&self, task: &'a TaskFacts) -> Option<(&'a Arc<str>, &'a Arc<str>)> {
+    /// The instance whose address a task shares; nobody knows whether it does before its definition is known.
+    fn shared_machine<'a>(&self, task: &'a TaskFacts) -> Option<&'a Arc<str>> {
         let revision = self.revisions.get(&task.definition)?;
         let shares = matches!(place::network(task, revision), Network::Bridge | Network::Host);
-        let both = task.machine.as_ref().zip(task.service.as_ref());
-        both.filter(|_| shares && task.status != Status::Gone)
+        task.machine.as_ref().filter(|_| shares && task.status != Status::Gone)
     }
 
-    /// Whether anything of a service is part of a namespace here: of all others nobody needs to know where they are.
-    fn offers_something(&self, service: &ServiceFacts) -> bool {
-        let cluster = Cluster { name: &self.cluster, rules: &self.namespaces };
+    /// Whether anything of a service is part of a namespace here, as this task of it has it: of all others nobody needs to
+    /// know where they are.
+    fn offers_something(&self, service: &ServiceFacts, task: &TaskFacts) -> bool {
+        let cluster = Cluster { name: &self.cluster, rules: &self.namespaces, default: self.defaults.name() };
         let revision = service.definition.as_ref().and_then(|arn| self.revisions.get(arn));
-        revision.is_some_and(|revision| !describe::describe(cluster, service, revision).0.is_empty())
+        let told = TaskTags::of_task(task);
+        revision.is_some_and(|revision| !describe::describe(cluster, service, &told, revision).0.is_empty())
+    }
+
+    /// The same of a standalone task.
+    fn is_member(&self, task: &TaskFacts) -> bool {
+        let revision = self.revisions.get(&task.definition);
+        revision.is_some_and(|revision| standalone::is_member(task, revision, &self.namespaces))
     }
 }

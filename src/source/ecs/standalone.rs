@@ -98,6 +98,7 @@ fn family(group: Arc<str>, said: Said, mut tasks: Vec<Judged<'_>>) -> Option<Fam
         connect: None,
         deployments: BTreeMap::new(),
         tags: Tags::new(),
+        missed: false,
     };
     let revision = eldest.revision?;
     Some(Family { facts, told: TaskTags::of(&tasks), said: Arc::new(said), revision })

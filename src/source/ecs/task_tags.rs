@@ -4,7 +4,7 @@
 //!
 //! Invariant: of two values for one key the elder task's is taken, and the other is told of.
 
-use super::facts::ServiceFacts;
+use super::facts::{ServiceFacts, TaskFacts};
 use super::tags::{Place, Tag, Tags};
 use super::view::Judged;
 use crate::model::{Finding, Phase};
@@ -40,6 +40,11 @@ pub(super) fn is_up(one: &Judged<'_>) -> bool {
 }
 
 impl TaskTags {
+    /// What one task says.
+    pub(super) fn of_task(task: &TaskFacts) -> Self {
+        Self { tags: task.tags.as_deref().cloned().unwrap_or_default(), conflicts: Vec::new() }
+    }
+
     /// What these tasks of `service` say. While a deployment is under way only the new ones count, once there are any.
     pub(super) fn of_service(service: &ServiceFacts, tasks: &[Judged<'_>]) -> Self {
         let is_new = |one: &&Judged<'_>| Some(&one.task.facts.definition) == service.definition.as_ref();
