@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::reading::{payments, prod};
 use super::rule;
 use super::world::{ARN, Cluster, machine_arn, refusal, task_arn};
-use crate::model::{Health, Phase, Place, StopCause, View};
+use crate::model::{Health, Phase, Place, ServiceKey, StopCause, View};
 use crate::source::aws::scripted::Answer;
 use crate::source::cell;
 use crate::source::ecs::view::Drawn;
@@ -272,6 +272,37 @@ async fn the_end_of_one_task_is_not_the_end_of_its_neighbour() {
     assert_eq!(payments(view), expected);
     assert_eq!(owners(view), [("c".to_owned(), Some(32_768)), ("b".to_owned(), Some(32_769))]);
     assert_eq!(cluster.script.calls().len(), calls, "a known instance costs no call");
+}
+
+#[tokio::test]
+async fn standalone_members_and_what_tags_of_tasks_offer_need_their_instances_too() {
+    let batch = |world: &mut super::world::World, id: &str, tags: &[(&str, &str)]| {
+        world.standalone(id, "batch", 3, tags);
+        world.network("batch", "bridge");
+        world.place(id, "n", 40_000);
+    };
+    let cluster = on_one_machine("bridge");
+    {
+        let mut world = cluster.world();
+        world.machine("n", "10.9.0.2");
+        // The service says nothing; a task of it does.
+        world.services.get_mut("payments").expect("it")["tags"] = json!([]);
+        world.tag("a", &[("namespace", "prod")]);
+        batch(&mut world, "silent", &[]);
+    }
+    let mut source = prod(&cluster);
+    let view = source.sweep(None).await.expect("a view");
+    assert_eq!(shown(&view), at([("a", "10.9.0.1:32768"), ("b", "10.9.0.1:32769")]));
+    assert_eq!(ASKS.map(|call| cluster.count(call)), [1, 1]);
+    assert_eq!(source.drawn.view.tasks.len(), 2, "where who serves nobody is, nobody asks");
+
+    batch(&mut cluster.world(), "c", &[("namespace", "prod")]);
+    let view = source.sweep(None).await.expect("a view");
+    let service = &view.services[&ServiceKey::new("prod", "batch")];
+    let (c, known) = (&service.registrations[0], &view.tasks);
+    assert_eq!((c.address, c.port), ("10.9.0.2".parse().ok(), Some(40_000)));
+    assert_eq!((known.len(), service.registrations.len()), (3, 1));
+    assert_eq!(ASKS.map(|call| cluster.count(call)), [2, 2]);
 }
 
 #[tokio::test]

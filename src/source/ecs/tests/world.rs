@@ -215,7 +215,8 @@ fn described(
 ) -> Option<Value> {
     let most = if key == "services" { 10 } else { 100 };
     let asked = request[key].as_array()?;
-    if asked.is_empty() || asked.len() > most || request["include"] != json!(["TAGS"]) {
+    let is_whole = key == "containerInstances" || request["include"] == json!(["TAGS"]);
+    if asked.is_empty() || asked.len() > most || !is_whole {
         return None;
     }
     let id = |arn: &Value| Some(arn.as_str()?.rsplit('/').next()?.to_owned());
