@@ -9,9 +9,13 @@ import os
 
 import boto3
 import botocore.session
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 FAKE = json.loads(os.environ["LEGATION_FAKE_AWS"])
+# The operations that were answered and that botocore could read.
+PARSED = set()
 
 # Members that AWS always sends, by the model's name of the structure.
 ALWAYS = {
@@ -106,10 +110,17 @@ def compare(value, shape, api, path, seen):
 def client(service, url=FAKE["url"], core=None):
     """A boto3 client of the endpoint, which tries once."""
     config = Config(inject_host_prefix=False, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10)
-    return boto3.session.Session(botocore_session=core).client(
+    made = boto3.session.Session(botocore_session=core).client(
         service, endpoint_url=url, region_name="eu-west-1", aws_access_key_id="dummy",
         aws_secret_access_key="dummy", config=config,
     )
+    made.meta.events.register("after-call", lambda http_response, model, **_: _parsed(service, http_response, model))
+    return made
+
+
+def _parsed(service, response, operation):
+    if response.status_code == 200:
+        PARSED.add(f"{service}:{operation.name}")
 
 
 class Api:
@@ -145,3 +156,19 @@ class Api:
 
     def pages(self, operation, **arguments):
         return list(self.client.get_paginator(operation).paginate(**arguments))
+
+
+def faulty(fault, service="ecs"):
+    return Api(service, FAKE["faulty"][fault])
+
+
+def refused(kind, call, **arguments):
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    assert caught.value.response["Error"]["Code"] == kind
+    assert caught.value.response["Error"]["Message"]
+    return caught.value.response
+
+
+def task_arns(ecs, **filters):
+    return [arn for page in ecs.pages("list_tasks", **filters) for arn in page["taskArns"]]

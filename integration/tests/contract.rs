@@ -1,7 +1,7 @@
 //! Holds the AWS-like endpoint to botocore's service models.
 //!
-//! The comparison itself is `python/test_contract.py`; this starts the endpoint as its own process and
-//! runs the comparison against it.
+//! The comparison itself is in `python/test_contract.py` and `python/test_faults.py`; this starts the endpoint as its own
+//! process and runs the comparison against it.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -36,7 +36,7 @@ fn answers_have_the_shapes_of_the_service_models() {
 
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into());
     let tests = Command::new(here.join("..").join(target).join("python/bin/python"))
-        .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "test_contract.py"])
+        .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "test_contract.py", "test_faults.py"])
         .current_dir(here.join("python"))
         .env("LEGATION_FAKE_AWS", line.trim())
         .env("PYTHONDONTWRITEBYTECODE", "1")

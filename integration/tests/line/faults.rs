@@ -1,7 +1,7 @@
 //! Every operation fails in every way: no endpoint is lost, the operation is named, and it heals by itself.
 //!
-//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and no silence of the queue, which takes
-//! the longest to be noticed. Several servers suffer side by side, each from one thing after the other.
+//! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and nothing that takes long to be noticed:
+//! no silence of the queue, and not the default namespace of a cluster. Several servers suffer side by side, each from one thing after the other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -16,15 +16,22 @@ use integration::estate::{CLUSTER, NAMESPACE};
 use integration::scene::play;
 use integration::stage::raise_estate;
 use integration::wait;
-use integration::world::{ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, TaskSpec, World};
+use integration::world::{
+    ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, NetworkMode, PortMapping, ServiceSpec,
+    TaskSpec, World,
+};
 
-/// All but ListNamespaces, which is called only until its answer is known.
-const OPERATIONS: [Operation; 13] = [
+/// All but ListNamespaces, which is called only until its answer is known; and sts:AssumeRole, of which `accounts` tells.
+const OPERATIONS: [Operation; 17] = [
+    Operation::DescribeClusters, // first, like silence: it is called once a minute
+    Operation::GetNamespace,
     Operation::ListServices,
     Operation::DescribeServices,
     Operation::ListTasks,
     Operation::DescribeTasks,
     Operation::DescribeTaskDefinition,
+    Operation::DescribeContainerInstances,
+    Operation::DescribeInstances,
     Operation::ListMapServices,
     Operation::GetServiceAttributes,
     Operation::ListInstances,
@@ -42,6 +49,7 @@ const FAULTS: [(&str, Fault); 6] = [
     ("garbage", Fault::Garbage),
     ("half pages", Fault::HalfPages),
 ];
+const MAP: &str = "arn:aws:servicediscovery:eu-west-1:111122223333";
 /// How many servers there are.
 const AT_ONCE: usize = 12;
 /// Less than there is of anything, so that each list has pages.
@@ -64,13 +72,15 @@ struct Cell {
 impl Cell {
     /// What is tried: everything that there is, or what is noticed soon.
     fn all(everything: bool) -> VecDeque<(Self, Fault)> {
+        let takes_long = |it: &Operation| matches!(it, Operation::DescribeClusters | Operation::GetNamespace);
         let pairs =
             FAULTS.iter().flat_map(|fault| OPERATIONS.iter().map(move |operation| (*operation, *fault)));
         let is_tried = |(operation, (_, fault)): &(Operation, (&str, Fault))| match fault {
             Fault::HalfPages => operation.name().starts_with("List"),
-            Fault::Hang => everything || operation.api() != Api::Sqs,
-            _ => true,
+            Fault::Hang => everything || !takes_long(operation) && operation.api() != Api::Sqs,
+            _ => everything || !takes_long(operation),
         };
+
         let cell = |(operation, (word, fault))| (Self { operation, word }, fault);
         pairs.filter(is_tried).map(cell).collect()
     }
@@ -105,12 +115,20 @@ impl Theatre {
             world.register_address(&service, "only", [10, 9, 8, 7].into(), 8080)?;
         }
         register_thousand(&world, &namespace)?;
+        world.add_machine(CLUSTER)?;
+        let app = ContainerDefinition::new("app").port(PortMapping::named("http", 8080, None));
+        world.register_definition(DefinitionSpec::new("shared", app).network(NetworkMode::Bridge))?;
+        let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
+        world.create_service(shared.tag("legation:namespace", NAMESPACE))?;
         let aws = FakeAws::start(world.clone()).await?;
         aws.faults().limit_pages(PAGE);
         aws.faults().limit_pages_of(Operation::ListInstances, 300); // of a thousand
         let clusters = vec![CLUSTER.to_owned()];
+        // Two namespaces, so that the cluster's default one matters.
+        let other = Sources { clusters: clusters.clone(), ..Sources::default() };
         let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
-        let setup = Setup::aws(&aws.url()).hearing(aws.queue_url()).namespace(NAMESPACE, sources);
+        let setup = Setup::aws(&aws.url()).hearing(aws.queue_url());
+        let setup = setup.namespace("other", other).namespace(NAMESPACE, sources);
         let setup = Setup { interval: Duration::from_millis(700), ..setup };
         let server = ControlPlane::start(&folder, &setup).await?;
         let mut theatre = Self { world, aws, server, full: 0 };
@@ -164,17 +182,29 @@ impl Theatre {
 
     /// Sees to it that there is something to be asked or done, and that nobody waits for a message meanwhile.
     fn provoke(&self, operation: Operation) -> anyhow::Result<()> {
+        let world = &self.world;
         let definition = match operation {
-            Operation::DescribeTaskDefinition => self
-                .world
-                .register_definition(DefinitionSpec::new("batch", ContainerDefinition::new("batch")))?,
+            Operation::DescribeTaskDefinition => {
+                world.register_definition(DefinitionSpec::new("batch", ContainerDefinition::new("batch")))?
+            }
             Operation::ReceiveMessage | Operation::DeleteMessageBatch => {
-                let tasks = self.world.tasks_of(CLUSTER, "checkout");
+                let tasks = world.tasks_of(CLUSTER, "checkout");
                 tasks.first().context("checkout has no task")?.definition.clone()
+            }
+            Operation::DescribeContainerInstances | Operation::DescribeInstances => {
+                world.add_machine(CLUSTER)?;
+                world.start_task(TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, "shared") })?;
+                return Ok(());
+            }
+            Operation::GetNamespace => {
+                let name = format!("default-{}", self.aws.calls(operation));
+                let id = world.create_namespace(&name, NamespaceKind::Http)?;
+                world.set_default_namespace(CLUSTER, &format!("{MAP}:namespace/{id}"))?;
+                return Ok(());
             }
             _ => return Ok(()),
         };
-        self.world.start_task(TaskSpec::standalone(CLUSTER, &definition.arn))?;
+        world.start_task(TaskSpec::standalone(CLUSTER, &definition.arn))?;
         Ok(())
     }
 }
