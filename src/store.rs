@@ -81,9 +81,9 @@ impl Writer {
 }
 
 impl Store {
-    /// Whether anything has been published, which means that every source has spoken once.
+    /// Whether all that every source said once is published: every namespace, not only the first of them.
     pub fn is_synced(&self) -> bool {
-        !self.cells.is_empty()
+        self.confirmed.borrow().is_some()
     }
 
     /// The moment of which it is sure that everything any source knew then is published, now and from now on.
@@ -112,5 +112,25 @@ impl Store {
         let mut names: Vec<_> = self.cells.iter().map(|cell| cell.key().clone()).collect();
         names.sort();
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn it_is_synced_when_everything_is_published_and_not_with_the_first_namespace() {
+        let (writer, store) = store();
+        for namespace in ["other", "prod"] {
+            assert!(!store.is_synced());
+            let now = SystemTime::UNIX_EPOCH;
+            writer.publish(Snapshot::first(namespace.into(), Default::default(), Vec::new(), now));
+        }
+        assert!(!store.is_synced(), "who publishes says when it is all");
+        writer.confirm(Instant::now());
+        assert!(store.is_synced());
     }
 }

@@ -95,6 +95,7 @@ impl World {
         let tables = Translator::default().translate(&mesh.namespaces["prod"]);
         self.mesh.send_replace(Arc::new(mesh));
         self.writer.publish(Snapshot::first(namespace, tables, Vec::new(), at(0)));
+        self.writer.confirm(Instant::now());
     }
 
     /// Connects a sidecar that holds `generation`.

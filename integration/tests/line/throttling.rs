@@ -94,7 +94,7 @@ async fn in_rotation(server: &ControlPlane) -> anyhow::Result<u64> {
 }
 
 async fn rate(server: &ControlPlane) -> anyhow::Result<f64> {
-    let sample = format!(r#"legation_aws_call_rate{{bucket="{BUCKET}"}}"#);
+    let sample = format!(r#"legation_aws_call_rate{{bucket="{BUCKET}",home="eu-west-1"}}"#);
     server.metric(&sample).await?.with_context(|| format!("no {sample}"))
 }
 
