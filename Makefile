@@ -8,7 +8,7 @@ cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance faults scale soak fuzz bench deny fmt setup build
+.PHONY: help demo test check line conformance faults scale lag soak fuzz bench deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,10 @@ faults: setup build ## every call to AWS fails in every way, each for SECONDS=60
 scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes
 	$(CARGO) build --release -p legation
 	LEGATION_BIN='$(abspath $(target)/release/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
+
+lag: setup build ## a hundred stopped tasks, told by events: how soon a hundred sidecars know, at most 30 ms for 99
+	$(CARGO) build --release -p legation
+	LEGATION_STOPS=100 LEGATION_BIN='$(abspath $(target)/release/legation)' $(CARGO) test -p integration --test line -- --nocapture crowd
 
 soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys

@@ -206,7 +206,8 @@ impl EcsSource {
         self.read_instances(cell, &sighting).await;
         let unread = || needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn));
         if self.read_at.is_none()
-            && let Some(error) = unread().or_else(|| self.instances.error())
+            && let Some(error) =
+                unread().or_else(|| self.instances.error()).or_else(|| self.defaults.unknown())
         {
             return Err(error.clone());
         }

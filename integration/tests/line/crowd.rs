@@ -14,7 +14,9 @@ use legation::snapshot::ResourceType;
 use crate::ads::Ads;
 
 const SIDECARS: u64 = 100;
+/// `LEGATION_STOPS` takes more, and then holds p99 against [`TARGET`]: for an optimized server on a machine at rest.
 const STOPS: usize = 20;
+const TARGET: Duration = Duration::from_millis(30);
 const LIMIT: Duration = Duration::from_secs(20);
 /// What never happens, however busy the machine: how fast it usually is, `bench/` tells.
 const NEVER: Duration = Duration::from_secs(1);
@@ -49,7 +51,8 @@ fn a_hundred_sidecars_hear_of_stopped_tasks_by_events() -> anyhow::Result<()> {
             tokio::spawn(async move { while ads.next().await.is_ok() {} });
         }
         let mut times = Vec::new();
-        for _ in 0..STOPS {
+        let asked = std::env::var("LEGATION_STOPS").ok().map(|stops| stops.parse::<usize>()).transpose()?;
+        for _ in 0..asked.unwrap_or(STOPS) {
             stage.payments_settled().await?;
             let task = stage.prod.payments.running().first().context("payments has no task")?.arn.clone();
             stage.prod.world.stop_task(&task, StopPlan::default())?;
@@ -57,7 +60,7 @@ fn a_hundred_sidecars_hear_of_stopped_tasks_by_events() -> anyhow::Result<()> {
         }
         let (median, p99) = (quantile(&times, 0.5), quantile(&times, 0.99));
         println!("heard → last of {SIDECARS} ACKs: median {median:?}, p99 {p99:?}");
-        ensure!(p99 < NEVER, "{times:?}");
+        ensure!(p99 < if asked.is_some() { TARGET } else { NEVER }, "{times:?}");
         stage.close().await
     })
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use integration::aws::{Api, FakeAws, Fault, Operation};
 use integration::control_plane::{ControlPlane, Setup, Sources};
 use integration::estate::{CLUSTER, NAMESPACE};
@@ -21,8 +21,8 @@ use integration::world::{
     TaskSpec, World,
 };
 
-/// All but ListNamespaces, which is called only until its answer is known; and sts:AssumeRole, of which `accounts` tells.
-const OPERATIONS: [Operation; 17] = [
+/// All but sts:AssumeRole, of which `accounts` tells.
+const OPERATIONS: [Operation; 18] = [
     Operation::DescribeClusters, // first, like silence: it is called once a minute
     Operation::GetNamespace,
     Operation::ListServices,
@@ -32,6 +32,7 @@ const OPERATIONS: [Operation; 17] = [
     Operation::DescribeTaskDefinition,
     Operation::DescribeContainerInstances,
     Operation::DescribeInstances,
+    Operation::ListNamespaces,
     Operation::ListMapServices,
     Operation::GetServiceAttributes,
     Operation::ListInstances,
@@ -76,7 +77,9 @@ impl Cell {
         let pairs =
             FAULTS.iter().flat_map(|fault| OPERATIONS.iter().map(move |operation| (*operation, *fault)));
         let is_tried = |(operation, (_, fault)): &(Operation, (&str, Fault))| match fault {
-            Fault::HalfPages => operation.name().starts_with("List"),
+            Fault::HalfPages => {
+                operation.name().starts_with("List") || *operation == Operation::GetInstancesHealthStatus
+            }
             Fault::Hang => everything || !takes_long(operation) && operation.api() != Api::Sqs,
             _ => everything || !takes_long(operation),
         };
@@ -115,18 +118,24 @@ impl Theatre {
             world.register_address(&service, "only", [10, 9, 8, 7].into(), 8080)?;
         }
         register_thousand(&world, &namespace)?;
+        world.create_namespace("bare", NamespaceKind::Http)?; // whose existence each reading makes sure of
         world.add_machine(CLUSTER)?;
         let app = ContainerDefinition::new("app").port(PortMapping::named("http", 8080, None));
         world.register_definition(DefinitionSpec::new("shared", app).network(NetworkMode::Bridge))?;
         let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
-        world.create_service(shared.tag("legation:namespace", NAMESPACE))?;
+        world.create_service(shared.tag("legation:role", "auto"))?; // where the default namespace says
+        world.set_default_namespace(CLUSTER, NAMESPACE)?;
         let aws = FakeAws::start(world.clone()).await?;
         aws.faults().limit_pages(PAGE);
         aws.faults().limit_pages_of(Operation::ListInstances, 300); // of a thousand
         let clusters = vec![CLUSTER.to_owned()];
         // Two namespaces, so that the cluster's default one matters.
         let other = Sources { clusters: clusters.clone(), ..Sources::default() };
-        let sources = Sources { clusters, cloud_map: vec!["legacy".to_owned()], ..Sources::default() };
+        let sources = Sources {
+            clusters,
+            cloud_map: ["legacy", "bare"].map(str::to_owned).into(),
+            ..Sources::default()
+        };
         let setup = Setup::aws(&aws.url()).hearing(aws.queue_url());
         let setup = setup.namespace("other", other).namespace(NAMESPACE, sources);
         let setup = Setup { interval: Duration::from_millis(700), ..setup };
@@ -151,7 +160,14 @@ impl Theatre {
     }
 
     /// One operation fails for a while.
-    async fn suffer(&self, operation: Operation, fault: Fault, period: Duration) -> anyhow::Result<Outcome> {
+    async fn suffer(
+        &mut self,
+        operation: Operation,
+        fault: Fault,
+        period: Duration,
+    ) -> anyhow::Result<Outcome> {
+        // Those before may have left more tasks than there were.
+        self.full = self.in_rotation().await?;
         let (name, began) = (action(operation), Instant::now());
         self.aws.faults().set_for(operation, fault);
         self.provoke(operation)?;
@@ -197,8 +213,7 @@ impl Theatre {
                 return Ok(());
             }
             Operation::GetNamespace => {
-                let name = format!("default-{}", self.aws.calls(operation));
-                let id = world.create_namespace(&name, NamespaceKind::Http)?;
+                let id = world.create_namespace(NAMESPACE, NamespaceKind::DnsPrivate)?; // another one of that name
                 world.set_default_namespace(CLUSTER, &format!("{MAP}:namespace/{id}"))?;
                 return Ok(());
             }
@@ -261,8 +276,14 @@ fn whatever_fails_nothing_is_lost_and_it_heals() -> anyhow::Result<()> {
             theatre.server.stop().await?;
             anyhow::Ok(outcomes)
         });
-        let outcomes: BTreeMap<_, _> = try_join_all(servers).await?.into_iter().flatten().collect();
+        let (done, mut failed) = (join_all(servers).await, None);
+        let outcomes: BTreeMap<_, _> = done
+            .into_iter()
+            .filter_map(|one| one.map_err(|error| failed = Some(error)).ok())
+            .flatten()
+            .collect();
         show(&outcomes, period);
+        failed.map_or(Ok(()), Err)?;
         println!("{} of them on {AT_ONCE} servers in {:.0?}", outcomes.len(), began.elapsed());
         ensure!(outcomes.values().all(|outcome| outcome.lost == 0), "endpoints were lost");
         Ok(())

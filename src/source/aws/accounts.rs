@@ -2,7 +2,8 @@
 //!
 //! It calls nobody: a role is taken on when the first call is signed, and again before its credentials expire.
 //!
-//! Invariant: whoever shares an account and a Region shares their budget, whatever the role.
+//! Invariant: roles of one account and Region share their budget. This process's own account is not known by its number, so
+//! a role in it has a budget apart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

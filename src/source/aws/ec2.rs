@@ -27,6 +27,7 @@ use aws_smithy_runtime_api::client::auth::static_resolver::StaticAuthSchemeOptio
 use aws_smithy_runtime_api::client::auth::{AuthSchemeOptionResolverParams, SharedAuthSchemeOptionResolver};
 use aws_smithy_runtime_api::client::orchestrator::OrchestratorError;
 use aws_smithy_runtime_api::client::runtime_plugin::StaticRuntimePlugin;
+use aws_types::service_config::ServiceConfigKey;
 
 use super::budget::Urgency;
 use super::clock::Clock;
@@ -147,10 +148,19 @@ impl Ec2 {
         StaticRuntimePlugin::new().with_config(config.freeze()).with_runtime_components(parts)
     }
 
+    /// What the environment or the profile says of EC2 alone, unless the configuration says where everything is.
+    fn endpoint_of_its_own(&self) -> Option<String> {
+        let key =
+            ServiceConfigKey::builder().service_id("EC2").env("AWS_ENDPOINT_URL").profile("endpoint_url");
+        let service_config = self.sdk.service_config()?;
+        let is_said = self.sdk.get_origin("endpoint_url").is_client_config();
+        service_config.load_config(key.build().ok()?).filter(|_| !is_said)
+    }
+
     /// Where EC2 is: where everything is, if that was said, else next to ECS, which the SDK finds in each partition.
     async fn endpoint(&self) -> Result<String, BoxError> {
-        if let Some(url) = self.sdk.endpoint_url() {
-            return Ok(url.to_owned());
+        if let Some(url) = self.endpoint_of_its_own().or_else(|| self.sdk.endpoint_url().map(str::to_owned)) {
+            return Ok(url);
         }
         let region = self.sdk.region().ok_or("no Region is configured")?;
         let params = Params::builder()

@@ -120,12 +120,11 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     probes
 }
 
-/// The container instance whose address a task of a service shares, if it does.
+/// The container instance whose address a task shares, if it does.
 fn shared(task: &Task) -> Option<&str> {
     let interfaces = task.containers().iter().flat_map(|container| container.network_interfaces());
     let has_own = interfaces.count() + task.attachments().len() > 0;
-    let of_service = task.group().is_some_and(|group| group.starts_with("service:"));
-    task.container_instance_arn().filter(|_| of_service && !has_own)
+    task.container_instance_arn().filter(|_| !has_own)
 }
 
 /// Tries what it takes to know where a container instance is.
@@ -297,7 +296,7 @@ mod tests {
         for (containers, group, machine, expected) in [
             (json!([]), "service:payments", "i-1", vec!["allowed", "not you"]),
             (json!([]), "service:payments", "mi-1", vec!["allowed"]),
-            (json!([]), "family:batch", "i-1", vec![]),
+            (json!([]), "family:batch", "mi-1", vec!["allowed"]),
             (own, "service:payments", "i-1", vec![]),
         ] {
             let task = json!({"containerInstanceArn": "arn:i", "group": group, "containers": containers});

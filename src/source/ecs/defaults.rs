@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::model::Finding;
 use crate::source::SourceError;
-use crate::source::aws::{Access, Budget, Urgency, bad_response, failed};
+use crate::source::aws::{Access, Budget, Urgency, bad_response, failed, is_denial};
 
 const DESCRIBE_CLUSTERS: &str = "ecs:DescribeClusters";
 const GET_NAMESPACE: &str = "servicediscovery:GetNamespace";
 /// Between two questions.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How long a reading waits for the answer.
+/// How long a reading waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of it.
@@ -64,14 +64,16 @@ impl Defaults {
         self.known.as_ref().map(|known| known.name.as_str())
     }
 
+    /// Why nothing is known of it. Only who may not ask does without.
+    pub(super) fn unknown(&self) -> Option<&SourceError> {
+        self.failing.as_ref().filter(|error| self.known.is_none() && !is_denial(&error.code))
+    }
+
     /// That it could not be asked for.
     pub(super) fn finding(&self, cluster: &str) -> Option<Finding> {
         let error = self.failing.as_ref()?;
-        Some(Finding {
-            code: "SRC001",
-            object: format!("ecs {cluster}, default namespace"),
-            message: format!("can't be read, so it is taken for what it was: {error}"),
-        })
+        let object = format!("ecs {cluster}, default namespace");
+        Some(error.finding(object, "can't be read, so it is taken for what it was: "))
     }
 
     /// What is known after another question, if it is time for one.
@@ -81,12 +83,7 @@ impl Defaults {
             return self;
         }
         self.asked = Some(Instant::now());
-        let answer = tokio::time::timeout(PATIENCE, asker.ask(self.known.as_ref())).await;
-        let late = || {
-            let message = format!("no answer within {PATIENCE:?}");
-            SourceError { operation: DESCRIBE_CLUSTERS.into(), code: "timeout".into(), message }
-        };
-        match answer.unwrap_or_else(|_| Err(late())) {
+        match asker.ask(self.known.as_ref()).await {
             Ok(known) => (self.known, self.failing) = (known, None),
             Err(error) => self.failing = Some(error),
         }
@@ -98,7 +95,8 @@ impl Asker {
     async fn ask(&self, known: Option<&Known>) -> Result<Option<Known>, SourceError> {
         self.budget.admit(DESCRIBE_CLUSTERS, Urgency::CanWait).await;
         let call = self.ecs.describe_clusters().clusters(&self.cluster);
-        let answer = call.send().await.map_err(|error| failed(DESCRIBE_CLUSTERS, error))?;
+        let answer = in_time(DESCRIBE_CLUSTERS, call.send()).await?;
+        let answer = answer.map_err(|error| failed(DESCRIBE_CLUSTERS, error))?;
         let [cluster] = answer.clusters() else {
             return Err(bad_response(DESCRIBE_CLUSTERS, "the answer lacks the cluster"));
         };
@@ -116,9 +114,17 @@ impl Asker {
             return Ok(written.to_owned());
         }
         self.budget.admit(GET_NAMESPACE, Urgency::CanWait).await;
-        let answer = self.cloud_map.get_namespace().id(written).send().await;
+        let answer = in_time(GET_NAMESPACE, self.cloud_map.get_namespace().id(written).send()).await?;
         let answer = answer.map_err(|error| failed(GET_NAMESPACE, error))?;
         let name = answer.namespace().and_then(|namespace| namespace.name());
         name.map(str::to_owned).ok_or_else(|| bad_response(GET_NAMESPACE, "the answer lacks `Name`"))
     }
+}
+
+/// What a call answers, unless it takes too long.
+async fn in_time<T>(operation: &str, answer: impl Future<Output = T>) -> Result<T, SourceError> {
+    tokio::time::timeout(PATIENCE, answer).await.map_err(|_| {
+        let message = format!("no answer within {PATIENCE:?}");
+        SourceError { operation: operation.into(), code: "timeout".into(), message }
+    })
 }

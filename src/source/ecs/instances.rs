@@ -126,8 +126,8 @@ impl Lost {
         let known = "unless the address was known before";
         let why = match self {
             Self::Unread(error) => {
-                let message = format!("{count}, such as {id}, can't be read, {nobody} {known}: {error}");
-                return Finding { code: "SRC001", object: object(cluster), message };
+                let what = format!("{count}, such as {id}, can't be read, {nobody} {known}: ");
+                return error.finding(object(cluster), &what);
             }
             Self::Unknown => format!("have no address that AWS tells, {nobody}"),
             Self::Outside => format!("are outside EC2, where AWS tells no address, {nobody}"),

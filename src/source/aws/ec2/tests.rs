@@ -1,6 +1,8 @@
 //! Tests of the calls to EC2 against a scripted server.
 
 use aws_config::Region;
+use aws_types::origin::Origin;
+use aws_types::service_config::LoadServiceConfig;
 
 use super::*;
 use crate::source::aws::scripted::{Answer, Scripted, access};
@@ -72,6 +74,24 @@ async fn ec2_is_where_the_partition_has_it() {
         config.set_endpoint_url(None);
         assert_eq!(access(config.build()).ec2().endpoint().await.expect("it is known"), url);
     }
+    // As the SDK's own clients have it: what is said of EC2 outranks what the environment says of everything.
+    #[derive(Debug)]
+    struct Environment;
+    impl LoadServiceConfig for Environment {
+        fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+            (key.service_id() == "EC2").then(|| "http://ec2.internal".to_owned())
+        }
+    }
+    let environment = || script.config().into_builder().service_config(Environment);
+    let url = access(environment().build()).ec2().endpoint().await.expect("it is known");
+    assert_eq!(url, "http://ec2.internal");
+    let mut said = environment();
+    said.insert_origin("endpoint_url", Origin::shared_config());
+    assert_eq!(
+        access(said.build()).ec2().endpoint().await.expect("it is known"),
+        script.config().endpoint_url().expect("it is said")
+    );
+
     let nowhere = script.config().into_builder().region(None).build();
     let error = access(nowhere).ec2().addresses(&["i-1"]).await.expect_err("unsigned");
     assert_eq!(error.operation, "ec2:DescribeInstances");

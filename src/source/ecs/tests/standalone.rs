@@ -211,7 +211,18 @@ async fn the_default_namespace_is_the_lowest_layer_and_asked_for_only_where_it_m
     read(&mut source).await;
     assert_eq!((cluster.count("DescribeClusters"), cluster.count("GetNamespace")), (1, 1), "once a minute");
 
-    // One that can't ask knows nothing, and says so; then it asks again.
+    // Before the first answer nobody knows which services would be missing.
+    let too_often = || ("DescribeClusters", refusal("ThrottlingException"));
+    cluster.world().faults = vec![too_often(), too_often()];
+    let mut first = cluster.source(two());
+    let error = first.sweep(None).await.expect_err("nothing to go on");
+    assert_eq!(
+        (error.operation.as_str(), error.code.as_str()),
+        ("ecs:DescribeClusters", "ThrottlingException")
+    );
+    assert_eq!(services(&read(&mut first).await), ["prod/payments=a,b"]);
+
+    // One that may not ask knows nothing, and says so; then it asks again.
     cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
     let mut blind = cluster.source(two());
     let view = read(&mut blind).await;
