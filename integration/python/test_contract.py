@@ -197,6 +197,8 @@ def test_task_definitions(ecs):
 def test_a_task_on_a_machine(ecs):
     cluster = "with-machines"
     (task,) = described(ecs, task_arns(ecs, cluster=cluster), cluster=cluster)
+    assert task_arns(ecs, cluster=cluster, launchType="EC2") == [task["taskArn"]]
+    assert task_arns(ecs, cluster=cluster, launchType="FARGATE") == []
     assert (task["launchType"], task["attachments"]) == ("EC2", [])
     container = task["containers"][0]
     assert container["networkInterfaces"] == []

@@ -1,7 +1,7 @@
 //! An endpoint that answers like AWS about a [`World`].
 //!
-//! ECS, Cloud Map and a queue of SQS over awsJson, and a little of EC2, with paging, batch limits, refusals and
-//! faults. It changes nothing in the world, and checks no signature beyond its presence. Invariant: after a stop or an
+//! ECS, Cloud Map and a queue of SQS over awsJson, and a little of EC2 and STS, with paging, batch limits, refusals and
+//! faults. It changes nothing in the world, and checks of a signature only that there is one, and when it was made. Invariant: after a stop or an
 //! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod accounts;

@@ -125,7 +125,7 @@ struct TaskFilter<'a> {
     family: Option<&'a str>,
     started_by: Option<&'a str>,
     desired: &'a str,
-    launch_type: &'a str,
+    launch_type: Option<&'a str>,
     instance: Option<&'a str>,
 }
 
@@ -147,7 +147,7 @@ impl<'a> TaskFilter<'a> {
             family: input.string("family")?,
             started_by: input.string("startedBy")?,
             desired,
-            launch_type: input.string("launchType")?.unwrap_or("FARGATE"),
+            launch_type: input.string("launchType")?,
             instance: input.string("containerInstance")?,
         })
     }
@@ -160,16 +160,18 @@ impl<'a> TaskFilter<'a> {
             or_none(self.family),
             or_none(self.started_by),
             self.desired,
-            self.launch_type,
+            or_none(self.launch_type),
             or_none(self.instance),
         ]
     }
 
     fn admits(&self, task: &Task) -> bool {
-        // Everything here runs on Fargate, which has no container instances.
+        // What has no machine runs on Fargate.
+        let launch_type = if task.machine.is_some() { "EC2" } else { "FARGATE" };
+        let is_there = |instance: &str| task.machine.as_deref().is_some_and(|arn| arn.ends_with(instance));
         task.desired_status.as_str() == self.desired
-            && self.launch_type == "FARGATE"
-            && self.instance.is_none()
+            && self.launch_type.is_none_or(|it| it == launch_type)
+            && self.instance.is_none_or(is_there)
             && self.family.is_none_or(|family| task.definition.family == family)
             && self.started_by.is_none_or(|id| task.started_by.as_deref() == Some(id))
     }

@@ -143,10 +143,11 @@ impl Queue {
         let seconds = Duration::from_secs(input["WaitTimeSeconds"].as_u64().unwrap_or_default());
         let until = Instant::now() + seconds.min(LONGEST_POLL);
         let most = input["MaxNumberOfMessages"].as_u64().unwrap_or(1).clamp(1, 10);
+        let hidden = input["VisibilityTimeout"].as_u64().map_or(HIDDEN, Duration::from_secs);
         loop {
             let mut arrived = std::pin::pin!(self.0.arrived.notified());
             arrived.as_mut().enable(); // what arrives while it is looked is not missed
-            let taken = self.content().take(most as usize, Instant::now());
+            let taken = self.content().take(most as usize, hidden, Instant::now());
             let late = tokio::time::timeout_at(until, arrived);
             if !taken.is_empty() || late.await.is_err() {
                 return json!({ "Messages": taken });
@@ -168,7 +169,7 @@ impl Queue {
 }
 
 impl Content {
-    fn take(&mut self, most: usize, now: Instant) -> Vec<Value> {
+    fn take(&mut self, most: usize, hidden: Duration, now: Instant) -> Vec<Value> {
         let shown: Vec<_> =
             self.in_flight.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| id.clone()).collect();
         for receipt in shown {
@@ -183,7 +184,7 @@ impl Content {
                 "MessageId": message.id, "ReceiptHandle": receipt, "Body": message.body,
                 "MD5OfBody": "00000000000000000000000000000000",
             });
-            self.in_flight.insert(receipt, (message, now + HIDDEN));
+            self.in_flight.insert(receipt, (message, now + hidden));
             shown
         });
         each.collect()
@@ -207,9 +208,11 @@ fn event(mut detail: Value, task: &Task, now: &str) -> Value {
             attachment["type"] = json!("eni");
         }
     }
+    let mut place = task.arn.split(':').skip(3); // arn:aws:ecs:Region:account:…
+    let (region, account) = (place.next(), place.next());
     json!({
         "version": "0", "id": format!("{}-{}", task.id, task.version), "detail-type": "ECS Task State Change",
-        "source": "aws.ecs", "account": "000000000000", "time": now, "region": "eu-west-1",
+        "source": "aws.ecs", "account": account, "time": now, "region": region,
         "resources": [task.arn], "detail": detail,
     })
 }
