@@ -282,15 +282,46 @@ fn of_service(mut registration: Registration, name: &str) -> Registration {
 
 const UP: Phase = Phase::Running(Health::Healthy);
 
-#[test]
-fn a_stale_cloud_map_instance_never_reaches_the_task_that_has_its_address_now() {
-    let ledger = service(
+fn service_of_ledger() -> ServiceView {
+    service(
         spec("ledger", "ecs prod-a/ledger", 2, &[("ledger", 50051)]),
         vec![task("task/ledger", "10.0.0.5", UP)],
-    );
+    )
+}
+
+#[test]
+fn a_stale_cloud_map_instance_never_reaches_the_task_that_has_its_address_now() {
+    let ledger = service_of_ledger();
     let stale = of_service(cloud_map("i", "10.0.0.5", Some("prod-a")), "payments");
     let map = in_cloud_map("payments", &[("payments", 8080)], vec![stale]);
     let mesh = joined(&[view(Some("prod-a"), vec![ledger]), map]);
+    assert_eq!(verdicts(&mesh, "payments"), [("i".to_owned(), "absent", "no-task")]);
+}
+
+#[test]
+fn an_address_whose_task_is_known_is_that_tasks_whoever_else_has_none() {
+    let stale = || of_service(cloud_map("i", "10.0.0.5", Some("prod-a")), "payments");
+    let map = || in_cloud_map("payments", &[("payments", 8080)], vec![stale()]);
+    let heir = |service: Option<&str>| {
+        let ledger = service_of_ledger();
+        let mut ecs = view(Some("prod-a"), vec![ledger]);
+        let own = Arc::make_mut(&mut ecs);
+        own.unplaced = ["payments".into()].into();
+        let places: Vec<_> = own.tasks.keys().copied().collect();
+        for place in places {
+            own.tasks.get_mut(&place).expect("it is there").service = service.map(Into::into);
+        }
+        ecs
+    };
+    // Tasks of payments that are nowhere known do not make another's address theirs.
+    for service in [Some("ledger"), None] {
+        let mesh = joined(&[heir(service), map()]);
+        assert_eq!(verdicts(&mesh, "payments"), [("i".to_owned(), "absent", "no-task")], "{service:?}");
+    }
+    // Nor do those of another cluster that has a service of that name.
+    let mut other = view(Some("prod-b"), vec![]);
+    Arc::make_mut(&mut other).unplaced = ["payments".into()].into();
+    let mesh = joined(&[view(Some("prod-a"), vec![]), other, map()]);
     assert_eq!(verdicts(&mesh, "payments"), [("i".to_owned(), "absent", "no-task")]);
 }
 

@@ -24,14 +24,11 @@ struct Stand<'a> {
 /// Every ECS task of every watched cluster.
 pub(super) struct Tasks<'a> {
     views: &'a [Arc<View>],
-    /// Services with tasks whose address ECS doesn't tell.
-    unplaced: BTreeSet<&'a str>,
 }
 
 impl<'a> Tasks<'a> {
     pub(super) fn of(views: &'a [Arc<View>]) -> Self {
-        let unplaced = views.iter().flat_map(|view| view.unplaced.iter().map(AsRef::as_ref)).collect();
-        Self { views, unplaced }
+        Self { views }
     }
 
     /// The views that are about the same network. In other accounts and Regions an address may be somebody else's, unless
@@ -57,19 +54,22 @@ impl<'a> Tasks<'a> {
     }
 
     /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
-    /// its address now belongs to another service's task. Where ECS tells no addresses Cloud Map is believed.
+    /// its address now belongs to another task, be it another service's or a standalone one. Where ECS knows of nobody
+    /// there and of tasks of the service without an address, Cloud Map is believed.
     fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Phase> {
-        let task = self.at(from, registration);
-        let same = |task: &&TaskState| {
-            service.is_none() || task.service.is_none() || task.service.as_deref() == service
-        };
-        match task.filter(same) {
-            Some(task) => Some(task.phase),
-            None if service.is_some_and(|service| self.unplaced.contains(service)) => {
-                Some(registration.phase)
-            }
-            None => None,
+        let same = |task: &TaskState| service.is_none() || task.service.as_deref() == service;
+        match self.at(from, registration) {
+            Some(task) => same(task).then_some(task.phase),
+            None => self.is_unplaced(from, &registration.member).then_some(registration.phase),
         }
+    }
+
+    /// Whether tasks of the service of `member`, in its cluster, are somewhere that ECS doesn't tell.
+    fn is_unplaced(&self, from: Stand<'a>, member: &Member) -> bool {
+        let Member::CloudMap { cluster: Some(cluster), service: Some(service) } = member else {
+            return false;
+        };
+        self.near(from).any(|view| view.clusters.contains(cluster) && view.unplaced.contains(service))
     }
 
     fn watches(&self, from: Stand<'a>, member: &Member) -> bool {

@@ -167,13 +167,15 @@ impl EcsSource {
     /// knows yet whether they are old.
     pub async fn run(mut self, cell: CellWriter, pace: Pace, shutdown: CancellationToken) {
         let work = async {
-            let mut pacer = Pacer::new(pace);
+            let (mut pacer, mut due) = (Pacer::new(pace), None);
             loop {
                 let started = Instant::now();
                 self.is_asked_for = false;
                 let outcome = self.sweep(Some(&cell)).await;
                 let is_good = outcome.is_ok();
                 let wake = pacer.next(&cell, started, outcome, !self.is_early);
+                let wake = regular(due, wake, self.is_early);
+                due = Some(wake);
                 self.share(&cell);
                 // What fails is not asked more often because of events.
                 let pause = SOONEST.max(started.elapsed() * 2);
@@ -466,6 +468,11 @@ async fn released(cell: Option<&CellWriter>) -> Option<&CellWriter> {
     let cell = cell?;
     cell.released().await;
     Some(cell)
+}
+
+/// When the next regular reading begins: one that events asked for, which confirms nothing, does not put it off.
+fn regular(due: Option<Instant>, wake: Instant, is_early: bool) -> Instant {
+    due.filter(|_| is_early).map_or(wake, |due| due.min(wake))
 }
 
 async fn sleep_until(moment: Option<Instant>) {

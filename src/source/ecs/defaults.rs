@@ -64,9 +64,10 @@ impl Defaults {
         self.known.as_ref().map(|known| known.name.as_str())
     }
 
-    /// Why nothing is known of it. Only who may not ask does without.
+    /// Why nothing is known of it. Who may not ask does without, and so does a cluster whose namespace was deleted.
     pub(super) fn unknown(&self) -> Option<&SourceError> {
-        self.failing.as_ref().filter(|error| self.known.is_none() && !is_denial(&error.code))
+        let is_final = |error: &SourceError| is_denial(&error.code) || error.code == "NamespaceNotFound";
+        self.failing.as_ref().filter(|error| self.known.is_none() && !is_final(error))
     }
 
     /// That it could not be asked for.

@@ -356,3 +356,19 @@ async fn twenty_thousand_tasks_are_taken_in_quickly() {
     // Unoptimised and on a busy machine; optimised it is a tenth of this.
     assert!(took.as_secs() < 3, "{took:?}");
 }
+
+#[test]
+fn events_that_ask_for_readings_do_not_put_off_the_one_that_confirms() {
+    let (began, seconds) = (tokio::time::Instant::now(), std::time::Duration::from_secs);
+    let mut due = None;
+    // Events ask for a reading every five seconds; what lies thirty seconds after the last regular one is regular.
+    for at in [5, 10, 15, 20, 25] {
+        let wake = began + seconds(at + 30);
+        due = Some(crate::source::ecs::regular(due.or(Some(began + seconds(30))), wake, true));
+        assert_eq!(due, Some(began + seconds(30)));
+    }
+    let after = began + seconds(60);
+    assert_eq!(crate::source::ecs::regular(due, after, false), after);
+    let sooner = began + seconds(26);
+    assert_eq!(crate::source::ecs::regular(due, sooner, true), sooner, "a failure is repeated when it is");
+}

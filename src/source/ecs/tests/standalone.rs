@@ -222,6 +222,11 @@ async fn the_default_namespace_is_the_lowest_layer_and_asked_for_only_where_it_m
     );
     assert_eq!(services(&read(&mut first).await), ["prod/payments=a,b"]);
 
+    // One that was deleted is nobody's, and keeps nobody waiting.
+    cluster.world().faults = vec![("GetNamespace", refusal("NamespaceNotFound"))];
+    let view = read(&mut cluster.source(two())).await;
+    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/payments", "SRC001 ecs prod-a, default namespace"]);
+
     // One that may not ask knows nothing, and says so; then it asks again.
     cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
     let mut blind = cluster.source(two());
