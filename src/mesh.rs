@@ -208,7 +208,8 @@ fn sightings<'a>(views: &'a [Arc<View>], key: &ServiceKey) -> Vec<Sighting<'a>> 
     views.iter().filter_map(sighting).collect()
 }
 
-/// Of several ECS services with one name, the oldest keeps it (`NAME002`). Other sources only add members.
+/// Of several ECS services with one name, the oldest keeps it (`NAME002`), and any before standalone tasks, which have no
+/// age. Other sources only add members.
 fn one_owner<'a>(
     key: &ServiceKey,
     sightings: Vec<Sighting<'a>>,
@@ -226,11 +227,12 @@ fn one_owner<'a>(
     for spec in
         in_ecs().filter(|other| other.active && !Arc::ptr_eq(&other.spec, &owner)).map(|other| &other.spec)
     {
+        let why = if spec.created_at.is_none() { "comes first" } else { "is older" };
         findings.push(Finding {
             code: "NAME002",
             object: spec.origin.to_string(),
             message: format!(
-                "the name {key} belongs to {}, which is older; rename one with the tag legation:discovery-name/<portName>",
+                "the name {key} belongs to {}, which {why}; rename one with the tag legation:discovery-name/<portName>",
                 owner.origin
             ),
         });

@@ -16,7 +16,7 @@ use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
-pub use place::{Place, TaskState, TasksByPlace};
+pub use place::{Place, Subnet, TaskState, TasksByPlace};
 
 mod cluster;
 mod names;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::model::{
     Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, State,
-    StopCause, TaskState, Verdict,
+    StopCause, Subnet, TaskState, Verdict,
 };
 
 mod again;

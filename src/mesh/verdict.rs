@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::Sighting;
 use crate::model::{
-    Endpoint, Health, Member, Namespace, Phase, Place, Readiness, Reason, Registration, ServiceSpec, State,
-    StopCause, TaskState, Verdict, View,
+    Endpoint, Health, InstanceId, Member, Namespace, Phase, Place, Readiness, Reason, Registration,
+    ServiceSpec, State, StopCause, TaskState, Verdict, View,
 };
 
 /// Whose registration is judged: the view that tells of it, and the namespace that it serves.
@@ -39,29 +39,42 @@ impl<'a> Tasks<'a> {
         self.views.iter().map(AsRef::as_ref).filter(is_near)
     }
 
-    /// The task where `registration` is: the youngest where the place was reused.
-    fn at(&self, from: Stand<'a>, registration: &Registration) -> Option<&'a TaskState> {
-        let (address, port) = (registration.address?, registration.port);
-        let there = self.near(from).flat_map(|view| view.tasks_at(address, port));
-        there.max_by_key(|task| (task.started_at, &task.instance))
+    /// The tasks where `registration` is: where a place was reused the youngest, but as many as there are VPCs with the
+    /// address, and nobody knows in which of them the instance is.
+    fn at(&self, from: Stand<'a>, registration: &Registration) -> Vec<&'a TaskState> {
+        let Some(address) = registration.address else { return Vec::new() };
+        let all = self.near(from).flat_map(|view| view.tasks_at(address, registration.port));
+        let all: Vec<(&Place, &TaskState)> = all.collect();
+        let age = |task: &'a TaskState| (task.started_at, &task.instance);
+        let is_over = |place: &Place, task| {
+            all.iter().any(|(other, heir)| age(heir) > age(task) && !other.is_apart_from(place))
+        };
+        all.iter().filter(|(place, task)| !is_over(place, task)).map(|(_, task)| *task).collect()
     }
 
-    /// Whether the whole address of `registration` is its own. On one that is shared, other ports are other tasks'.
-    fn has_its_address(&self, from: Stand<'a>, registration: &Registration) -> bool {
-        let Some(place) = registration.address.map(Place::whole) else { return false };
-        let mut owners = self.near(from).filter_map(|view| view.tasks.get(&place));
-        owners.any(|owner| owner.instance == registration.instance)
+    /// The tasks that have a whole address.
+    fn owners(&self, from: Stand<'a>, address: IpAddr) -> impl Iterator<Item = &'a TaskState> {
+        self.near(from).flat_map(move |view| view.tasks_of(address)).map(|(_, owner)| owner)
+    }
+
+    /// The place of `registration` if the whole address is its own. On one that is shared, other ports are other tasks'.
+    fn own_address(&self, from: Stand<'a>, registration: &Registration) -> Option<Place> {
+        let address = registration.address?;
+        let mut owners = self.near(from).flat_map(|view| view.tasks_of(address));
+        owners.find(|(_, owner)| owner.instance == registration.instance).map(|(place, _)| *place)
     }
 
     /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
     /// its address now belongs to another task, be it another service's or a standalone one. Where ECS knows of nobody
     /// there and of tasks of the service without an address, Cloud Map is believed.
     fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Phase> {
-        let same = |task: &TaskState| service.is_none() || task.service.as_deref() == service;
-        match self.at(from, registration) {
-            Some(task) => same(task).then_some(task.phase),
-            None => self.is_unplaced(from, &registration.member).then_some(registration.phase),
+        let same = |task: &&TaskState| service.is_none() || task.service.as_deref() == service;
+        let there = self.at(from, registration);
+        if there.is_empty() {
+            return self.is_unplaced(from, &registration.member).then_some(registration.phase);
         }
+        let of_it = there.into_iter().filter(same);
+        of_it.max_by_key(|task| (task.started_at, &task.instance)).map(|task| task.phase)
     }
 
     /// Whether tasks of the service of `member`, in its cluster, are somewhere that ECS doesn't tell.
@@ -72,9 +85,14 @@ impl<'a> Tasks<'a> {
         self.near(from).any(|view| view.clusters.contains(cluster) && view.unplaced.contains(service))
     }
 
+    /// Whether the cluster of `member` is watched. ECS registers tasks in their own Region: a cluster of the same name in
+    /// another is another.
     fn watches(&self, from: Stand<'a>, member: &Member) -> bool {
         let Member::CloudMap { cluster: Some(cluster), .. } = member else { return false };
-        self.near(from).any(|view| view.clusters.contains(cluster))
+        let region =
+            |view: &View| view.home.as_deref().and_then(|home| home.rsplit('/').next().map(str::to_owned));
+        let here = region(from.view);
+        self.near(from).any(|view| view.clusters.contains(cluster) && region(view) == here)
     }
 
     /// Whether the place of `registration` belongs to a younger task now; of an address that was its own, any port.
@@ -82,12 +100,17 @@ impl<'a> Tasks<'a> {
         let (Some(address), Some(began)) = (registration.address, registration.started_at) else {
             return false;
         };
-        let younger =
-            |task: &TaskState| task.instance != registration.instance && task.started_at > Some(began);
-        let whole = self.has_its_address(from, registration);
+        let at = |view: &'a View| view.tasks_at(address, registration.port);
+        let whole = self.own_address(from, registration);
+        let mut own = self.near(from).flat_map(at).filter(|(_, task)| task.instance == registration.instance);
+        let own = whole.or_else(|| own.next().map(|(place, _)| *place));
+        let younger = |(place, task): (&Place, &TaskState)| {
+            task.instance != registration.instance
+                && task.started_at > Some(began)
+                && own.is_none_or(|own| !own.is_apart_from(place))
+        };
         self.near(from).any(|view| {
-            view.tasks_at(address, registration.port).any(younger)
-                || (whole && view.tasks_sharing(address).any(younger))
+            at(view).any(younger) || (whole.is_some() && view.tasks_sharing(address).any(younger))
         })
     }
 }
@@ -106,24 +129,7 @@ pub(super) fn endpoints<'a>(
     let mut registrations: Vec<(&Registration, Stand<'_>)> = sightings.iter().flat_map(of).collect();
     registrations
         .sort_by(|(a, _), (b, _)| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
-    let mut in_ecs: BTreeSet<IpAddr> = BTreeSet::new();
-    let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
-    // Known to several is one endpoint, and the most trusted verdict wins; an ECS task with an address of its own is
-    // itself on every port. One that has stopped is only shown, and its place may be anybody's by now.
-    registrations.retain(|(registration, from)| {
-        let Some(address) = registration.address else { return true };
-        if registration.member == Member::Ecs {
-            if registration.phase != Phase::Stopped {
-                if tasks.has_its_address(*from, registration) {
-                    in_ecs.insert(address);
-                }
-                places.insert((address, registration.port));
-            }
-            return true;
-        }
-        let is_task = tasks.watches(*from, &registration.member) && in_ecs.contains(&address);
-        !is_task && places.insert((address, registration.port))
-    });
+    retain_first_known(&mut registrations, tasks);
     let endpoint = |(registration, from): (&Registration, Stand<'a>)| Endpoint {
         instance: registration.instance.clone(),
         address: registration.address,
@@ -135,6 +141,35 @@ pub(super) fn endpoints<'a>(
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
     keep_last_hope(&mut endpoints);
     endpoints
+}
+
+/// Known to several is one endpoint, and the most trusted verdict wins, which comes first. ECS registers a task in Cloud
+/// Map under the task's id, and a task with addresses of its own is itself on every port. One that has stopped is only
+/// shown, and its place may be anybody's by now; but what is left of it in Cloud Map is still itself.
+fn retain_first_known<'a>(registrations: &mut Vec<(&Registration, Stand<'a>)>, tasks: &Tasks<'a>) {
+    let mut in_ecs: BTreeSet<&InstanceId> = BTreeSet::new();
+    let mut ids: BTreeSet<&str> = BTreeSet::new();
+    let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
+    registrations.retain(|(registration, from)| {
+        if registration.member == Member::Ecs {
+            ids.extend(registration.instance.as_str().rsplit('/').next());
+            if let Some(address) = registration.address
+                && registration.phase != Phase::Stopped
+            {
+                if tasks.own_address(*from, registration).is_some() {
+                    in_ecs.insert(&registration.instance);
+                }
+                places.insert((address, registration.port));
+            }
+            return true;
+        }
+        let is_known = matches!(registration.member, Member::CloudMap { .. })
+            && ids.contains(registration.instance.as_str());
+        let Some(address) = registration.address.filter(|_| !is_known) else { return !is_known };
+        let is_task = tasks.watches(*from, &registration.member)
+            && tasks.owners(*from, address).any(|owner| in_ecs.contains(&owner.instance));
+        !is_task && places.insert((address, registration.port))
+    });
 }
 
 /// The verdict about one registration: the table of `product.md`, section 6.

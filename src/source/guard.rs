@@ -188,7 +188,7 @@ impl Told<'_> {
             // A task without its service: is it still known to run?
             let Some(address) = one.address else { return false };
             let runs = |task: &TaskState| matches!(task.phase, Phase::Running(_));
-            let mut there = self.view.tasks_at(address, one.port);
+            let mut there = self.view.tasks_at(address, one.port).map(|(_, task)| task);
             return there.any(|task| task.instance == one.instance && runs(task));
         }
         // One that was registered anew under another name is there.

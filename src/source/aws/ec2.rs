@@ -33,6 +33,7 @@ use super::budget::Urgency;
 use super::clock::Clock;
 use super::meter::Meter;
 use super::{Limits, Pages, failed};
+use crate::model::Subnet;
 use crate::source::SourceError;
 
 mod xml;
@@ -76,12 +77,12 @@ impl Ec2 {
         Self { sdk: Arc::new(sdk.clone()), meter }
     }
 
-    /// The private addresses of these instances, at most two hundred. Those that EC2 doesn't know, and those without an
+    /// The private addresses of these instances, at most two hundred, with their subnets. Those that EC2 doesn't know, and those without an
     /// address, are left out: asked for by a filter they are merely not found, while a list of ids is refused for one.
     pub(in crate::source) async fn addresses(
         &self,
         ids: &[&str],
-    ) -> Result<BTreeMap<String, IpAddr>, SourceError> {
+    ) -> Result<BTreeMap<String, (IpAddr, Option<Subnet>)>, SourceError> {
         let call = self.call().await.map_err(|error| unready(&error))?;
         let (mut found, mut token, mut pages) = (BTreeMap::new(), None, Pages::of(DESCRIBE_INSTANCES));
         loop {
@@ -89,7 +90,8 @@ impl Ec2 {
             let answer = call.invoke(request(ids, token.as_deref())).await;
             let page =
                 answer.map_err(|error: SdkError<_, HttpResponse>| failed(DESCRIBE_INSTANCES, error))?;
-            found.extend(page.instances);
+            let located = |it: xml::Instance| (it.id, (it.address, it.subnet));
+            found.extend(page.instances.into_iter().map(located));
             token = pages.next(page.next_token.as_deref())?;
             if token.is_none() {
                 return Ok(found);

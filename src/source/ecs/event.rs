@@ -4,7 +4,6 @@
 //! (`aws.md`, section 4). Invariant: an event without what identifies and orders it is refused; what it says beyond
 //! what is known here is passed over.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -108,7 +107,7 @@ impl TaskEvent {
             told_to_stop: self.desired_status.as_deref().is_some_and(|status| status != "RUNNING"),
             status: facts::status(&self.last_status),
             stop: self.stop_code.as_deref().map(facts::stop_cause),
-            address: self.address(),
+            own: self.interface(),
             machine: text(&self.container_instance_arn),
             zone: text(&self.availability_zone),
             created_at: time(self.created_at.as_deref()),
@@ -131,10 +130,10 @@ impl TaskEvent {
         time(self.updated_at.as_deref())
     }
 
-    fn address(&self) -> Option<IpAddr> {
+    fn interface(&self) -> facts::Interface {
         let interfaces = self.containers.iter().filter_map(|container| container.network_interfaces.first());
         let details = self.attachments.iter().flat_map(|attachment| &attachment.details);
-        facts::first_address(
+        facts::Interface::told(
             interfaces.map(|it| (it.private_ipv4_address.as_deref(), it.ipv6_address.as_deref())),
             details.filter_map(|pair| pair.name.as_deref().zip(pair.value.as_deref())),
         )
@@ -210,7 +209,10 @@ mod tests {
             (facts.told_to_stop, facts.status, facts.stop),
             (true, Status::Gone, Some(StopCause::Crashed))
         );
-        assert_eq!((facts.address, facts.zone.as_deref()), ("10.0.3.61".parse().ok(), Some("us-east-1b")));
+        assert_eq!(
+            (facts.own.address, facts.zone.as_deref()),
+            ("10.0.3.61".parse().ok(), Some("us-east-1b"))
+        );
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_597_428_380_694);
         assert_eq!(facts.started_at, Some(began));
         let container =

@@ -16,7 +16,7 @@ use aws_sdk_ecs::types::{
 };
 
 use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
-use crate::model::{InstanceId, Protocol, StopCause};
+use crate::model::{InstanceId, Protocol, StopCause, Subnet};
 
 /// An answer without something that ECS always says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,8 +150,8 @@ pub(super) struct TaskFacts {
     pub status: Status,
     /// By the stop code, when there is one.
     pub stop: Option<StopCause>,
-    /// Its own, if it has one.
-    pub address: Option<IpAddr>,
+    /// Its own addresses, if it has any.
+    pub own: Interface,
     /// The container instance that it runs on; none on Fargate.
     pub machine: Option<Arc<str>>,
     pub zone: Option<Arc<str>>,
@@ -160,6 +160,16 @@ pub(super) struct TaskFacts {
     pub containers: Vec<ContainerFacts>,
     /// `None` while only events have told of the task: they say nothing of tags.
     pub tags: Option<Arc<Tags>>,
+}
+
+/// The network interface of a task that has one, as far as it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Interface {
+    /// IPv6 only where there is no IPv4.
+    pub address: Option<IpAddr>,
+    /// The IPv6 address beside the IPv4 one.
+    pub second: Option<IpAddr>,
+    pub subnet: Option<Subnet>,
 }
 
 /// `lastStatus`, as far as it matters.
@@ -399,7 +409,7 @@ pub(super) fn task(task: &Task) -> Result<TaskFacts, Lacks> {
         told_to_stop: task.desired_status().is_some_and(|status| status != "RUNNING"),
         status: status(task.last_status().ok_or(Lacks("lastStatus"))?),
         stop: task.stop_code().map(|code| stop_cause(code.as_str())),
-        address: address(task),
+        own: interface(task),
         machine: task.container_instance_arn().map(Into::into),
         zone: task.availability_zone().map(Into::into),
         created_at: time(task.created_at()),
@@ -440,26 +450,37 @@ pub(super) fn stop_cause(code: &str) -> StopCause {
     }
 }
 
-fn address(task: &Task) -> Option<IpAddr> {
+fn interface(task: &Task) -> Interface {
     let interfaces = task.containers().iter().filter_map(|container| container.network_interfaces().first());
     let details = task.attachments().iter().flat_map(|attachment| attachment.details());
-    first_address(
+    Interface::told(
         interfaces.map(|it| (it.private_ipv4_address(), it.ipv6_address())),
         details.filter_map(|detail| detail.name().zip(detail.value())),
     )
 }
 
-/// A task's own address: from a container's interface (IPv4, IPv6), else from an attachment's details, which spell it
-/// differently and are there earlier. IPv6 only where there is no IPv4.
-pub(super) fn first_address<'a>(
-    interfaces: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)> + Clone,
-    mut details: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Option<IpAddr> {
-    let mut four = interfaces.clone().filter_map(|(four, _)| four?.parse().ok());
-    let mut six = interfaces.filter_map(|(_, six)| six?.parse().ok());
-    let mut attached =
-        || details.find_map(|(name, value)| (name == "privateIPv4Address").then(|| value.parse().ok())?);
-    four.next().or_else(&mut attached).or_else(|| six.next())
+impl Interface {
+    /// From a container's interface (IPv4, IPv6), else from an attachment's details, which spell the address differently
+    /// and are there earlier. Only they tell the subnet.
+    pub(super) fn told<'a>(
+        interfaces: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)> + Clone,
+        details: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Self {
+        let detail = |wanted: &str| details.clone().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        let four = interfaces.clone().find_map(|(four, _)| four?.parse().ok());
+        let four = four.or_else(|| detail("privateIPv4Address")?.parse().ok());
+        let six = interfaces.filter_map(|(_, six)| six?.parse().ok()).next();
+        Self {
+            address: four.or(six),
+            second: six.filter(|_| four.is_some()),
+            subnet: detail("subnetId").and_then(Subnet::read),
+        }
+    }
+
+    /// Its addresses.
+    pub(super) fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        self.address.into_iter().chain(self.second)
+    }
 }
 
 #[cfg(test)]

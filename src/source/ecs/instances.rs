@@ -18,7 +18,7 @@ use super::tags::Tags;
 use super::task_tags::TaskTags;
 use super::tasks::Known;
 use super::{EcsSource, Sighting, place, standalone};
-use crate::model::{Finding, InstanceId};
+use crate::model::{Finding, InstanceId, Subnet};
 use crate::source::{CellWriter, SourceError};
 
 /// The attribute of a container instance that says its address, for all that AWS says or does not.
@@ -39,7 +39,8 @@ pub(super) struct InstanceFacts {
 /// Where an instance is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Located {
-    address: IpAddr,
+    pub address: IpAddr,
+    pub subnet: Option<Subnet>,
     /// Whether people say so, who may say something else later.
     written: bool,
 }
@@ -68,9 +69,9 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    /// The address of an instance.
-    pub(super) fn address(&self, arn: &str) -> Option<IpAddr> {
-        self.known.get(arn).map(|located| located.address)
+    /// Where an instance is.
+    pub(super) fn located(&self, arn: &str) -> Option<Located> {
+        self.known.get(arn).copied()
     }
 
     /// The instances at an address: two for a moment, when a new one got the address of one that has gone.
@@ -180,7 +181,8 @@ impl Reader {
         let addresses = self.ec2.addresses(&ids.into_iter().collect::<Vec<_>>()).await;
         let of = |id: &str| {
             let address = addresses.as_ref().map_err(|error| Lost::Unread(error.clone()))?.get(id);
-            address.map(|address| Located { address: *address, written: false }).ok_or(Lost::Unknown)
+            let located = |&(address, subnet)| Located { address, subnet, written: false };
+            address.map(located).ok_or(Lost::Unknown)
         };
         found.extend(in_ec2.iter().map(|(id, arn)| (Arc::clone(arn), of(id))));
         found
@@ -189,7 +191,7 @@ impl Reader {
 
 fn by_hand(written: String) -> Result<Located, Lost> {
     let address = written.trim().parse();
-    address.map(|address| Located { address, written: true }).map_err(|_| Lost::Wrong(written))
+    address.map(|address| Located { address, subnet: None, written: true }).map_err(|_| Lost::Wrong(written))
 }
 
 impl EcsSource {

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 
 use super::facts::{Network, Revision, TaskFacts};
 use super::instances::Instances;
-use crate::model::Place;
+use crate::model::{Place, Subnet};
 
 /// How a task of this definition is on the network. Bridge is ECS's default where a definition does not say; an address
 /// of its own tells another story, and so does a task that runs on no instance of ours.
 pub(super) fn network(facts: &TaskFacts, revision: &Revision) -> Network {
-    let shares = facts.address.is_none() && facts.machine.is_some();
+    let shares = facts.own.address.is_none() && facts.machine.is_some();
     revision.network.unwrap_or(if shares { Network::Bridge } else { Network::Own })
 }
 
@@ -25,20 +25,22 @@ pub(super) struct Location<'a> {
     network: Network,
     /// Once it is known.
     pub address: Option<IpAddr>,
+    subnet: Option<Subnet>,
 }
 
 impl<'a> Location<'a> {
     /// Where the task is, `revision` being its task definition's, if that is known.
     pub(super) fn of(facts: &'a TaskFacts, revision: Option<&'a Revision>, instances: &Instances) -> Self {
         let network = revision.map_or(Network::Own, |revision| network(facts, revision));
-        let address = match network {
-            Network::Own => facts.address,
+        let (address, subnet) = match network {
+            Network::Own => (facts.own.address, facts.own.subnet),
             Network::Bridge | Network::Host => {
-                facts.machine.as_ref().and_then(|machine| instances.address(machine))
+                let located = facts.machine.as_ref().and_then(|machine| instances.located(machine));
+                (located.map(|it| it.address), located.and_then(|it| it.subnet))
             }
-            Network::None => None,
+            Network::None => (None, None),
         };
-        Self { facts, revision, network, address }
+        Self { facts, revision, network, address, subnet }
     }
 
     /// The port at its address that leads to this port of this container, once ECS tells it.
@@ -58,7 +60,7 @@ impl<'a> Location<'a> {
     pub(super) fn places(&self) -> Vec<Place> {
         let Some(address) = self.address else { return Vec::new() };
         let mut places: Vec<_> = match self.network {
-            Network::Own => vec![Place::whole(address)],
+            Network::Own => self.facts.own.addresses().map(Place::whole).collect(),
             Network::Bridge => {
                 let bindings = self.facts.containers.iter().flat_map(|container| &container.bindings);
                 let single = bindings.filter(|binding| binding.count == 1);
@@ -70,6 +72,7 @@ impl<'a> Location<'a> {
             }
             Network::None => Vec::new(),
         };
+        places.iter_mut().for_each(|place| place.subnet = self.subnet);
         // Docker binds a port once for IPv4 and once for IPv6.
         places.sort_unstable();
         places.dedup();

@@ -93,7 +93,7 @@ fn family(group: Arc<str>, said: Said, mut tasks: Vec<Judged<'_>>) -> Option<Fam
         name: group,
         active: is_up(eldest),
         inactive: false,
-        created_at: eldest.task.facts.created_at,
+        created_at: None, // whatever an ECS service offers outranks it, however old
         definition: Some(Arc::clone(&eldest.task.facts.definition)),
         connect: None,
         deployments: BTreeMap::new(),

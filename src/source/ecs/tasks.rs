@@ -163,7 +163,7 @@ impl Tasks {
 
     fn enter(&mut self, arn: &InstanceId, entries: Entries) {
         self.of_group.entry(entries.group).or_default().insert(arn.clone());
-        if let Some(address) = entries.address {
+        for address in entries.addresses {
             self.at_address.entry(address).or_default().insert(arn.clone());
         }
         if let Some(machine) = entries.machine {
@@ -173,7 +173,7 @@ impl Tasks {
 
     fn leave(&mut self, arn: &InstanceId, entries: &Entries) {
         take_out(&mut self.of_group, &entries.group, arn);
-        entries.address.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
+        entries.addresses.iter().for_each(|address| take_out(&mut self.at_address, address, arn));
         entries.machine.iter().for_each(|machine| take_out(&mut self.on_machine, machine, arn));
     }
 
@@ -219,13 +219,14 @@ impl Tasks {
 /// Under what a task is found.
 struct Entries {
     group: Arc<str>,
-    address: Option<IpAddr>,
+    addresses: Vec<IpAddr>,
     machine: Option<Arc<str>>,
 }
 
 impl Entries {
     fn of(facts: &TaskFacts) -> Self {
-        Self { group: group_of(facts), address: facts.address, machine: facts.machine.clone() }
+        let addresses = facts.own.addresses().collect();
+        Self { group: group_of(facts), addresses, machine: facts.machine.clone() }
     }
 }
 

@@ -261,7 +261,8 @@ impl<'a> Knowledge<'a> {
     }
 }
 
-/// Of several offers under one name the oldest keeps it; one that still stands before one that drains.
+/// Of several offers under one name the oldest keeps it; one that still stands before one that drains, and an ECS service
+/// before standalone tasks.
 fn one_owner(mut offers: Vec<Offer>, findings: &mut Vec<Finding>) -> BTreeMap<ServiceKey, Offer> {
     let age = |offer: &Offer| (!offer.active, offer.spec.created_at.is_none(), offer.spec.created_at);
     offers.sort_by(|a, b| (age(a), &a.service, &a.port).cmp(&(age(b), &b.service, &b.port)));
@@ -273,11 +274,12 @@ fn one_owner(mut offers: Vec<Offer>, findings: &mut Vec<Finding>) -> BTreeMap<Se
         };
         if offer.active {
             let Offer { spec, port, .. } = &offer;
+            let why = if spec.created_at.is_none() { "comes before standalone tasks" } else { "is older" };
             findings.push(Finding {
                 code: "NAME002",
                 object: format!("{}, port {port}", spec.origin),
                 message: format!(
-                    "the name {} belongs to {}, port {}, which is older; \
+                    "the name {} belongs to {}, port {}, which {why}; \
                      give this one another with the tag legation:discovery-name/{port}",
                     spec.key, owner.spec.origin, owner.port
                 ),

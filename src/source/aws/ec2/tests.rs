@@ -40,7 +40,7 @@ async fn pages_are_read_to_the_end_and_what_is_unknown_is_left_out() {
         }
     });
     let found = script.access().ec2().addresses(&["i-1", "i-2 &"]).await.expect("an answer");
-    assert_eq!(found, BTreeMap::from([("i-1".to_owned(), IpAddr::from([10, 0, 0, 1]))]));
+    assert_eq!(found, BTreeMap::from([("i-1".to_owned(), (IpAddr::from([10, 0, 0, 1]), None))]));
     assert_eq!(script.calls(), ["DescribeInstances"; 2]);
 }
 

@@ -1,17 +1,27 @@
 //! What EC2 says, in XML.
 //!
-//! It keeps nothing but ids and addresses. Invariant: a document that was cut, or is none, is an error, and never a
+//! It keeps nothing but ids, addresses and subnets. Invariant: a document that was cut, or is none, is an error, and never a
 //! shorter answer.
 
 use std::net::IpAddr;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
+use crate::model::Subnet;
+
 /// One page of instances that have an address.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
-    pub instances: Vec<(String, IpAddr)>,
+    pub instances: Vec<Instance>,
     pub next_token: Option<String>,
+}
+
+/// One instance.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Instance {
+    pub id: String,
+    pub address: IpAddr,
+    pub subnet: Option<Subnet>,
 }
 
 type Read<T> = Result<T, XmlDecodeError>;
@@ -57,13 +67,15 @@ pub(super) fn refusal(bytes: &[u8]) -> Option<(String, String)> {
 }
 
 /// An instance with its private address; IPv6 only where there is no IPv4.
-fn instance(item: &mut ScopedDecoder<'_, '_>) -> Read<Option<(String, IpAddr)>> {
-    let (mut id, mut four, mut six) = (None, None, None);
+fn instance(item: &mut ScopedDecoder<'_, '_>) -> Read<Option<Instance>> {
+    let (mut id, mut four, mut six, mut subnet) = (None, None, None, None);
     while let Some(mut member) = item.next_tag() {
         if member.start_el().matches("instanceId") {
             id = Some(try_data(&mut member)?.into_owned());
         } else if member.start_el().matches("privateIpAddress") {
             four = address(&mut member)?;
+        } else if member.start_el().matches("subnetId") {
+            subnet = Subnet::read(try_data(&mut member)?.trim());
         } else if member.start_el().matches("ipv6Address") {
             six = address(&mut member)?.or(six);
         } else if member.start_el().matches("networkInterfaceSet") {
@@ -74,7 +86,7 @@ fn instance(item: &mut ScopedDecoder<'_, '_>) -> Read<Option<(String, IpAddr)>> 
         }
     }
     let id = id.ok_or_else(|| XmlDecodeError::custom("the answer lacks `instanceId`"))?;
-    Ok(four.or(six).map(|address| (id, address)))
+    Ok(four.or(six).map(|address| Instance { id, address, subnet }))
 }
 
 fn address(element: &mut ScopedDecoder<'_, '_>) -> Read<Option<IpAddr>> {
@@ -137,7 +149,10 @@ mod tests {
             )
         };
         let all = [
-            instance_of("i-1", "<privateIpAddress>10.0.0.1</privateIpAddress><ipAddress>1.2.3.4</ipAddress>"),
+            instance_of(
+                "i-1",
+                "<privateIpAddress>10.0.0.1</privateIpAddress><subnetId>subnet-1a2b3c4d</subnetId>",
+            ),
             instance_of("i-2", &six("fd00::2")),
             instance_of("i-3", &format!("<privateIpAddress>10.0.0.3</privateIpAddress>{}", six("fd00::3"))),
             instance_of("i-4", &format!("{}<ipv6Address>fd00::4</ipv6Address>", six("fd00::5"))),
@@ -145,8 +160,11 @@ mod tests {
         ];
         let page = page(answer(&all.concat()).as_bytes()).expect("an answer");
         let expected = [("i-1", "10.0.0.1"), ("i-2", "fd00::2"), ("i-3", "10.0.0.3"), ("i-4", "fd00::4")];
-        let expected = expected.map(|(id, address)| (id.to_owned(), address.parse().expect("an address")));
-        assert_eq!(page, Page { instances: expected.to_vec(), next_token: None });
+        let expected = expected.map(|(id, address)| {
+            let subnet = Subnet::read("subnet-1a2b3c4d").filter(|_| id == "i-1");
+            Instance { id: id.to_owned(), address: address.parse().expect("an address"), subnet }
+        });
+        assert_eq!(page, Page { instances: expected.into(), next_token: None });
     }
 
     #[test]

@@ -144,14 +144,26 @@ fn the_address_is_looked_for_where_ecs_puts_it() {
         (base().attachments(attached()), Some("10.0.0.2")),
         (base().attachments(eni(detail("privateIpv4Address", "10.0.0.2"))), None),
         (base().attachments(eni(detail("privateIPv4Address", "soon"))), None),
-        (interface(four.ipv6_address("fd00::2").build()), Some("10.0.0.1")),
+        (interface(four.clone().ipv6_address("fd00::2").build()), Some("10.0.0.1")),
         (interface(six.clone().build()), Some("fd00::1")),
         (interface(six.build()).attachments(attached()), Some("10.0.0.2")),
         (base(), None),
     ] {
         let facts = super::task(&task.build()).expect("complete");
-        assert_eq!(facts.address, expected.map(|text| text.parse().expect("an address")));
+        assert_eq!(facts.own.address, expected.map(|text| text.parse().expect("an address")));
     }
+}
+
+#[test]
+fn both_addresses_and_the_subnet_are_kept() {
+    let base = Task::builder().task_arn("t").task_definition_arn("d").last_status("RUNNING");
+    let both = NetworkInterface::builder().private_ipv4_address("10.0.0.1").ipv6_address("fd00::2").build();
+    let container = aws_sdk_ecs::types::Container::builder().network_interfaces(both).build();
+    let subnet = KeyValuePair::builder().name("subnetId").value("subnet-1a2b3c4d").build();
+    let task = base.containers(container).attachments(Attachment::builder().details(subnet).build());
+    let own = super::task(&task.build()).expect("complete").own;
+    assert_eq!(own.addresses().map(|it| it.to_string()).collect::<Vec<_>>(), ["10.0.0.1", "fd00::2"]);
+    assert_eq!(own.subnet, crate::model::Subnet::read("subnet-1a2b3c4d"));
 }
 
 #[test]

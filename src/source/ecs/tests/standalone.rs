@@ -115,18 +115,22 @@ async fn of_tasks_that_disagree_the_eldest_is_right() {
 }
 
 #[tokio::test]
-async fn a_name_belongs_to_the_older_of_a_service_and_a_family() {
+async fn a_name_belongs_to_the_service_and_not_to_a_family_however_old() {
     let cluster = Cluster::payments();
     cluster.world().standalone("c", "payments", 3, &[PROD]);
     let mut source = prod(&cluster);
     let view = read(&mut source).await;
     assert_eq!(services(&view), ["prod/payments=a,b"]);
     assert_eq!(told(&view.findings), ["NAME002 ecs prod-a/family:payments, port http"]);
-    assert!(view.findings[0].message.contains("belongs to ecs prod-a/payments, port http"));
+    assert!(
+        view.findings[0]
+            .message
+            .contains("belongs to ecs prod-a/payments, port http, which comes before standalone tasks")
+    );
     cluster.world().set("c", "createdAt", json!(50));
     let view = read(&mut source).await;
-    assert_eq!(services(&view), ["prod/payments=c"]);
-    assert_eq!(told(&view.findings), ["NAME002 ecs prod-a/payments, port http"]);
+    assert_eq!(services(&view), ["prod/payments=a,b"]);
+    assert_eq!(told(&view.findings), ["NAME002 ecs prod-a/family:payments, port http"]);
 }
 
 #[tokio::test]
