@@ -18,7 +18,7 @@ use self::defaults::Defaults;
 use self::describe::Cluster;
 use self::facts::{ServiceFacts, Status, TaskFacts};
 use self::instances::Instances;
-use self::notes::{Needed, needed};
+use self::notes::{namespace_arns, needed, never_read};
 use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
 use self::tasks::{Answer, Tasks};
@@ -201,15 +201,16 @@ impl EcsSource {
         let asking = try_join(reader.services(&service_arns), reader.tasks(&task_arns, Urgency::CanWait));
         let ((described, missing_services), (tasks, missing)) = self.attend(cell, asking).await?;
         let services = self.services_of(&listed_services, described, &missing_services);
+        let named = self.defaults.clone().named(namespace_arns(&services));
+        self.defaults = self.attend(cell, named).await;
         // Two answers in a row that lack a task prove something only if time passes between them.
         let missing = missing.into_iter().filter(|_| !self.is_early).map(InstanceId::from).collect();
         let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
-        self.unread = self.read_revisions(cell, needed(&sighting, Needed::ByAny).cloned().collect()).await;
+        self.unread = self.read_revisions(cell, needed(&sighting).cloned().collect()).await;
         self.read_instances(cell, &sighting).await;
-        let unread = || needed(&sighting, Needed::ByServices).find_map(|arn| self.unread.get(arn));
+        let lacking = || never_read(&sighting, &self.unread).or_else(|| self.instances.error());
         if self.read_at.is_none()
-            && let Some(error) =
-                unread().or_else(|| self.instances.error()).or_else(|| self.defaults.unknown())
+            && let Some(error) = lacking().or_else(|| self.defaults.unknown())
         {
             return Err(error.clone());
         }
@@ -326,7 +327,6 @@ impl EcsSource {
         for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
             if !self.may_believe(event, &facts) {
-                self.is_asked_for |= self.read_at.is_none();
                 continue;
             }
             places.extend(self.knowledge(now).places(std::slice::from_ref(&arn)));
@@ -345,13 +345,18 @@ impl EcsSource {
     }
 
     /// Whether what an event tells can be taken in. Before the first reading nothing is; nor is a task of another account
-    /// or Region; and a task that is not known although it was so before the last reading is asked about first.
+    /// or Region; and a task that is not known although it was so before the last reading is asked about first. What can't
+    /// be told yet another reading tells.
     fn may_believe(&mut self, event: &TaskEvent, facts: &TaskFacts) -> bool {
-        let Some(read_at) = self.read_at else { return false };
         let of = |arn: &str| arn.splitn(6, ':').take(5).map(str::to_owned).collect::<Vec<_>>();
         let tasks = || self.tasks.iter().map(|task| task.facts.arn.as_str());
-        let home = self.services.keys().map(AsRef::as_ref).chain(tasks()).next();
-        if home.is_some_and(|home| of(home) != of(facts.arn.as_str())) {
+        let written = Some(&*self.reader.cluster).filter(|written| written.starts_with("arn:"));
+        let home = written.into_iter().chain(self.services.keys().map(AsRef::as_ref)).chain(tasks()).next();
+        let (Some(read_at), Some(home)) = (self.read_at, home) else {
+            self.is_asked_for = true;
+            return false;
+        };
+        if of(home) != of(facts.arn.as_str()) {
             return false;
         }
         let is_old = event.updated_at().is_none_or(|at| at < read_at);
@@ -385,9 +390,15 @@ impl EcsSource {
         self.share(cell);
     }
 
+    /// What services are read against.
+    fn described_against(&self) -> Cluster<'_> {
+        let (default, names) = (self.defaults.name(), self.defaults.names());
+        Cluster { name: &self.label, rules: &self.namespaces, default, names }
+    }
+
     fn knowledge(&self, now: SystemTime) -> Knowledge<'_> {
         Knowledge {
-            cluster: Cluster { name: &self.label, rules: &self.namespaces, default: self.defaults.name() },
+            cluster: self.described_against(),
             short: &self.cluster,
             home: &self.home,
             defaults: &self.defaults,
@@ -398,16 +409,6 @@ impl EcsSource {
             instances: &self.instances,
             now,
         }
-    }
-
-    /// Every service that is listed or was known: one that is no longer listed is believed gone only when
-    /// its description says so too.
-    fn services_to_ask(&self, listed: &[String]) -> Vec<String> {
-        let mut arns: HashSet<String> = listed.iter().cloned().collect();
-        arns.extend(self.services.keys().map(|arn| arn.as_ref().to_owned()));
-        let mut arns: Vec<_> = arns.into_iter().collect();
-        arns.sort();
-        arns
     }
 
     /// Those described, and those that are not known to have gone: one that is listed and unknown to ECS is a
@@ -451,6 +452,7 @@ impl EcsSource {
                 service.definition = before.get(arn).and_then(|known| known.definition.clone());
             }
         }
+        self.defaults.take_in();
         self.tasks.merge(sighting.tasks, now);
         let used: HashSet<Arc<str>> = {
             let of_services = self.services.values().filter_map(|service| service.definition.clone());

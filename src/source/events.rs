@@ -6,7 +6,7 @@
 //! Invariant: a message is deleted only after what it tells has been taken in; one that can't be read is left to the
 //! queue's dead-letter queue.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -122,14 +122,15 @@ impl Queue {
         let call = call.max_number_of_messages(BATCH).wait_time_seconds(seconds);
         let answer = call.send().await.map_err(|error| failed(RECEIVE, error))?;
         let (parcels, mut done) = self.sort(answer.messages());
+        let (mut applied, mut left) = (BTreeSet::new(), BTreeSet::new());
         for (addressee, parcel) in parcels {
             let Some(addressee) = self.addressees.get(addressee) else { continue };
-            let count = parcel.receipts.len() as u64;
-            if addressee.outbox.send(parcel.events, parcel.asks_for_reading).await {
-                self.count("applied").inc_by(count);
-                done.extend(parcel.receipts);
-            }
+            let is_taken = addressee.outbox.send(parcel.events, parcel.asks_for_reading).await;
+            if is_taken { &mut applied } else { &mut left }.extend(parcel.receipts);
         }
+        applied.retain(|receipt| !left.contains(receipt));
+        self.count("applied").inc_by(applied.len() as u64);
+        done.extend(applied);
         self.delete(done).await
     }
 
@@ -146,27 +147,28 @@ impl Queue {
                 }
             };
             self.note_lag(told.at());
-            let Some(addressee) = told.cluster().and_then(|arn| self.addressee_of(arn)) else {
+            let addressees = told.cluster().map(|arn| self.addressees_of(arn)).unwrap_or_default();
+            if addressees.is_empty() {
                 self.count("ignored").inc();
                 strangers.push(receipt.to_owned());
-                continue;
-            };
-            let parcel = parcels.entry(addressee).or_default();
-            parcel.receipts.push(receipt.to_owned());
-            match told {
-                Told::Task { event, .. } => parcel.events.push(*event),
-                Told::Other { .. } => parcel.asks_for_reading = true,
+            }
+            for addressee in addressees {
+                let parcel = parcels.entry(addressee).or_default();
+                parcel.receipts.push(receipt.to_owned());
+                match &told {
+                    Told::Task { event, .. } => parcel.events.push(TaskEvent::clone(event)),
+                    Told::Other { .. } => parcel.asks_for_reading = true,
+                }
             }
         }
         (parcels, strangers)
     }
 
-    /// Who wants to hear of a cluster: rather one that is known to be it than one that may be.
-    fn addressee_of(&self, arn: &str) -> Option<usize> {
-        let cluster = ClusterId::read(arn)?;
+    /// Who wants to hear of a cluster: everyone whose cluster it may be. Nobody believes what is about another account.
+    fn addressees_of(&self, arn: &str) -> Vec<usize> {
+        let Some(cluster) = ClusterId::read(arn) else { return Vec::new() };
         let all = self.addressees.iter().enumerate();
-        let fitting = all.filter(|(_, addressee)| addressee.cluster.may_be(&cluster));
-        fitting.max_by_key(|(_, addressee)| addressee.cluster.account.is_some()).map(|(number, _)| number)
+        all.filter(|(_, addressee)| addressee.cluster.may_be(&cluster)).map(|(number, _)| number).collect()
     }
 
     /// Leaves a message where it is: after some tries SQS moves it to the dead-letter queue, where people find it.

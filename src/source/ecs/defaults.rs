@@ -1,12 +1,16 @@
-//! The default namespace of a cluster, which Service Connect knows it by: where services belong that say none themselves.
+//! Which namespaces ECS means: the default one of a cluster, where services belong that say none themselves, and those
+//! that Service Connect writes as ARNs, which don't tell their names.
 //!
-//! It is asked for only where a cluster feeds several namespaces, and no more than once a minute.
+//! It is asked for only where a cluster feeds several namespaces: the default no more than once a minute, and the name of
+//! an ARN once.
 //!
 //! Invariant: a question that fails changes nothing that is known, and holds no reading up for long.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::model::Finding;
@@ -20,14 +24,23 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How long a reading waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is known of it.
+/// The names of namespaces by their ARNs.
+pub(super) type Names = BTreeMap<String, String>;
+
+/// What is known of them.
 #[derive(Clone, Debug)]
 pub(super) struct Defaults {
     /// Whom to ask, if it matters.
     asker: Option<Asker>,
-    known: Option<Known>,
-    /// Why it is not known better.
+    /// The default namespace as it was told last.
+    told: Option<String>,
+    /// The same as of the last whole reading.
+    name: Option<String>,
+    names: Names,
+    /// Why the default namespace is not known better.
     failing: Option<SourceError>,
+    /// The ARNs that services have and whose names could not be read last.
+    unread: BTreeMap<String, SourceError>,
     asked: Option<Instant>,
 }
 
@@ -39,12 +52,9 @@ struct Asker {
     cluster: String,
 }
 
-/// A namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Known {
-    /// As ECS says it: a name, or an ARN that does not tell the name.
-    written: String,
-    name: String,
+/// Whoever may not ask does without, and so does who asks for a namespace that was deleted.
+fn is_final(error: &SourceError) -> bool {
+    is_denial(&error.code) || error.code == "NamespaceNotFound"
 }
 
 impl Defaults {
@@ -56,44 +66,85 @@ impl Defaults {
             budget: access.budget(),
             cluster: cluster.to_owned(),
         };
-        Self { asker: matters.then(asker), known: None, failing: None, asked: None }
+        Self {
+            asker: matters.then(asker),
+            told: None,
+            name: None,
+            names: Names::new(),
+            failing: None,
+            unread: BTreeMap::new(),
+            asked: None,
+        }
     }
 
-    /// The name of the namespace.
+    /// The name of the default namespace as of the last whole reading.
     pub(super) fn name(&self) -> Option<&str> {
-        self.known.as_ref().map(|known| known.name.as_str())
+        self.name.as_deref()
     }
 
-    /// Why nothing is known of it. Who may not ask does without, and so does a cluster whose namespace was deleted.
+    /// The names of namespaces that ECS writes as ARNs.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Takes in what was told, with all else that a reading brought.
+    pub(super) fn take_in(&mut self) {
+        self.name.clone_from(&self.told);
+    }
+
+    /// Why nothing is known of one that matters, unless it never will be.
     pub(super) fn unknown(&self) -> Option<&SourceError> {
-        let is_final = |error: &SourceError| is_denial(&error.code) || error.code == "NamespaceNotFound";
-        self.failing.as_ref().filter(|error| self.known.is_none() && !is_final(error))
+        let failing = self.failing.iter().filter(|_| self.told.is_none());
+        failing.chain(self.unread.values()).find(|error| !is_final(error))
     }
 
-    /// That it could not be asked for.
-    pub(super) fn finding(&self, cluster: &str) -> Option<Finding> {
-        let error = self.failing.as_ref()?;
-        let object = format!("ecs {cluster}, default namespace");
-        Some(error.finding(object, "can't be read, so it is taken for what it was: "))
+    /// What could not be asked for.
+    pub(super) fn findings(&self, cluster: &str) -> impl Iterator<Item = Finding> {
+        let default = self.failing.iter().map(move |error| {
+            let object = format!("ecs {cluster}, default namespace");
+            error.finding(object, "can't be read, so it is taken for what it was: ")
+        });
+        let named = self.unread.iter().map(move |(arn, error)| {
+            let what = "can't be read, so services that Service Connect puts there are left out, unless the tag \
+                        legation:namespace says where they belong: ";
+            error.finding(format!("ecs {cluster}, namespace {arn}"), what)
+        });
+        default.chain(named)
     }
 
-    /// What is known after another question, if it is time for one.
+    /// What is known after another question about the default namespace, if it is time for one.
     pub(super) async fn renewed(mut self) -> Self {
         let Some(asker) = self.asker.clone() else { return self };
         if self.failing.is_none() && self.asked.is_some_and(|at| at.elapsed() < PAUSE) {
             return self;
         }
         self.asked = Some(Instant::now());
-        match asker.ask(self.known.as_ref()).await {
-            Ok(known) => (self.known, self.failing) = (known, None),
+        match asker.ask(&mut self.names).await {
+            Ok(told) => (self.told, self.failing) = (told, None),
             Err(error) => self.failing = Some(error),
+        }
+        self
+    }
+
+    /// What is known after a question about each of these ARNs whose name is not known.
+    pub(super) async fn named(mut self, arns: BTreeSet<String>) -> Self {
+        let Some(asker) = self.asker.clone() else { return self };
+        let unknown: Vec<_> = arns.into_iter().filter(|arn| !self.names.contains_key(arn)).collect();
+        let answers = join_all(unknown.iter().map(|arn| asker.name_of(arn))).await;
+        self.unread.clear();
+        for (arn, answer) in unknown.into_iter().zip(answers) {
+            match answer {
+                Ok(name) => drop(self.names.insert(arn, name)),
+                Err(error) => drop(self.unread.insert(arn, error)),
+            }
         }
         self
     }
 }
 
 impl Asker {
-    async fn ask(&self, known: Option<&Known>) -> Result<Option<Known>, SourceError> {
+    /// The name of the default namespace, if the cluster has one.
+    async fn ask(&self, names: &mut Names) -> Result<Option<String>, SourceError> {
         self.budget.admit(DESCRIBE_CLUSTERS, Urgency::CanWait).await;
         let call = self.ecs.describe_clusters().clusters(&self.cluster);
         let answer = in_time(DESCRIBE_CLUSTERS, call.send()).await?;
@@ -103,19 +154,18 @@ impl Asker {
         };
         let defaults = cluster.service_connect_defaults();
         let Some(written) = defaults.and_then(|defaults| defaults.namespace()) else { return Ok(None) };
-        match known {
-            Some(known) if known.written == written => Ok(Some(known.clone())),
-            _ => Ok(Some(Known { written: written.to_owned(), name: self.name_of(written).await? })),
+        if !written.starts_with("arn:") {
+            return Ok(Some(written.to_owned()));
         }
+        if !names.contains_key(written) {
+            names.insert(written.to_owned(), self.name_of(written).await?);
+        }
+        Ok(names.get(written).cloned())
     }
 
-    /// The name of a namespace that may be an ARN.
-    async fn name_of(&self, written: &str) -> Result<String, SourceError> {
-        if !written.starts_with("arn:") {
-            return Ok(written.to_owned());
-        }
+    async fn name_of(&self, arn: &str) -> Result<String, SourceError> {
         self.budget.admit(GET_NAMESPACE, Urgency::CanWait).await;
-        let answer = in_time(GET_NAMESPACE, self.cloud_map.get_namespace().id(written).send()).await?;
+        let answer = in_time(GET_NAMESPACE, self.cloud_map.get_namespace().id(arn).send()).await?;
         let answer = answer.map_err(|error| failed(GET_NAMESPACE, error))?;
         let name = answer.namespace().and_then(|namespace| namespace.name());
         name.map(str::to_owned).ok_or_else(|| bad_response(GET_NAMESPACE, "the answer lacks `Name`"))

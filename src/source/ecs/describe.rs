@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::defaults::Names;
 use super::facts::{Connect, ConnectService, NamedPort, Revision, ServiceFacts};
 use super::standalone::{Said, name_of};
 use super::tags::{self, Place, PortTags, Role, Tag, TagLayer, listed};
@@ -39,6 +40,8 @@ pub(super) struct Cluster<'a> {
     pub rules: &'a [NamespaceRule],
     /// The name of the cluster's default namespace, if it has one: the lowest layer.
     pub default: Option<&'a str>,
+    /// Of namespaces that ECS writes as ARNs.
+    pub names: &'a Names,
 }
 
 /// What `service` offers, with what is wrong about its description. `told` is what the tags of its tasks say.
@@ -85,8 +88,15 @@ impl Reader<'_> {
         let labelled = self.is_written || self.service.connect.is_some();
         let rules = self.cluster.rules;
         let admits = |rule: &&NamespaceRule| labelled || rule.discover == Discover::All;
-        let connect = self.service.connect.as_ref().and_then(|connect| connect.namespace.clone());
         let tagged = self.tags.namespace.clone();
+        let connect = match self.service.connect.as_ref().and_then(|connect| connect.namespace.clone()) {
+            // The only namespace is meant, whatever its ARN.
+            Some(arn) if arn.starts_with("arn:") && rules.len() == 1 => None,
+            Some(arn) if arn.starts_with("arn:") && tagged.is_none() => {
+                Some(self.cluster.names.get(&arn).cloned()?) // it is told elsewhere why the name is not known
+            }
+            written => written,
+        };
         let Some(name) = tagged.as_ref().map(|(_, name)| name.clone()).or(connect) else {
             return match rules {
                 [only] => Some(only).filter(admits).map(|rule| rule.namespace.clone()),
@@ -126,7 +136,7 @@ impl Reader<'_> {
 
     /// Several namespaces, and nothing says which is meant.
     fn find_no_namespace(&mut self) {
-        let Cluster { name, rules, default } = self.cluster;
+        let Cluster { name, rules, default, .. } = self.cluster;
         let names = listed(rules.iter().map(|rule| rule.namespace.as_str()));
         let but = default.map(|default| format!(", and not its default namespace `{default}`"));
         let but = but.unwrap_or_default();

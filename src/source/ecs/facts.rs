@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
     Deployment, HealthCheck, HealthStatus, NetworkBinding, NetworkMode, PortMapping, Service,
-    ServiceConnectConfiguration, ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
+    ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
 };
 
 use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
@@ -46,7 +46,7 @@ pub(super) struct ServiceFacts {
 /// A Service Connect block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Connect {
-    /// A name; an ARN says nothing that could be compared and is left out.
+    /// A name or an ARN.
     pub namespace: Option<String>,
     /// None of them: a client only.
     pub services: Vec<ConnectService>,
@@ -278,12 +278,9 @@ fn own_tags(tags: &[Tag]) -> Tags {
 
 fn connect(deployment: &Deployment) -> Option<Arc<Connect>> {
     let block = deployment.service_connect_configuration()?;
-    let name = |block: &ServiceConnectConfiguration| {
-        let namespace = block.namespace().filter(|name| !name.starts_with("arn:"));
-        namespace.map(str::to_owned)
-    };
-    let namespace = name(block);
-    let services = block.services().iter().map(|one| connect_service(one, namespace.as_deref())).collect();
+    let name = block.namespace().filter(|name| !name.starts_with("arn:"));
+    let services = block.services().iter().map(|one| connect_service(one, name)).collect();
+    let namespace = block.namespace().map(str::to_owned);
     block.enabled().then(|| Arc::new(Connect { namespace, services }))
 }
 

@@ -270,7 +270,7 @@ impl EcsSource {
     /// Whether anything of a service is part of a namespace here, as this task of it has it: of all others nobody needs to
     /// know where they are.
     fn offers_something(&self, service: &ServiceFacts, task: &TaskFacts) -> bool {
-        let cluster = Cluster { name: &self.cluster, rules: &self.namespaces, default: self.defaults.name() };
+        let cluster = Cluster { name: &self.cluster, ..self.described_against() };
         let revision = service.definition.as_ref().and_then(|arn| self.revisions.get(arn));
         let told = TaskTags::of_task(task);
         revision.is_some_and(|revision| !describe::describe(cluster, service, &told, revision).0.is_empty())

@@ -2,13 +2,17 @@
 //!
 //! It asks nobody. Invariant: each note follows from what is known at the time alone.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::facts::{ServiceFacts, Status, TaskFacts};
+use super::facts::{Status, TaskFacts};
+use super::read::Unread;
 use super::tasks::Known;
+use super::view::Services;
 use super::{EcsSource, Sighting};
 use crate::model::{Health, InstanceId, Phase};
+use crate::source::SourceError;
 
 impl EcsSource {
     /// Takes note of what is to be asked about these tasks.
@@ -61,23 +65,45 @@ impl EcsSource {
         self.wanted.extend(new);
         self.note_instances(tasks);
     }
+
+    /// Every service that is listed or was known: one that is no longer listed is believed gone only when
+    /// its description says so too.
+    pub(super) fn services_to_ask(&self, listed: &[String]) -> Vec<String> {
+        let mut arns: HashSet<String> = listed.iter().cloned().collect();
+        arns.extend(self.services.keys().map(|arn| arn.as_ref().to_owned()));
+        let mut arns: Vec<_> = arns.into_iter().collect();
+        arns.sort();
+        arns
+    }
 }
 
-/// Whose task definitions are asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needed {
-    /// Services, their tasks and standalone tasks with tags: without these an endpoint would be missing.
-    ByServices,
-    /// Other standalone tasks too, whose ports only their own sidecars care about.
-    ByAny,
+/// The task definitions that a reading needs. Those of standalone tasks too: their labels may make them members, and in
+/// any case their own sidecars care about their ports.
+pub(super) fn needed(sighting: &Sighting) -> impl Iterator<Item = &Arc<str>> {
+    let of_services = sighting.services.values().filter_map(|service| service.definition.as_ref());
+    of_services.chain(up(sighting).map(|task| &task.definition))
 }
 
-pub(super) fn needed(sighting: &Sighting, by: Needed) -> impl Iterator<Item = &Arc<str>> {
-    let of_services =
-        sighting.services.values().filter_map(|service: &ServiceFacts| service.definition.as_ref());
-    let up = sighting.tasks.tasks.iter().filter(|task| task.status != Status::Gone);
-    let serves =
-        |task: &TaskFacts| task.service.is_some() || task.tags.as_ref().is_some_and(|tags| !tags.is_empty());
-    let up = up.filter(move |task| by == Needed::ByAny || serves(task));
-    of_services.chain(up.map(|task| &task.definition))
+/// Why a first view would lack an endpoint, if it would. What ECS refuses to describe for good makes no standalone task a
+/// member.
+pub(super) fn never_read<'a>(sighting: &'a Sighting, unread: &'a Unread) -> Option<&'a SourceError> {
+    let alone: HashSet<_> =
+        up(sighting).filter(|task| task.service.is_none()).map(|task| &task.definition).collect();
+    let served = needed(sighting).filter(|definition| !alone.contains(definition));
+    let errors = served.filter_map(|definition| unread.get(definition));
+    let of_alone = alone.iter().filter_map(|definition| unread.get(*definition));
+    let is_final =
+        |error: &SourceError| ["ClientException", "InvalidParameterException"].contains(&&*error.code);
+    errors.chain(of_alone.filter(|error| !is_final(error))).next()
+}
+
+fn up(sighting: &Sighting) -> impl Iterator<Item = &TaskFacts> {
+    sighting.tasks.tasks.iter().filter(|task| task.status != Status::Gone)
+}
+
+/// The namespaces that Service Connect writes as ARNs, where no tag says another.
+pub(super) fn namespace_arns(services: &Services) -> BTreeSet<String> {
+    let untagged = services.values().filter(|service| !service.tags.contains_key("namespace"));
+    let written = untagged.filter_map(|service| service.connect.as_ref()?.namespace.as_ref());
+    written.filter(|written| written.starts_with("arn:")).cloned().collect()
 }

@@ -8,6 +8,7 @@ mod describing;
 mod hearing;
 mod judging;
 mod modes;
+mod namespaces;
 mod partial;
 mod reading;
 mod skew;

@@ -95,7 +95,7 @@ impl<'a> Knowledge<'a> {
         }
         findings.extend(self.doubts());
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
-        findings.extend(self.defaults.finding(self.cluster.name));
+        findings.extend(self.defaults.findings(self.cluster.name));
         findings.extend(self.instances.findings(self.cluster.name));
         findings.sort();
         findings.dedup();

@@ -113,7 +113,7 @@ async fn a_queue_that_refuses_is_told() {
 }
 
 #[tokio::test]
-async fn clusters_of_one_name_hear_their_own_events() {
+async fn whoever_may_watch_a_cluster_hears_its_events() {
     let script = Scripted::start(|_, _| Answer::Json(200, json!({})));
     let settings = Settings { queue_url: "https://sqs.test/1/legation-a".to_owned(), receivers: 1 };
     let addressees = ["prod-a", CLUSTER, "arn:aws:ecs:us-east-1:2:cluster/prod-a"].map(|cluster| {
@@ -123,14 +123,14 @@ async fn clusters_of_one_name_hear_their_own_events() {
     });
     let metrics = Metrics::register(&mut Registry::default());
     let queue = Queue::new(&script.access(), settings, addressees.into(), metrics);
-    for (arn, addressee) in [
-        (CLUSTER, Some(1)),
-        ("arn:aws:ecs:us-east-1:2:cluster/prod-a", Some(2)),
-        ("arn:aws:ecs:eu-west-1:7:cluster/prod-a", Some(0)),
-        ("arn:aws:ecs:us-east-1:7:cluster/prod-a", None),
-        ("arn:aws:ecs:eu-west-1:1:cluster/prod-b", None),
-        ("prod", None),
+    for (arn, addressees) in [
+        (CLUSTER, vec![0, 1]),
+        ("arn:aws:ecs:us-east-1:2:cluster/prod-a", vec![2]),
+        ("arn:aws:ecs:eu-west-1:7:cluster/prod-a", vec![0]),
+        ("arn:aws:ecs:us-east-1:7:cluster/prod-a", vec![]),
+        ("arn:aws:ecs:eu-west-1:1:cluster/prod-b", vec![]),
+        ("prod", vec![]),
     ] {
-        assert_eq!(queue.addressee_of(arn), addressee, "{arn}");
+        assert_eq!(queue.addressees_of(arn), addressees, "{arn}");
     }
 }

@@ -3,7 +3,7 @@
 //! It is not code of the product. Invariant: answers are made of the SDK's own types.
 
 use aws_sdk_ecs::types::{ApplicationProtocol, Attachment, ContainerDefinition, HealthCheck, KeyValuePair};
-use aws_sdk_ecs::types::{NetworkInterface, TaskSet};
+use aws_sdk_ecs::types::{NetworkInterface, ServiceConnectConfiguration, TaskSet};
 
 use super::*;
 
@@ -202,7 +202,10 @@ fn services_are_described_by_their_primary_deployment() {
         .build();
     let facts = service(&service_).expect("complete");
     assert_eq!(facts.definition.as_deref(), Some("d-2"));
-    assert_eq!(facts.connect.as_ref().expect("enabled").namespace, None, "an ARN is no name");
+    assert_eq!(
+        facts.connect.as_ref().expect("enabled").namespace.as_deref(),
+        Some("arn:aws:servicediscovery:x")
+    );
     let named = facts.deployments.get("1").expect("kept").as_ref().expect("enabled");
     assert_eq!(named.namespace.as_deref(), Some("prod"));
     assert_eq!(facts.deployments.get("3"), Some(&None));

@@ -13,8 +13,10 @@ use aws_sdk_ecs::types::{
     TimeoutConfiguration, TransportProtocol,
 };
 
+use super::world::DEV_NAMESPACE;
 use super::{port, revision, rule};
 use crate::model::{Finding, Protocol, Readiness, ServiceSpec};
+use crate::source::ecs::defaults::Names;
 use crate::source::ecs::describe::{self, Cluster};
 use crate::source::ecs::facts::{self, Revision};
 use crate::source::ecs::task_tags::TaskTags;
@@ -67,7 +69,8 @@ impl Given<'_> {
             .set_tags(Some(tags.collect()))
             .build();
         let facts = facts::service(&service).expect("complete");
-        let cluster = Cluster { name: "prod-a", rules: &self.rules, default: self.default };
+        let names = Names::from([(DEV_NAMESPACE.to_owned(), "dev".to_owned())]);
+        let cluster = Cluster { name: "prod-a", rules: &self.rules, default: self.default, names: &names };
         let (offers, findings) = describe::describe(cluster, &facts, &TaskTags::default(), revision);
         (offers.into_iter().map(|offer| (*offer.spec).clone()).collect(), findings)
     }
@@ -252,6 +255,11 @@ fn the_namespace_is_said_or_the_only_one() {
     assert_eq!(all.brief(&one_port()).1, ["CFG002 ecs prod-a/payments"]);
     let by_connect = Given { rules: two(), ..connected("dev", vec![sc("http")]) };
     assert_eq!(by_connect.brief(&one_port()).0, ["dev/http http http:8080"]);
+    let by_arn = |arn| Given { rules: two(), ..connected(arn, vec![sc("http")]) };
+    assert_eq!(by_arn(DEV_NAMESPACE).brief(&one_port()).0, ["dev/http http http:8080"]);
+    let nobodys =
+        Given { default: Some("prod"), ..by_arn("arn:aws:servicediscovery:eu-west-1:1:namespace/ns-3") };
+    assert_eq!(nobodys.brief(&one_port()), (vec![], vec![]), "it is told where the ARN is read");
     let by_default = |default, tags: &'static [(&'static str, &'static str)]| Given {
         default: Some(default),
         ..in_two(tags)

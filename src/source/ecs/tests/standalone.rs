@@ -1,9 +1,8 @@
-//! Tests of standalone tasks as members, of what the tags of tasks say, and of the cluster's default namespace.
+//! Tests of standalone tasks as members, and of what the tags of tasks say.
 //!
 //! It is not about what each tag means. Invariant: everything is read from the JSON that ECS sends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -13,14 +12,14 @@ use super::world::{ARN, Cluster, refusal, task_arn};
 use crate::model::{Finding, Phase, Registration, ServiceKey, ServiceView, StopCause, View};
 use crate::source::ecs::{Discover, EcsSource};
 
-const PROD: (&str, &str) = ("namespace", "prod");
+pub(super) const PROD: (&str, &str) = ("namespace", "prod");
 
-fn prod(cluster: &Cluster) -> EcsSource {
+pub(super) fn prod(cluster: &Cluster) -> EcsSource {
     cluster.source(vec![rule("prod", Discover::Labelled)])
 }
 
 /// The services as `name=task,task`.
-fn services(view: &View) -> Vec<String> {
+pub(super) fn services(view: &View) -> Vec<String> {
     let of = |(key, service): (&ServiceKey, &Arc<ServiceView>)| {
         let id = |one: &Registration| one.instance.as_str().rsplit('/').next().unwrap_or_default().to_owned();
         format!("{key}={}", service.registrations.iter().map(id).collect::<Vec<_>>().join(","))
@@ -28,11 +27,11 @@ fn services(view: &View) -> Vec<String> {
     view.services.iter().map(of).collect()
 }
 
-fn told(findings: &[Finding]) -> Vec<String> {
+pub(super) fn told(findings: &[Finding]) -> Vec<String> {
     findings.iter().map(|finding| format!("{} {}", finding.code, finding.object)).collect()
 }
 
-async fn read(source: &mut EcsSource) -> View {
+pub(super) async fn read(source: &mut EcsSource) -> View {
     source.sweep(None).await.expect("a view")
 }
 
@@ -74,6 +73,11 @@ async fn labels_ask_for_it_too_and_lie_below_tags() {
         definition["containerDefinitions"][0]["dockerLabels"] = labels;
     }
     let mut source = prod(&cluster);
+    // Before its labels are known nobody knows whether the first view would be whole.
+    cluster.world().faults = vec![("DescribeTaskDefinition", refusal("ServerException")); 4];
+    let error = source.sweep(None).await.expect_err("not whole");
+    assert_eq!(error.operation, "ecs:DescribeTaskDefinition");
+    cluster.world().faults.clear();
     let view = read(&mut source).await;
     assert_eq!(services(&view), ["prod/batch=c", "prod/payments=a,b"]);
     let spec = |view: &View| {
@@ -196,55 +200,4 @@ async fn a_new_member_waits_for_its_tags_and_leaves_when_an_event_says_so() {
     let jobs = &view.services[&ServiceKey::new("prod", "jobs")];
     assert_eq!(jobs.registrations[0].phase, Phase::Stopping(StopCause::Planned));
     assert_eq!(cluster.count("DescribeTasks"), asked + 1, "and that costs no call");
-}
-
-#[tokio::test]
-async fn the_default_namespace_is_the_lowest_layer_and_asked_for_only_where_it_matters() {
-    const DEFAULT: &str = "arn:aws:servicediscovery:eu-west-1:1:namespace/ns-1";
-    let cluster = Cluster::payments();
-    let auto = json!([{"key": "legation:role", "value": "auto"}]);
-    cluster.world().services.get_mut("payments").expect("it")["tags"] = auto;
-    cluster.world().default = Some(DEFAULT);
-    read(&mut prod(&cluster)).await;
-    assert_eq!(cluster.count("DescribeClusters"), 0, "there is but one namespace");
-
-    let two = || vec![rule("dev", Discover::Labelled), rule("prod", Discover::Labelled)];
-    let mut source = cluster.source(two());
-    let view = read(&mut source).await;
-    assert_eq!((services(&view), view.findings.len()), (vec!["prod/payments=a,b".to_owned()], 0));
-    read(&mut source).await;
-    assert_eq!((cluster.count("DescribeClusters"), cluster.count("GetNamespace")), (1, 1), "once a minute");
-
-    // Before the first answer nobody knows which services would be missing.
-    let too_often = || ("DescribeClusters", refusal("ThrottlingException"));
-    cluster.world().faults = vec![too_often(), too_often()];
-    let mut first = cluster.source(two());
-    let error = first.sweep(None).await.expect_err("nothing to go on");
-    assert_eq!(
-        (error.operation.as_str(), error.code.as_str()),
-        ("ecs:DescribeClusters", "ThrottlingException")
-    );
-    assert_eq!(services(&read(&mut first).await), ["prod/payments=a,b"]);
-
-    // One that was deleted is nobody's, and keeps nobody waiting.
-    cluster.world().faults = vec![("GetNamespace", refusal("NamespaceNotFound"))];
-    let view = read(&mut cluster.source(two())).await;
-    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/payments", "SRC001 ecs prod-a, default namespace"]);
-
-    // One that may not ask knows nothing, and says so; then it asks again.
-    cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
-    let mut blind = cluster.source(two());
-    let view = read(&mut blind).await;
-    assert_eq!(services(&view), Vec::<String>::new());
-    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/payments", "SRC001 ecs prod-a, default namespace"]);
-    assert!(view.findings[1].message.contains("ecs:DescribeClusters: AccessDenied"), "{:?}", view.findings);
-    assert_eq!(services(&read(&mut blind).await), ["prod/payments=a,b"]);
-    // What was known stays.
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(61)).await;
-    tokio::time::resume();
-    cluster.world().faults = vec![("DescribeClusters", refusal("AccessDeniedException"))];
-    let view = read(&mut blind).await;
-    assert_eq!(services(&view), ["prod/payments=a,b"]);
-    assert_eq!(told(&view.findings), ["SRC001 ecs prod-a, default namespace"]);
 }

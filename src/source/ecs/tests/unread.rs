@@ -26,7 +26,7 @@ async fn one_definition_that_cannot_be_read_does_not_hide_a_stop() {
 }
 
 #[tokio::test]
-async fn the_first_reading_wants_every_definition_of_a_service_and_of_nobody_else() {
+async fn the_first_reading_wants_every_definition_but_of_standalone_tasks_that_ecs_refuses() {
     let cluster = Cluster::payments();
     cluster.world().task("x", "batch", 9);
     cluster.world().set("x", "group", json!("family:batch"));

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use crate::source::aws::scripted::{Answer, Scripted};
 use crate::source::ecs::{EcsSource, Inbox, NamespaceRule, Settings};
 
+/// A namespace called `dev`.
+pub(super) const DEV_NAMESPACE: &str = "arn:aws:servicediscovery:eu-west-1:1:namespace/ns-2";
 pub(super) const ARN: &str = "arn:aws:ecs:eu-west-1:1:";
 
 /// What the cluster holds, by name or id.
@@ -188,7 +190,10 @@ impl World {
                 let defaults = self.default.map(|namespace| json!({"namespace": namespace}));
                 Some(json!({"clusters": [{"clusterName": "prod-a", "serviceConnectDefaults": defaults}]}))
             }
-            "GetNamespace" => Some(json!({"Namespace": {"Name": "prod"}})),
+            "GetNamespace" => {
+                let name = if request["Id"] == json!(DEV_NAMESPACE) { "dev" } else { "prod" };
+                Some(json!({"Namespace": {"Name": name}}))
+            }
             _ => None,
         };
         document.map_or_else(|| refusal("InvalidParameterException"), |document| Answer::Json(200, document))
