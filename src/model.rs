@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
 
-pub use cluster::{ClusterId, account_of_role};
+pub use cluster::{ClusterId, account_of_role, region_of_namespace};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use place::{Place, Subnet, TaskState, TasksByPlace};
 

@@ -231,6 +231,24 @@ def test_a_task_on_a_machine(ecs):
     assert refused("RequestLimitExceeded", throttled.describe_instances)["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
+def test_a_role_is_taken_on_and_leads_into_its_account():
+    arguments = {"RoleArn": "arn:aws:iam::111122223333:role/reader", "RoleSessionName": "legation"}
+    answer = client("sts").assume_role(**arguments)
+    assert answer["AssumedRoleUser"]["Arn"] == "arn:aws:sts::111122223333:assumed-role/reader/legation"
+    lent = answer["Credentials"]
+    assert lent["Expiration"].timestamp() > time.time() and lent["AccessKeyId"].startswith("ASIA")
+    assert lent["SecretAccessKey"] and lent["SessionToken"]
+    stranger = arguments | {"RoleArn": "arn:aws:iam::999999999999:role/reader"}
+    refused("AccessDenied", client("sts").assume_role, **stranger)
+    refused("InvalidAction", client("sts").get_caller_identity)
+    for fault, code, status in (
+        ("access-denied", "AccessDenied", 403), ("throttle", "Throttling", 400), ("server-error", "InternalFailure", 500)
+    ):
+        faulty = client("sts", FAKE["faulty"][fault])
+        response = refused(code, faulty.assume_role, **arguments)
+        assert response["ResponseMetadata"]["HTTPStatusCode"] == status
+
+
 def test_ecs_refusals(ecs):
     for call in (ecs.list_tasks, ecs.list_services):
         refused("ClusterNotFoundException", call, cluster="nowhere")
@@ -431,7 +449,7 @@ def test_events_are_received_and_deleted(sqs):
 
 def test_every_operation_and_structure_was_compared(ecs, cloudmap, sqs):
     called = {f"{api.service}:{name}" for api in (ecs, cloudmap, sqs) for name in api.called}
-    called |= {call for call in PARSED if call.startswith("ec2:")}  # XML, which botocore reads or not
+    called |= {call for call in PARSED if call.startswith(("ec2:", "sts:"))}  # XML, which botocore reads or not
     assert called == set(FAKE["operations"]), "an operation of the endpoint that nobody called, or the other way round"
     compared = {f"{api.name}.{name}" for api in (ecs, cloudmap, sqs) for name in api.seen}
     unused = {name for name in ALWAYS if not any(name in (c, c.split(".")[1]) for c in compared)}

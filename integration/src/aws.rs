@@ -237,9 +237,7 @@ impl Endpoint {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Lost> {
         let scope = Scope::of(request.headers());
         if scope.as_ref().is_some_and(Scope::is_sts) {
-            let body = to_bytes(Body::new(request.into_body()), LONGEST).await.map_err(|_| Lost)?;
-            let (status, answer) = self.accounts.assume(&body);
-            return Ok(self.response(status, Api::Ecs, Outcome::Xml(answer)));
+            return self.answer_sts(request).await;
         }
         if machines::speaks_ec2(&request) {
             return self.answer_ec2(request, scope).await;
@@ -264,6 +262,26 @@ impl Endpoint {
             ),
         };
         Ok(self.response(status, operation.map_or(Api::Ecs, Operation::api), body))
+    }
+
+    /// Answers a call to STS.
+    async fn answer_sts(&self, request: Request<Incoming>) -> Result<Response<Body>, Lost> {
+        let body = to_bytes(Body::new(request.into_body()), LONGEST).await.map_err(|_| Lost)?;
+        let fault = self.faults.befall(Operation::AssumeRole).fault;
+        let account = self.accounts.world(None).map(|home| home.read(|state| state.account.clone()));
+        let account = account.unwrap_or_default();
+        let outcome = match befallen(fault, Operation::AssumeRole, &account).await? {
+            Some(outcome) => outcome,
+            None => self.accounts.assume(&body).map(Outcome::Xml),
+        };
+        let (status, body) = match outcome {
+            Ok(body) => (StatusCode::OK, body),
+            Err(error) => {
+                let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                (status, Outcome::Xml(accounts::refusal(&error)))
+            }
+        };
+        Ok(self.response(status, Api::Sts, body))
     }
 
     /// Refuses what is not signed, or not now.
@@ -318,20 +336,12 @@ impl Endpoint {
         let Ok(input) = serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) else {
             return Ok(Err(ApiError::new("SerializationException", "the request is not JSON")));
         };
-        match fate.fault {
-            Some(Fault::Outage) => return Err(Lost),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Throttle) => return Ok(Err(ApiError::throttled(api))),
-            Some(Fault::ServerError) => return Ok(Err(ApiError::server(api))),
-            Some(Fault::Garbage) => return Ok(Ok(Outcome::Garbage)),
-            Some(Fault::AccessDenied) => {
-                return Ok(Err(world.read(|state| ApiError::denied(operation, &state.account))));
-            }
-            Some(Fault::HalfPages) if wire::asks_for_later_page(&input) => {
-                return Ok(Err(ApiError::throttled(api)));
-            }
-            Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
-            _ => {}
+        if fate.fault == Some(Fault::HalfPages) && wire::asks_for_later_page(&input) {
+            return Ok(Err(ApiError::throttled(api)));
+        }
+        let account = world.read(|state| state.account.clone());
+        if let Some(outcome) = befallen(fate.fault, operation, &account).await? {
+            return Ok(outcome);
         }
         if operation.api() == Api::Sqs {
             return Ok(self.queue.answer(operation, &input).await.map(Outcome::Json));
@@ -351,6 +361,27 @@ impl Endpoint {
         };
         Ok(answer.map(Outcome::Json))
     }
+}
+
+/// What a fault alone makes of a request, if it leaves nothing else to be said.
+async fn befallen(
+    fault: Option<Fault>,
+    operation: Operation,
+    account: &str,
+) -> Result<Option<Result<Outcome, ApiError>>, Lost> {
+    Ok(Some(match fault {
+        Some(Fault::Outage) => return Err(Lost),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Throttle) => Err(ApiError::throttled(operation.api())),
+        Some(Fault::ServerError) => Err(ApiError::server(operation.api())),
+        Some(Fault::Garbage) => Ok(Outcome::Garbage),
+        Some(Fault::AccessDenied) => Err(ApiError::denied(operation, account)),
+        Some(Fault::Delay(delay)) => {
+            tokio::time::sleep(delay).await;
+            return Ok(None);
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// The body of a successful answer.
@@ -384,6 +415,8 @@ fn look_up(operation: Operation, state: &State, input: &Value) -> Result<Value, 
         Api::Ecs => ecs::answer(operation, state, input),
         Api::CloudMap => cloudmap::answer(operation, state, input),
         Api::Ec2 => machines::describe_instances(state, input),
-        Api::Sqs => Err(ApiError::new("UnknownOperationException", "A queue is no part of the world.")),
+        Api::Sqs | Api::Sts => {
+            Err(ApiError::new("UnknownOperationException", "Neither queues nor roles are part of the world."))
+        }
     }
 }

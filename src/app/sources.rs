@@ -17,7 +17,7 @@ use tracing::debug;
 use super::clusters::{Cluster, clusters};
 use super::{Parts, spawn};
 use crate::config::{Config, Guard, Queue};
-use crate::model::Namespace;
+use crate::model::{Namespace, region_of_namespace};
 use crate::source::aws::probe::{self, Probe};
 use crate::source::aws::{self, Access, Accounts};
 use crate::source::cloudmap::{self, CloudMapSource};
@@ -144,8 +144,11 @@ pub(super) async fn start(
             queue = Some(starting.queue(&accounts.access(None, None).await, settings, addressees));
         }
         for (namespace, settings) in &config.namespaces {
-            let access = accounts.access(settings.assume_role.as_deref(), None).await;
-            settings.cloud_map.iter().for_each(|it| starting.cloud_map(&access, namespace, it));
+            for cloud_map in &settings.cloud_map {
+                let region = region_of_namespace(cloud_map);
+                let access = accounts.access(settings.assume_role.as_deref(), region).await;
+                starting.cloud_map(&access, namespace, cloud_map);
+            }
         }
     }
     for (namespace, settings) in &config.namespaces {
@@ -178,23 +181,28 @@ pub async fn probe(config: &Config) -> anyhow::Result<Vec<Probe>> {
     let metrics = Metrics::unread();
     let Some(mut accounts) = load_aws(config, &metrics).await? else { return Ok(Vec::new()) };
     let (mut probes, mut homes) = (Vec::new(), BTreeSet::new());
+    let by = |role: &Option<String>, probes: Vec<Probe>| {
+        let role = role.clone();
+        probes.into_iter().map(move |probe| Probe { role: role.clone(), ..probe })
+    };
     for cluster in clusters(config, accounts.region()) {
         let access = accounts.access(cluster.role.as_deref(), cluster.id.region.as_deref()).await;
-        if homes.insert((cluster.role, cluster.id.region)) {
+        if homes.insert((cluster.role.clone(), cluster.id.region)) {
             probes.extend(probe::role(&access).await);
         }
-        probes.extend(probe::cluster(&access, &cluster.written).await);
+        probes.extend(by(&cluster.role, probe::cluster(&access, &cluster.written).await));
         if cluster.namespaces.len() > 1 {
-            probes.extend(probe::default_namespace(&access, &cluster.written).await);
+            probes.extend(by(&cluster.role, probe::default_namespace(&access, &cluster.written).await));
         }
     }
-    for settings in config.namespaces.values().filter(|settings| !settings.cloud_map.is_empty()) {
-        let access = accounts.access(settings.assume_role.as_deref(), None).await;
-        if homes.insert((settings.assume_role.clone(), Some(accounts.region().to_owned()))) {
-            probes.extend(probe::role(&access).await);
-        }
+    for settings in config.namespaces.values() {
         for namespace in &settings.cloud_map {
-            probes.extend(probe::cloud_map(&access, namespace).await);
+            let region = region_of_namespace(namespace).unwrap_or(accounts.region()).to_owned();
+            let access = accounts.access(settings.assume_role.as_deref(), Some(&region)).await;
+            if homes.insert((settings.assume_role.clone(), Some(region))) {
+                probes.extend(probe::role(&access).await);
+            }
+            probes.extend(by(&settings.assume_role, probe::cloud_map(&access, namespace).await));
         }
     }
     if let Some(queue) = &config.ecs_queue {

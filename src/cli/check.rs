@@ -1,5 +1,7 @@
 //! `legation check --pre`: whether a server with this configuration could do its work here.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::table::table;
@@ -39,22 +41,21 @@ pub(super) fn run(check: &Check, terminal: &mut Terminal<'_>) -> Outcome {
 }
 
 fn show(probes: &[Probe], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
-    let missing: Vec<Value> = statements(probes);
+    let missing = missing(probes);
     let bad = probes.iter().filter(|probe| probe.permission != Permission::Allowed).count();
     match format {
         Format::Json => writeln!(terminal.out, "{:#}", as_json(probes, &missing))?,
         Format::Table => {
             let row = |probe: &Probe| {
                 let (state, why) = words(&probe.permission);
-                vec![probe.action.to_owned(), probe.object.clone(), state.to_owned(), why.to_owned()]
+                let role = probe.role.as_deref().unwrap_or_default();
+                [probe.action, &probe.object, role, state, why].map(str::to_owned).to_vec()
             };
-            write!(terminal.out, "{}", table(&["ACTION", "OBJECT", "STATE", "WHY"], probes.iter().map(row)))?;
-            if !missing.is_empty() {
-                writeln!(
-                    terminal.out,
-                    "\nadd to the policy of the role that calls:\n{:#}",
-                    Value::Array(missing)
-                )?;
+            let heads = ["ACTION", "OBJECT", "ROLE", "STATE", "WHY"];
+            write!(terminal.out, "{}", table(&heads, probes.iter().map(row)))?;
+            for (role, statements) in missing {
+                let role = role.unwrap_or("the role that calls");
+                writeln!(terminal.out, "\nadd to the policy of {role}:\n{:#}", Value::Array(statements))?;
             }
             terminal.out.flush()?;
             let of = probes.len();
@@ -72,13 +73,17 @@ fn words(permission: &Permission) -> (&'static str, &str) {
     }
 }
 
+/// What each role lacks, of which the first is this process itself.
+fn missing(probes: &[Probe]) -> BTreeMap<Option<&str>, Vec<Value>> {
+    let mut denied: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
+    for probe in probes.iter().filter(|probe| matches!(probe.permission, Permission::Denied(_))) {
+        denied.entry(probe.role.as_deref()).or_default().push(probe.action);
+    }
+    denied.into_iter().map(|(role, denied)| (role, statements(&denied))).collect()
+}
+
 /// The statements of the shipped policies with an action that is denied, cut to such actions.
-fn statements(probes: &[Probe]) -> Vec<Value> {
-    let denied: Vec<_> = probes
-        .iter()
-        .filter(|probe| matches!(probe.permission, Permission::Denied(_)))
-        .map(|probe| probe.action)
-        .collect();
+fn statements(denied: &[&str]) -> Vec<Value> {
     let policies = POLICIES.iter().filter_map(|policy| serde_json::from_str::<Value>(policy).ok());
     let all = policies.flat_map(|policy| policy["Statement"].as_array().cloned().unwrap_or_default());
     let cut = all.filter_map(|mut statement| {
@@ -91,16 +96,18 @@ fn statements(probes: &[Probe]) -> Vec<Value> {
     cut.collect()
 }
 
-fn as_json(probes: &[Probe], missing: &[Value]) -> Value {
+fn as_json(probes: &[Probe], missing: &BTreeMap<Option<&str>, Vec<Value>>) -> Value {
     let items = probes.iter().map(|probe| {
         let (state, why) = words(&probe.permission);
-        json!({ "action": probe.action, "object": probe.object, "state": state, "why": why })
+        let Probe { action, object, role, .. } = probe;
+        json!({ "action": action, "object": object, "role": role, "state": state, "why": why })
     });
+    let missing = missing.iter().map(|(role, statements)| json!({ "role": role, "statements": statements }));
     json!({
         "apiVersion": "legation/v1",
         "kind": "ProbeList",
         "items": items.collect::<Vec<_>>(),
-        "missingStatements": missing,
+        "missing": missing.collect::<Vec<_>>(),
     })
 }
 
@@ -110,23 +117,29 @@ mod tests {
 
     #[test]
     fn whoever_lacks_an_action_is_shown_its_statement() {
-        let probe = |action, permission| Probe { action, object: "prod-a".to_owned(), permission };
+        let probe =
+            |action, permission| Probe { action, object: "prod-a".to_owned(), role: None, permission };
         let probes = [
             probe("ecs:ListTasks", Permission::Denied("not you".to_owned())),
             probe("ecs:ListServices", Permission::Allowed),
             probe("ecs:DescribeTasks", Permission::Unknown("timeout: 3 s".to_owned())),
+            Probe {
+                role: Some("arn:aws:iam::2:role/reader".to_owned()),
+                ..probe("ecs:ListServices", Permission::Denied("nor you".to_owned()))
+            },
         ];
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut terminal = Terminal { out: &mut out, err: &mut err, colour: false };
         let exit = show(&probes, Format::Table, &mut terminal).unwrap();
         assert_eq!(exit, Exit::Findings);
         let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
-        assert_eq!(err, "1 of 3 actions allowed\n");
+        assert_eq!(err, "1 of 4 actions allowed\n");
         expect_test::expect![[r#"
-            ACTION              OBJECT   STATE     WHY
-            ecs:ListTasks       prod-a   denied    not you
-            ecs:ListServices    prod-a   allowed   -
-            ecs:DescribeTasks   prod-a   unknown   timeout: 3 s
+            ACTION              OBJECT   ROLE                         STATE     WHY
+            ecs:ListTasks       prod-a   -                            denied    not you
+            ecs:ListServices    prod-a   -                            allowed   -
+            ecs:DescribeTasks   prod-a   -                            unknown   timeout: 3 s
+            ecs:ListServices    prod-a   arn:aws:iam::2:role/reader   denied    nor you
 
             add to the policy of the role that calls:
             [
@@ -135,6 +148,23 @@ mod tests {
                 "Effect": "Allow",
                 "Action": [
                   "ecs:ListTasks"
+                ],
+                "Resource": "*",
+                "Condition": {
+                  "ArnEquals": {
+                    "ecs:cluster": "arn:aws:ecs:REGION:ACCOUNT:cluster/CLUSTER"
+                  }
+                }
+              }
+            ]
+
+            add to the policy of arn:aws:iam::2:role/reader:
+            [
+              {
+                "Sid": "LegationList",
+                "Effect": "Allow",
+                "Action": [
+                  "ecs:ListServices"
                 ],
                 "Resource": "*",
                 "Condition": {
@@ -155,9 +185,8 @@ mod tests {
         let actions: Vec<_> = all.flat_map(|statement| statement["Action"].as_array().unwrap()).collect();
         assert!(actions.len() > 10, "{actions:?}");
         for action in actions {
-            let action: &'static str = action.as_str().unwrap().to_owned().leak();
-            let permission = Permission::Denied("not you".to_owned());
-            let found = statements(&[Probe { action, object: "prod-a".to_owned(), permission }]);
+            let action = action.as_str().unwrap();
+            let found = statements(&[action]);
             assert_eq!(found.len(), 1, "{action}");
             assert_eq!(found[0]["Action"], json!([action]));
             assert_eq!(found[0]["Effect"], "Allow");

@@ -1,4 +1,4 @@
-//! Which ECS cluster is meant, as its name or an ARN tells it.
+//! Which ECS cluster is meant, as its name or an ARN tells it; and what other ARNs tell of where something is.
 //!
 //! It asks nobody. Invariant: what is not said is not guessed.
 
@@ -29,6 +29,11 @@ pub fn account_of_role(arn: &str) -> Option<&str> {
     let sound = |c: char| c.is_ascii_alphanumeric() || "+=,.@-_/".contains(c);
     let is_role = !name.is_empty() && !name.ends_with('/') && name.chars().all(sound);
     (region.is_empty() && is_account && is_role).then_some(account)
+}
+
+/// The Region of a Cloud Map namespace, if that is its ARN.
+pub fn region_of_namespace(arn: &str) -> Option<&str> {
+    arn_of("servicediscovery", arn).map(|(region, ..)| region)
 }
 
 impl ClusterId {
@@ -117,6 +122,12 @@ mod tests {
         ] {
             assert_eq!(cluster.may_run(task), is_own, "{task}");
         }
+    }
+
+    #[test]
+    fn a_namespace_is_in_a_region() {
+        let arn = "arn:aws:servicediscovery:us-east-1:123456789012:namespace/ns-1";
+        assert_eq!([arn, "prod.local", ARN].map(region_of_namespace), [Some("us-east-1"), None, None]);
     }
 
     #[test]

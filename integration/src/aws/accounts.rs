@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 
 use super::machines::form;
+use super::wire::{ApiError, Operation};
 use crate::world::World;
 
 /// How access keys begin that a role lends; the number of its account follows.
@@ -115,19 +115,18 @@ impl Accounts {
     }
 
     /// Answers STS.
-    pub(super) fn assume(&self, body: &[u8]) -> (StatusCode, String) {
+    pub(super) fn assume(&self, body: &[u8]) -> Result<String, ApiError> {
         let form = form(&String::from_utf8_lossy(body));
         let member = |name: &str| form[name].as_str().map(str::to_owned);
         if member("Action").as_deref() != Some("AssumeRole") {
-            return refusal("InvalidAction", "The action is not known here.");
+            return Err(ApiError::new("InvalidAction", "The action is not known here."));
         }
         let role = member("RoleArn").unwrap_or_default();
         let account = role.split(':').nth(4).unwrap_or_default();
         let is_there =
             std::iter::once(&self.0.home).chain(self.others().iter()).any(|it| place(it).0 == account);
         if self.0.refused.load(Ordering::Relaxed) || !is_there {
-            let who = "User: arn:aws:sts::111122223333:assumed-role/server/task is not authorized to perform";
-            return refusal("AccessDenied", &format!("{who}: sts:AssumeRole on resource: {role}"));
+            return Err(ApiError::denied(Operation::AssumeRole, &place(&self.0.home).0));
         }
         self.0.lent.fetch_add(1, Ordering::Relaxed);
         let session = member("RoleSessionName").unwrap_or_default();
@@ -143,14 +142,15 @@ impl Accounts {
              <ResponseMetadata><RequestId>00000000-0000-4000-8000-000000000000</RequestId></ResponseMetadata>\
              </AssumeRoleResponse>"
         );
-        (StatusCode::OK, answer)
+        Ok(answer)
     }
 }
 
-fn refusal(code: &str, message: &str) -> (StatusCode, String) {
-    let answer = format!(
-        "<ErrorResponse xmlns=\"{XMLNS}\"><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>\
+/// A refusal as STS words it.
+pub(super) fn refusal(error: &ApiError) -> String {
+    let ApiError { kind, message, .. } = error;
+    format!(
+        "<ErrorResponse xmlns=\"{XMLNS}\"><Error><Type>Sender</Type><Code>{kind}</Code><Message>{message}</Message>\
          </Error><RequestId>00000000-0000-4000-8000-000000000000</RequestId></ErrorResponse>"
-    );
-    (StatusCode::FORBIDDEN, answer)
+    )
 }

@@ -72,6 +72,8 @@ operations! {
     DiscoverInstancesRevision = CloudMap "DiscoverInstancesRevision",
     /// EC2 DescribeInstances.
     DescribeInstances = Ec2 "DescribeInstances",
+    /// STS AssumeRole.
+    AssumeRole = Sts "AssumeRole",
     /// SQS ReceiveMessage.
     ReceiveMessage = Sqs "ReceiveMessage",
     /// SQS DeleteMessageBatch.
@@ -103,10 +105,12 @@ pub enum Api {
     Sqs,
     /// Amazon EC2, which speaks another protocol.
     Ec2,
+    /// AWS STS, which speaks that one too.
+    Sts,
 }
 
 impl Api {
-    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap, Self::Sqs, Self::Ec2];
+    const ALL: &[Self] = &[Self::Ecs, Self::CloudMap, Self::Sqs, Self::Ec2, Self::Sts];
 
     fn target_prefix(self) -> &'static str {
         match self {
@@ -114,6 +118,7 @@ impl Api {
             Self::CloudMap => "Route53AutoNaming_v20170314",
             Self::Sqs => "AmazonSQS",
             Self::Ec2 => "AmazonEC2",
+            Self::Sts => "AWSSecurityTokenService",
         }
     }
 
@@ -122,7 +127,7 @@ impl Api {
         match self {
             Self::Ecs | Self::CloudMap => "application/x-amz-json-1.1",
             Self::Sqs => "application/x-amz-json-1.0",
-            Self::Ec2 => "text/xml;charset=UTF-8",
+            Self::Ec2 | Self::Sts => "text/xml;charset=UTF-8",
         }
     }
 
@@ -132,6 +137,7 @@ impl Api {
             Self::CloudMap => "servicediscovery",
             Self::Sqs => "sqs",
             Self::Ec2 => "ec2",
+            Self::Sts => "sts",
         }
     }
 }
@@ -164,7 +170,7 @@ impl ApiError {
         match api {
             Api::Ecs => Self::parameter(message),
             Api::CloudMap => Self::input(message),
-            Api::Sqs | Api::Ec2 => Self::new("InvalidParameterValue", message),
+            Api::Sqs | Api::Ec2 | Api::Sts => Self::new("InvalidParameterValue", message),
         }
     }
 
@@ -172,6 +178,7 @@ impl ApiError {
         match api {
             Api::Ecs => Self::new("ThrottlingException", "Rate exceeded"),
             Api::Sqs => Self::new("RequestThrottled", "Rate exceeded"),
+            Api::Sts => Self::new("Throttling", "Rate exceeded"),
             Api::CloudMap => Self::new("RequestLimitExceeded", "Rate exceeded"),
             Api::Ec2 => Self { status: 503, ..Self::new("RequestLimitExceeded", "Request limit exceeded.") },
         }
@@ -180,7 +187,7 @@ impl ApiError {
     pub(super) fn server(api: Api) -> Self {
         let kind = match api {
             Api::Ecs => "ServerException",
-            Api::CloudMap | Api::Sqs => "InternalFailure",
+            Api::CloudMap | Api::Sqs | Api::Sts => "InternalFailure",
             Api::Ec2 => "InternalError",
         };
         Self { status: 500, kind, message: "Service Unavailable. Please try again later.".to_owned() }
@@ -194,6 +201,7 @@ impl ApiError {
         );
         match operation.api() {
             Api::Ec2 => Self { status: 403, ..Self::new("UnauthorizedOperation", message) },
+            Api::Sts => Self { status: 403, ..Self::new("AccessDenied", message) },
             _ => Self::new("AccessDeniedException", message),
         }
     }

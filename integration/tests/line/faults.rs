@@ -1,7 +1,7 @@
 //! Every operation fails in every way: no endpoint is lost, the operation is named, and it heals by itself.
 //!
 //! `make faults` has each last a minute, `LEGATION_FAULT` seconds; without it one, and nothing that takes long to be noticed:
-//! no silence of the queue, and not the default namespace of a cluster. Several servers suffer side by side, each from one thing after the other.
+//! no silence of the queue, and not the default namespace of a cluster.  Several servers suffer side by side, each from one thing after the other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use integration::scene::play;
 use integration::stage::raise_estate;
 use integration::wait;
 use integration::world::{
-    ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, NetworkMode, PortMapping, ServiceSpec,
-    TaskSpec, World,
+    ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, NetworkMode, PortMapping,
+    ServiceConnect, ServiceSpec, TaskSpec, World,
 };
 
-/// All but sts:AssumeRole, of which `accounts` tells.
-const OPERATIONS: [Operation; 18] = [
+const OPERATIONS: [Operation; 19] = [
     Operation::DescribeClusters, // first, like silence: it is called once a minute
     Operation::GetNamespace,
+    Operation::AssumeRole,
     Operation::ListServices,
     Operation::DescribeServices,
     Operation::ListTasks,
@@ -73,7 +73,6 @@ struct Cell {
 impl Cell {
     /// What is tried: everything that there is, or what is noticed soon.
     fn all(everything: bool) -> VecDeque<(Self, Fault)> {
-        let takes_long = |it: &Operation| matches!(it, Operation::DescribeClusters | Operation::GetNamespace);
         let pairs =
             FAULTS.iter().flat_map(|fault| OPERATIONS.iter().map(move |operation| (*operation, *fault)));
         let is_tried = |(operation, (_, fault)): &(Operation, (&str, Fault))| match fault {
@@ -82,8 +81,10 @@ impl Cell {
                 let is_list = operation.name().starts_with("List") && *operation != Operation::ListNamespaces;
                 is_list || *operation == Operation::GetInstancesHealthStatus
             }
-            Fault::Hang => everything || !takes_long(operation) && operation.api() != Api::Sqs,
-            _ => everything || !takes_long(operation),
+            Fault::Hang => {
+                everything || *operation != Operation::DescribeClusters && operation.api() != Api::Sqs
+            }
+            _ => everything || *operation != Operation::DescribeClusters,
         };
 
         let cell = |(operation, (word, fault))| (Self { operation, word }, fault);
@@ -127,7 +128,13 @@ impl Theatre {
         let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
         world.create_service(shared.tag("legation:role", "auto"))?; // where the default namespace says
         world.set_default_namespace(CLUSTER, NAMESPACE)?;
+        world.create_cluster("lent")?; // read with a role
+        let app = ContainerDefinition::new("app").port(PortMapping::named("http", 8080, None));
+        world.register_definition(DefinitionSpec::new("lent", app))?;
+        let lent = ServiceSpec::new("lent", "lent", "lent", 1).settled();
+        world.create_service(lent.tag("legation:role", "auto"))?;
         let aws = FakeAws::start(world.clone()).await?;
+        aws.accounts().lend_for(Duration::from_secs(1)); // so that each reading takes the role on
         aws.faults().limit_pages(PAGE);
         aws.faults().limit_pages_of(Operation::ListInstances, 300); // of a thousand
         let clusters = vec![CLUSTER.to_owned()];
@@ -139,7 +146,12 @@ impl Theatre {
             ..Sources::default()
         };
         let setup = Setup::aws(&aws.url()).hearing(aws.queue_url());
-        let setup = setup.namespace("other", other).namespace(NAMESPACE, sources);
+        let lent = Sources {
+            clusters: vec!["lent".to_owned()],
+            assume_role: Some("arn:aws:iam::111122223333:role/reader".to_owned()),
+            ..Sources::default()
+        };
+        let setup = setup.namespace("other", other).namespace(NAMESPACE, sources).namespace("lent", lent);
         let setup = Setup { interval: Duration::from_millis(700), ..setup };
         let server = ControlPlane::start(&folder, &setup).await?;
         let mut theatre = Self { world, aws, server, full: 0 };
@@ -149,8 +161,13 @@ impl Theatre {
     }
 
     async fn in_rotation(&self) -> anyhow::Result<u64> {
-        let services = self.server.items(&format!("namespaces/{NAMESPACE}/services")).await?;
-        Ok(services.iter().filter_map(|service| service["counts"]["healthy"].as_u64()).sum())
+        let mut healthy = 0;
+        for namespace in [NAMESPACE, "lent"] {
+            let services = self.server.items(&format!("namespaces/{namespace}/services")).await?;
+            healthy +=
+                services.iter().filter_map(|service| service["counts"]["healthy"].as_u64()).sum::<u64>();
+        }
+        Ok(healthy)
     }
 
     /// The findings about sources that fail.
@@ -185,8 +202,6 @@ impl Theatre {
             Ok(())
         })
         .await?;
-        // What the default became meanwhile was never known, and is undone.
-        self.world.set_default_namespace(CLUSTER, NAMESPACE)?;
         self.aws.faults().clear_for(operation);
         let cleared = Instant::now();
         wait::until(LIMIT, format!("{name} to be well again"), async || {
@@ -217,9 +232,13 @@ impl Theatre {
                 return Ok(());
             }
             Operation::GetNamespace => {
-                let name = format!("default-{}", self.aws.calls(operation));
+                // Nobody knows yet whether it is one of ours.
+                let name = format!("new-{}", self.aws.calls(operation));
                 let id = world.create_namespace(&name, NamespaceKind::Http)?;
-                world.set_default_namespace(CLUSTER, &format!("{MAP}:namespace/{id}"))?;
+                let namespace = Some(format!("{MAP}:namespace/{id}"));
+                let connect = ServiceConnect { enabled: true, namespace, services: Vec::new() };
+                let client = ServiceSpec::new(CLUSTER, &name, "shared", 0);
+                world.create_service(ServiceSpec { service_connect: Some(connect), ..client })?;
                 return Ok(());
             }
             _ => return Ok(()),

@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{Region, SdkConfig};
 use aws_sdk_ecs::config::SharedCredentialsProvider;
 use aws_sdk_sts::Client;
 
-use super::{Access, Budget, Clock, failed};
+use super::{Access, Budget, Clock, Limits, failed};
 use crate::model::account_of_role;
 use crate::source::SourceError;
 use crate::telemetry::Metrics;
@@ -21,6 +22,13 @@ use crate::telemetry::Metrics;
 pub(super) const ASSUME_ROLE: &str = "sts:AssumeRole";
 /// What AWS's trails show of who took a role on.
 const SESSION: &str = "legation";
+/// Taking on a role is part of the call that needs it, and ends before that call or the SDK gives up on credentials, after
+/// five seconds: else nobody were told what takes so long.
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(2),
+    attempt: Duration::from_secs(2),
+    operation: Duration::from_millis(4_500),
+};
 
 /// A role, and how it is taken on.
 #[derive(Clone, Debug)]
@@ -88,9 +96,10 @@ impl Accounts {
             None => Access { sdk: own, budget, clock, home, role: None },
             Some(arn) => {
                 // Its endpoint is the Region's own, as for every other service.
-                let provider = AssumeRoleProvider::builder(arn).configure(&own).session_name(SESSION);
+                let own_sts = own.to_builder().timeout_config(LIMITS.timeouts()).build();
+                let provider = AssumeRoleProvider::builder(arn).configure(&own_sts).session_name(SESSION);
                 let provider = SharedCredentialsProvider::new(provider.build().await);
-                let role = Role { arn: arn.to_owned(), sts: Client::new(&own) };
+                let role = Role { arn: arn.to_owned(), sts: Client::new(&own_sts) };
                 let sdk = own.into_builder().credentials_provider(provider).build();
                 Access { sdk, budget, clock, home, role: Some(role) }
             }

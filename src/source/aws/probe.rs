@@ -46,6 +46,8 @@ pub struct Probe {
     pub action: &'static str,
     /// On what: a cluster, a namespace or a queue.
     pub object: String,
+    /// The ARN of the role that called, unless this process called as itself.
+    pub role: Option<String>,
     /// What came of it.
     pub permission: Permission,
 }
@@ -58,7 +60,7 @@ fn probe<T>(action: &'static str, object: &str, outcome: &Result<T, SourceError>
         Err(error) if NOBODY_THERE.contains(&error.code.as_str()) => Permission::Allowed,
         Err(error) => Permission::Unknown(format!("{}: {}", error.code, error.message)),
     };
-    Probe { action, object: object.to_owned(), permission }
+    Probe { action, object: object.to_owned(), role: None, permission }
 }
 
 /// Tries to take on the role that calls, if one does.

@@ -2,8 +2,6 @@
 //!
 //! It is not about who is shown which account. Invariant: no call goes out as oneself where a role was asked for.
 
-use std::time::Duration;
-
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_sdk_ecs::config::Credentials;
@@ -64,7 +62,11 @@ async fn whoever_may_not_take_it_on_calls_nothing_and_is_told_so() {
         assert!(error.message.contains(message), "{error}");
         assert!(script.calls().iter().all(|call| call == "AssumeRole"), "{:?}", script.calls());
     }
-    let script = script(403, REFUSAL);
+    let script = Scripted::start(|_, _| Answer::Silence);
+    let access = accounts(&script).await.access(Some(ROLE), None).await;
+    let error = failed("ecs:ListTasks", access.ecs().list_tasks().send().await.expect_err("no credentials"));
+    assert_eq!((&*error.operation, &*error.code), (ASSUME_ROLE, "timeout"), "{error}");
+    let script = self::script(403, REFUSAL);
     let access = accounts(&script).await.access(Some(ROLE), None).await;
     let denied = probe::role(&access).await.expect("a role").permission;
     assert_eq!(denied, Permission::Denied("not you".to_owned()));
