@@ -152,7 +152,9 @@ impl Theatre {
             ..Sources::default()
         };
         let setup = setup.namespace("other", other).namespace(NAMESPACE, sources).namespace("lent", lent);
-        let setup = Setup { interval: Duration::from_millis(700), ..setup };
+        // Time for looks at revisions between two readings, however long a thousand instances take.
+        let environment = [("LEGATION_CLOUD_MAP__INTERVAL".to_owned(), "4s".to_owned())].into();
+        let setup = Setup { interval: Duration::from_millis(700), environment, ..setup };
         let server = ControlPlane::start(&folder, &setup).await?;
         let mut theatre = Self { world, aws, server, full: 0 };
         theatre.full = theatre.in_rotation().await?;
