@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::changes::Ledger;
 use crate::model::Mesh;
+use crate::policy::watch::Loaded;
 use crate::source::Cell;
 use crate::store::Store;
 use crate::xds::clients::Clients;
@@ -26,6 +27,7 @@ use crate::xds::clients::Clients;
 mod answer;
 mod changes;
 mod csds;
+mod explain;
 mod guard;
 mod health;
 pub mod json;
@@ -43,6 +45,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 pub struct AdminState {
     /// What is true.
     pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// How clients treat services, and what is wrong with it.
+    pub policy: watch::Receiver<Loaded>,
     /// What is served.
     pub store: Store,
     /// To whom.
@@ -125,6 +129,8 @@ fn admin_router(state: AdminState) -> Router {
     let router = Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/findings", get(status::findings))
+        .route("/api/v1/policy", get(status::policy))
+        .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/namespaces", get(namespaces::list))
         .route("/api/v1/namespaces/{namespace}/services", get(namespaces::services))
         .route("/api/v1/namespaces/{namespace}/services/{service}", get(namespaces::service))

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -22,8 +22,10 @@ use self::sources::Sources;
 use crate::admin::{self, AdminState};
 use crate::changes::Ledger;
 use crate::config::{Config, Tls, Xds};
-use crate::model::Mesh;
+use crate::diagnostic::render_all;
+use crate::model::{Mesh, Namespace};
 use crate::pipeline::Pipeline;
+use crate::policy::{self, watch::Loaded};
 use crate::source::{self, CellWriter};
 use crate::store::store;
 use crate::telemetry::Metrics;
@@ -78,11 +80,13 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
         });
     }
 
+    let policies = treat(&config, &mut parts, &stopping)?;
     let (writer, store) = store();
     let (mesh, meshes) = watch::channel(Arc::new(Mesh::default()));
 
     let state = AdminState {
         mesh: meshes,
+        policy: policies.clone(),
         store: store.clone(),
         clients: clients.clone(),
         ledger: ledger.clone(),
@@ -93,8 +97,9 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
         started_at: SystemTime::now(),
     };
     let pipeline = Pipeline {
-        namespaces: config.namespaces.keys().cloned().collect::<BTreeSet<_>>(),
+        namespaces: namespaces(&config),
         cells,
+        policy: policies,
         writer,
         mesh,
         ledger: ledger.clone(),
@@ -110,6 +115,30 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
     let (identifier, limits) = (identifier(), limits(&config.xds));
     let server = xds::Server { store, clients, ledger, metrics, identifier, stopping, grace, limits, tls };
     listeners.serve(server, state, parts).await
+}
+
+fn namespaces(config: &Config) -> BTreeSet<Namespace> {
+    config.namespaces.keys().cloned().collect()
+}
+
+/// How clients treat services, from now on.
+fn treat(
+    config: &Config,
+    parts: &mut Parts,
+    stopping: &CancellationToken,
+) -> anyhow::Result<watch::Receiver<Loaded>> {
+    let loaded = policy::watch::load(&config.policies, &namespaces(config));
+    let loaded = loaded.map_err(|problems| anyhow!("{}", render_all(&problems, false)))?;
+    let (treatment, treated) = watch::channel(loaded);
+    if !config.policies.is_empty() {
+        let files = config.policies.clone();
+        let watching = policy::watch::run(files, namespaces(config), treatment, stopping.clone());
+        spawn(parts, "policy", async move {
+            watching.await;
+            Ok(())
+        });
+    }
+    Ok(treated)
 }
 
 fn load_tls(files: &Tls) -> Result<xds::Tls, xds::BadTls> {

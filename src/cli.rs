@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::Policy;
+
 mod bootstrap;
 mod check;
 mod client;
@@ -92,14 +94,20 @@ enum Colour {
 enum Command {
     /// Run the control plane
     Serve(Serve),
-    /// Check configurations and file sources, and tell every problem
+    /// Check configurations, policies and file sources, and tell every problem
     Validate {
-        /// Server configurations and file sources.
+        /// Server configurations, policies and file sources.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// How to print.
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
+    },
+    /// Print the JSON Schema of a file, for editors
+    Schema {
+        /// Of which file.
+        #[arg(value_enum)]
+        of: SchemaOf,
     },
     /// Check whether AWS allows what a server with this configuration needs
     Check(Check),
@@ -121,6 +129,8 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Explain where a request of a sidecar goes, and why
+    Explain(Explain),
     /// Let go of endpoints that a source lacks and that are held back (finding SRC003)
     Release {
         /// The source, as `legation status` names it; without it all.
@@ -166,6 +176,28 @@ struct Ask {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// Who asks: a sidecar's id, the end of it, or its service.
+    client: String,
+    /// What is asked: a service, or an alias as it is dialled.
+    service: String,
+    /// The mesh namespace; else the client's.
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// The path, with its query.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// The method.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// A header.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +262,12 @@ enum SyncState {
     Nacked,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum SchemaOf {
+    /// Of policy files.
+    Policy,
+}
+
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -262,10 +300,14 @@ fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
     let outcome = match command {
         Command::Serve(serve) => serve::run(&serve, terminal),
         Command::Validate { files, output } => validate::run(&files, output, terminal),
+        Command::Schema { of: SchemaOf::Policy } => {
+            writeln!(terminal.out, "{:#}", Policy::schema()).map(|()| Exit::Done).map_err(Stop::Io)
+        }
         Command::Check(check) => check::run(&check, terminal),
         Command::Status(ask) => show::status(&ask, terminal),
         Command::Proxies { ask, state } => show::proxies(&ask, &state, terminal),
         Command::Services { namespace, ask } => show::services(&namespace, &ask, terminal),
+        Command::Explain(explain) => show::explain(&explain, terminal),
         Command::Release { source, ask } => show::release(source.as_deref(), &ask, terminal),
         Command::Hosts(hosts) => hosts::run(&hosts, terminal),
         Command::Bootstrap(bootstrap) => bootstrap::run(&bootstrap, terminal),

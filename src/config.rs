@@ -47,6 +47,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The namespaces to serve; at least one.
     pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
+    /// Policy files and folders of them, each joined to the folder of the configuration.
+    pub policies: Vec<PathBuf>,
 }
 
 /// Where the server listens. Port 0 takes a free one.

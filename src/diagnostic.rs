@@ -9,12 +9,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
-use serde_saphyr::Location;
 
 pub mod check;
+pub mod schema;
+pub mod shape;
+mod spot;
+mod tree;
 pub mod words;
 mod yaml;
 
+pub use spot::Spot;
+pub use tree::{Node, read_tree};
 pub use yaml::{Entries, Place, Written, read_yaml};
 
 /// A key that is not known.
@@ -134,6 +139,11 @@ impl<'a> Document<'a> {
         Self { file, text: text.strip_prefix('\u{feff}').unwrap_or(text) }
     }
 
+    /// The text, without a byte order mark.
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+
     /// The folder that relative paths in the file start from.
     pub fn folder(&self) -> &'a Path {
         self.file.parent().unwrap_or(Path::new(""))
@@ -144,11 +154,10 @@ impl<'a> Document<'a> {
         Problem::whole(self.file.display().to_string(), code, message)
     }
 
-    /// A problem at `location`; the caret covers what the parser says, up to the end of the line.
-    pub fn at(&self, location: Location, code: &'static str, message: impl Into<String>) -> Problem {
-        let Some(written) = self.line(location) else { return self.whole(code, message) };
-        let [line, column, told] = [location.line(), location.column(), location.span().len()]
-            .map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    /// A problem at `spot`; the caret covers what the parser says, up to the end of the line.
+    pub fn at(&self, spot: Spot, code: &'static str, message: impl Into<String>) -> Problem {
+        let Some(written) = self.line(spot) else { return self.whole(code, message) };
+        let Spot { line, column, length: told } = spot;
         let rest = &written[byte_of(written, column.saturating_sub(1))..];
         let length = if told > 0 { told.min(characters(rest.trim_end())) } else { word_length(rest) };
         Problem { line, column, length: length.max(1), excerpt: written.into(), ..self.whole(code, message) }
@@ -157,29 +166,35 @@ impl<'a> Document<'a> {
     /// `services.yaml:7`: where `written` stands, without a look at the text.
     pub fn origin(&self, written: &Written) -> String {
         match &written.place {
-            Place::File(location) if location.line() > 0 => {
-                format!("{}:{}", self.file.display(), location.line())
-            }
-            Place::File(_) => self.file.display().to_string(),
+            Place::File(spot) => self.line_of(*spot),
             Place::Variable(name) => name.clone(),
         }
     }
 
-    fn line(&self, location: Location) -> Option<&'a str> {
-        let index = usize::try_from(location.line()).ok()?.checked_sub(1)?;
+    /// `services.yaml:7`: a place, without a look at the text.
+    pub fn line_of(&self, spot: Spot) -> String {
+        if spot.line > 0 {
+            format!("{}:{}", self.file.display(), spot.line)
+        } else {
+            self.file.display().to_string()
+        }
+    }
+
+    fn line(&self, spot: Spot) -> Option<&'a str> {
+        let index = usize::try_from(spot.line).ok()?.checked_sub(1)?;
         self.text.lines().nth(index)
     }
 
-    /// Whether the line of `location` begins with a tab.
-    fn indented_by_tab(&self, location: Location) -> bool {
-        let line = self.line(location).unwrap_or_default();
+    /// Whether the line of `spot` begins with a tab.
+    fn indented_by_tab(&self, spot: Spot) -> bool {
+        let line = self.line(spot).unwrap_or_default();
         line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t')
     }
 
     /// A problem with what was `written`, in the file or in the environment.
     pub fn with(&self, written: &Written, code: &'static str, message: impl Into<String>) -> Problem {
         match &written.place {
-            Place::File(location) => self.at(*location, code, message),
+            Place::File(spot) => self.at(*spot, code, message),
             Place::Variable(name) => Problem::whole("", code, format!("{name}: {}", message.into())),
         }
     }

@@ -11,6 +11,7 @@ pub mod grace;
 pub mod mesh;
 pub mod model;
 pub mod pipeline;
+pub mod policy;
 pub mod shutdown;
 pub mod snapshot;
 pub mod source;

@@ -13,11 +13,13 @@ use imbl::ordmap::DiffItem;
 
 use self::verdict::Tasks;
 use crate::model::{
-    Addresses, Endpoint, Finding, Mesh, MeshNamespace, Namespace, Service, ServiceKey, ServiceName,
+    Addresses, Endpoint, Finding, Knobs, Mesh, MeshNamespace, Namespace, Service, ServiceKey, ServiceName,
     ServiceSpec, ServiceView, Services, View,
 };
+use crate::policy::{NamespacePolicy, Policy};
 
 mod names;
+mod strays;
 mod verdict;
 
 /// Joins what the sources see, again and again.
@@ -25,6 +27,7 @@ mod verdict;
 pub struct Joiner {
     /// What was joined last.
     views: Vec<Arc<View>>,
+    policy: Arc<Policy>,
     namespaces: BTreeMap<Namespace, Known>,
     /// What is wrong with single services.
     findings: BTreeMap<ServiceKey, Vec<Finding>>,
@@ -52,20 +55,24 @@ impl Joiner {
         let known = |name: &Namespace| (name.clone(), Known::new(name.clone()));
         Self {
             views: Vec::new(),
+            policy: Arc::default(),
             namespaces: namespaces.iter().map(known).collect(),
             findings: BTreeMap::new(),
         }
     }
 
-    /// Joins what the sources see now. `views` come in order of trust: ECS, then Cloud Map, then files. What is as
-    /// it was keeps its `Arc`.
-    pub fn join(&mut self, views: &[Arc<View>]) -> Mesh {
+    /// Joins what the sources see now, as the policy has it. `views` come in order of trust: ECS, then Cloud Map, then files,
+    /// then the policy's own. What is as it was keeps its `Arc`.
+    pub fn join(&mut self, views: &[Arc<View>], policy: &Arc<Policy>) -> Mesh {
         let tasks = Tasks::of(views);
         let mut touched: BTreeMap<Namespace, Vec<(ServiceName, Joined)>> = BTreeMap::new();
-        for key in self.touched(views) {
+        let mut keys = self.touched(views);
+        keys.extend(self.treated_anew(views, policy));
+        for key in keys {
             let mut findings = Vec::new();
             let sightings = one_owner(&key, sightings(views, &key), &mut findings);
             let joined = described(&sightings).map(|spec| {
+                let spec = policy.over(&spec);
                 let endpoints = verdict::endpoints(&sightings, &spec, &tasks);
                 (spec, endpoints)
             });
@@ -75,12 +82,14 @@ impl Joiner {
                 self.findings.insert(key, findings);
             }
         }
-        for (namespace, services) in touched {
-            if let Some(known) = self.namespaces.get_mut(&namespace) {
-                known.renew(services);
+        let is_new = !Arc::ptr_eq(&self.policy, policy);
+        for (name, known) in &mut self.namespaces {
+            let services = touched.remove(name).unwrap_or_default();
+            if is_new || !services.is_empty() {
+                known.renew(services, policy.of(name), is_new);
             }
         }
-        self.views = views.to_vec();
+        (self.views, self.policy) = (views.to_vec(), Arc::clone(policy));
         self.mesh()
     }
 
@@ -99,6 +108,24 @@ impl Joiner {
             occupied: occupied.cloned().collect(),
             findings: findings.into_iter().cloned().collect(),
         }
+    }
+
+    /// The services of which the policy says something else than when they were joined.
+    fn treated_anew(&self, views: &[Arc<View>], policy: &Arc<Policy>) -> BTreeSet<ServiceKey> {
+        if Arc::ptr_eq(&self.policy, policy) {
+            return BTreeSet::new();
+        }
+        let none = NamespacePolicy::default();
+        let mut keys = BTreeSet::new();
+        for namespace in self.namespaces.keys() {
+            let (old, new) =
+                (self.policy.of(namespace).unwrap_or(&none), policy.of(namespace).unwrap_or(&none));
+            let all = old.defaults != new.defaults;
+            let is_treated_anew =
+                |key: &ServiceKey| all || old.services.get(&key.name) != new.services.get(&key.name);
+            keys.extend(services_of(views, namespace).filter(is_treated_anew));
+        }
+        keys
     }
 
     /// The services about which there may be something new since they were joined.
@@ -124,17 +151,33 @@ impl Joiner {
     }
 }
 
+/// Every service that some source sees in a namespace.
+fn services_of<'a>(
+    views: &'a [Arc<View>],
+    namespace: &Namespace,
+) -> impl Iterator<Item = ServiceKey> + use<'a> {
+    let namespace = namespace.clone();
+    let keys = views.iter().flat_map(|view| view.services.keys());
+    keys.filter(move |key| key.namespace == namespace).cloned()
+}
+
 impl Known {
     fn new(name: Namespace) -> Self {
-        let joined = MeshNamespace { name, services: Services::new(), addresses: Arc::default() };
+        let (services, addresses, defaults) = (Services::new(), Arc::default(), Knobs::default());
+        let joined = MeshNamespace { name, services, addresses, defaults };
         Self { described: BTreeMap::new(), findings: Vec::new(), joined: Arc::new(joined) }
     }
 
     /// Takes in what these services are now.
-    fn renew(&mut self, touched: Vec<(ServiceName, Joined)>) {
+    fn renew(
+        &mut self,
+        touched: Vec<(ServiceName, Joined)>,
+        policy: Option<&NamespacePolicy>,
+        is_policy_new: bool,
+    ) {
         let before = Arc::clone(&self.joined);
         let mut services = before.services.clone();
-        let mut described_anew = false;
+        let mut described_anew = is_policy_new;
         for (name, joined) in touched {
             let known = before.services.get(&name);
             let Some((spec, endpoints)) = joined else {
@@ -153,17 +196,22 @@ impl Known {
         }
         let mut addresses = Arc::clone(&before.addresses);
         if described_anew {
-            addresses = self.give_names(&mut services);
+            addresses = self.give_names(&mut services, policy);
         }
-        if services != before.services || addresses != before.addresses {
-            self.joined = Arc::new(MeshNamespace { name: before.name.clone(), services, addresses });
+        let defaults = policy.map(|policy| policy.defaults.knobs.clone()).unwrap_or_default();
+        let now = MeshNamespace { name: before.name.clone(), services, addresses, defaults };
+        if now.services != before.services
+            || (&now.addresses, &now.defaults) != (&before.addresses, &before.defaults)
+        {
+            self.joined = Arc::new(now);
         }
     }
 
     /// Gives each service the aliases that it may have, and each alias its address.
-    fn give_names(&mut self, services: &mut Services) -> Arc<Addresses> {
-        self.findings.clear();
+    fn give_names(&mut self, services: &mut Services, policy: Option<&NamespacePolicy>) -> Arc<Addresses> {
         let namespace = &self.joined.name;
+        self.findings =
+            policy.map(|policy| strays::strays(namespace, policy, &self.described)).unwrap_or_default();
         let specs = names::given(namespace, self.described.values(), &mut self.findings);
         let addresses = names::addresses(namespace, &specs, &mut self.findings);
         for spec in specs {

@@ -10,17 +10,23 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role, region_of_namespace};
+pub use knobs::{Balancing, Knobs};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use place::{Place, Subnet, TaskState, TasksByPlace};
+pub use route::{
+    Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
+};
 
 mod cluster;
+mod knobs;
 mod names;
 mod place;
+mod route;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -107,17 +113,6 @@ pub enum Readiness {
     Running,
 }
 
-/// How clients treat one service. `None` means the profile's number.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Knobs {
-    /// The whole request, retries included; zero is none. Not for TCP.
-    pub request_timeout: Option<Duration>,
-    /// A silent connection; zero is none.
-    pub idle_timeout: Option<Duration>,
-    /// Retries after the first try, 0..=10.
-    pub retry_attempts: Option<u32>,
-}
-
 /// A service as it was described, without its endpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceSpec {
@@ -135,7 +130,14 @@ pub struct ServiceSpec {
     pub created_at: Option<SystemTime>,
     /// Who described it, for people: `ecs prod-a/payments`.
     pub origin: Arc<str>,
+    /// Where its requests go, in the order in which rules are tried; at last to its own endpoints.
+    pub rules: Arc<[Rule]>,
+    /// The versions of it that some rule names.
+    pub versions: Versions,
 }
+
+/// Versions of a service, ordered.
+pub type Versions = Arc<[Arc<str>]>;
 
 /// The health of a running instance as its source reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,6 +209,8 @@ pub struct Registration {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
+    /// Which version of its service it is, where somebody says so.
+    pub version: Option<Arc<str>>,
     /// Where it is in its life.
     pub phase: Phase,
     /// When it began to run; of two instances at one address the younger is believed.
@@ -361,6 +365,8 @@ pub struct Endpoint {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
+    /// Which version of its service it is, where somebody says so.
+    pub version: Option<Arc<str>>,
     /// Whether it gets traffic, and why.
     pub verdict: Verdict,
 }
@@ -389,6 +395,8 @@ pub struct MeshNamespace {
     pub services: Services,
     /// The loopback address of each alias name.
     pub addresses: Arc<Addresses>,
+    /// How clients treat what is no single service's: the listener for `HTTP_PROXY`.
+    pub defaults: Knobs,
 }
 
 /// What is true, joined from every source.

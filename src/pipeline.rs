@@ -20,6 +20,8 @@ use crate::mesh::Joiner;
 use crate::model::{
     Endpoint, Mesh, MeshNamespace, Namespace, Reason, Service, ServiceKey, ServiceName, State, View,
 };
+use crate::policy::Policy;
+use crate::policy::watch::Loaded;
 use crate::snapshot::{ResourceType, Snapshot, Tables};
 use crate::source::{Cell, Reading};
 use crate::store::Writer;
@@ -33,6 +35,8 @@ pub struct Pipeline {
     pub namespaces: BTreeSet<Namespace>,
     /// The sources, the most trusted first.
     pub cells: Vec<Cell>,
+    /// How clients treat services.
+    pub policy: watch::Receiver<Loaded>,
     /// Where snapshots go.
     pub writer: Writer,
     /// Where the mesh goes, for people.
@@ -77,14 +81,21 @@ impl Pipeline {
         let mut memories: BTreeMap<Namespace, Memory> = BTreeMap::new();
         let mut joiner = Joiner::new(&self.namespaces);
         let mut joined: Vec<Arc<View>> = Vec::new();
+        let mut treated: Option<Arc<Policy>> = None;
         loop {
             let readings: Vec<_> = self.cells.iter().map(Cell::reading).collect();
+            let Loaded { policy, externals, since, .. } = self.policy.borrow_and_update().clone();
             if let Some(views) = every_view(&readings) {
+                let views: Vec<_> = views.into_iter().chain([externals]).collect();
                 let now = Instant::now();
-                if !same(&joined, &views) || next_deadline(&memories).is_some_and(|at| at <= now) {
-                    let seen_at = seen_at(&readings, &joined);
-                    self.turn(joiner.join(&views), seen_at, now, &mut memories);
-                    joined = views;
+                let is_treated_anew = treated.as_ref().is_some_and(|before| !Arc::ptr_eq(before, &policy));
+                if is_treated_anew
+                    || !same(&joined, &views)
+                    || next_deadline(&memories).is_some_and(|at| at <= now)
+                {
+                    let seen_at = if is_treated_anew { since } else { seen_at(&readings, &joined) };
+                    self.turn(joiner.join(&views, &policy), seen_at, now, &mut memories);
+                    (joined, treated) = (views, Some(policy));
                 }
                 let began = readings.iter().map(|reading| reading.began).min().flatten();
                 began.into_iter().for_each(|began| self.writer.confirm(began));
@@ -94,6 +105,7 @@ impl Pipeline {
             let alive = tokio::select! {
                 () = shutdown.cancelled() => return,
                 (alive, _, _) = changes => alive,
+                Ok(()) = self.policy.changed() => true,
                 () = sleep_until(deadline) => true,
             };
             if !alive {

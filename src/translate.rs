@@ -17,15 +17,18 @@ use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use imbl::ordmap::DiffItem;
 
 use self::host::Names;
-use crate::model::{Endpoint, MeshNamespace, Service, ServiceName, ServiceSpec};
+use self::rule::IsThere;
+use crate::model::{Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
 pub mod endpoint;
 pub mod host;
 pub mod listener;
+mod log;
 pub mod profile;
 pub mod route;
+mod rule;
 
 /// Turns one namespace into resources, and remembers them to share what did not change.
 #[derive(Debug, Default)]
@@ -52,7 +55,10 @@ struct Translated {
     endpoints: Arc<[Endpoint]>,
     addresses: Vec<Ipv4Addr>,
     names: Option<Names>,
-    assignment: Arc<Resource>,
+    /// The services that its rules name and that are not there.
+    missing: Vec<ServiceName>,
+    /// Of the service, and of its versions.
+    assignments: Vec<Arc<Resource>>,
     own: Vec<Arc<Resource>>,
     api_listeners: Vec<Arc<Resource>>,
 }
@@ -71,8 +77,7 @@ impl Translator {
             let before = self.services.remove(&name);
             let old: Vec<_> = before.iter().flat_map(Translated::resources).cloned().collect();
             let now = namespace.services.get(&name).map(|service| {
-                let addresses = listener::addresses(namespace, &service.spec);
-                Translated::renewed(before, service, addresses, self.described.names.get(&name))
+                Translated::renewed(before, service, namespace, self.described.names.get(&name))
             });
             let new: Vec<_> = now.iter().flat_map(Translated::resources).cloned().collect();
             gone.extend(without(&old, &new));
@@ -97,7 +102,8 @@ impl Translator {
             DiffItem::Update { old: (_, old), new: (_, new) } => !Arc::ptr_eq(&old.spec, &new.spec),
             DiffItem::Add(..) | DiffItem::Remove(..) => true,
         };
-        let is_described_anew = changes().any(described_anew) || before.addresses != namespace.addresses;
+        let is_described_anew = changes().any(described_anew)
+            || (&before.addresses, &before.defaults) != (&namespace.addresses, &namespace.defaults);
         let name = |change| match change {
             DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
                 name
@@ -122,8 +128,9 @@ impl Described {
     fn of(namespace: &MeshNamespace) -> Self {
         let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
         let names = host::names(&namespace.name, &specs);
-        let routes = route::proxy_routes(&namespace.name, &specs, &names);
-        let listener = listener::proxy_listener(&namespace.name);
+        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
+        let routes = route::proxy_routes(&namespace.name, &specs, &names, &is_there);
+        let listener = listener::proxy_listener(&namespace.name, &namespace.defaults);
         Self { names, proxy: vec![Arc::new(routes), Arc::new(listener)] }
     }
 }
@@ -133,33 +140,50 @@ impl Translated {
     fn renewed(
         old: Option<Self>,
         service: &Service,
-        addresses: Vec<Ipv4Addr>,
+        namespace: &MeshNamespace,
         names: Option<&Names>,
     ) -> Self {
         let (spec, endpoints) = (&service.spec, &service.endpoints);
+        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
+        let addresses = listener::addresses(namespace, spec);
+        let missing: Vec<_> = spec
+            .rules
+            .iter()
+            .flat_map(Rule::backends)
+            .map(|backend| backend.service.clone())
+            .filter(|name| !is_there(name))
+            .collect();
         let old = old.filter(|old| Arc::ptr_eq(&old.spec, spec));
-        let assignment = match &old {
-            Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => Arc::clone(&old.assignment),
-            _ => Arc::new(endpoint::load_assignment(&spec.key, endpoints)),
+        let assignments = match &old {
+            Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
+            _ => versions(spec)
+                .map(|version| Arc::new(endpoint::load_assignment(&spec.key, version, endpoints)))
+                .collect(),
         };
         let (own, api_listeners) = old.map_or_else(Default::default, |old| {
-            let own = (old.addresses == addresses).then_some(old.own);
+            let own = (old.addresses == addresses && old.missing == missing).then_some(old.own);
             (own, (old.names.as_ref() == names).then_some(old.api_listeners))
         });
         Self {
-            assignment,
-            own: own.unwrap_or_else(|| spec_resources(spec, &addresses)),
+            assignments,
+            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &is_there)),
             api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
             spec: Arc::clone(spec),
             endpoints: Arc::clone(endpoints),
             addresses,
+            missing,
             names: names.cloned(),
         }
     }
 
     fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        std::iter::once(&self.assignment).chain(&self.own).chain(&self.api_listeners)
+        self.assignments.iter().chain(&self.own).chain(&self.api_listeners)
     }
+}
+
+/// The service as a whole, and each version of it that a rule names.
+fn versions(spec: &ServiceSpec) -> impl Iterator<Item = Option<&str>> {
+    std::iter::once(None).chain(spec.versions.iter().map(|version| Some(&**version)))
 }
 
 /// Those that the others don't share.
@@ -167,12 +191,12 @@ fn without(these: &[Arc<Resource>], others: &[Arc<Resource>]) -> impl Iterator<I
     these.iter().filter(|it| !others.iter().any(|other| Arc::ptr_eq(it, other))).cloned()
 }
 
-/// What follows from a service's description alone: its cluster, routes and listeners.
-fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr]) -> Vec<Arc<Resource>> {
-    let mut resources = vec![cluster::cluster(spec)];
+/// What follows from a service's description, and from who else is there: its clusters, routes and listeners.
+fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], is_there: IsThere<'_>) -> Vec<Arc<Resource>> {
+    let mut resources: Vec<_> = versions(spec).map(|version| cluster::cluster(spec, version)).collect();
     if spec.protocol.is_http() {
-        resources.push(route::service_routes(spec));
-        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias)));
+        resources.push(route::service_routes(spec, is_there));
+        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias, is_there)));
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));

@@ -16,7 +16,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("envoy_types", &["admin", "snapshot", "translate", "xds"]),
     ("governor", &["xds"]),
     ("hyper", &["xds"]),
-    ("notify::", &["source"]),
+    ("notify::", &["policy", "source"]),
     ("prometheus_client", &["admin", "app", "telemetry"]),
     ("prost_reflect", &["admin"]),
     ("serde_saphyr", &["config", "diagnostic", "source"]),

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use anyhow::{Context, anyhow};
-use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value as Field};
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 use crate::snapshot::Resource;
@@ -15,13 +15,27 @@ static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
 
 /// The resource's message as canonical protobuf JSON, with every nested `Any` expanded.
 pub fn resource_json(resource: &Resource) -> anyhow::Result<Value> {
-    serde_json::to_value(message(resource)?).with_context(|| format!("{} as JSON", resource.name))
+    let json =
+        serde_json::to_value(message(resource)?).with_context(|| format!("{} as JSON", resource.name))?;
+    Ok(ordered(json))
 }
 
-/// How many entries the longest protobuf map in the resource has. With two or more, the bytes would depend on
-/// chance, and so would the version.
-pub fn longest_map(resource: &Resource) -> anyhow::Result<usize> {
-    longest_in(&message(resource)?)
+/// The same, the fields of free structures by name: those of an access log, which protobuf keeps in no order.
+fn ordered(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(ordered).collect(),
+        Value::Object(members) => {
+            let ordered = members.into_iter().map(|(key, value)| {
+                let mut value = ordered(value);
+                if let Some(fields) = value.as_object_mut().filter(|_| key == "jsonFormat") {
+                    fields.sort_keys();
+                }
+                (key, value)
+            });
+            Value::Object(ordered.collect())
+        }
+        other => other,
+    }
 }
 
 fn message(resource: &Resource) -> anyhow::Result<DynamicMessage> {
@@ -34,24 +48,4 @@ fn decode(type_url: &str, bytes: &[u8]) -> anyhow::Result<DynamicMessage> {
     let name = type_url.rsplit('/').next().unwrap_or_default();
     let descriptor = pool.get_message_by_name(name).with_context(|| format!("no descriptor of `{name}`"))?;
     DynamicMessage::decode(descriptor, bytes).with_context(|| format!("not a `{name}`"))
-}
-
-fn longest_in(message: &DynamicMessage) -> anyhow::Result<usize> {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
-        let text = |name| message.get_field_by_name(name).and_then(|it| it.as_str().map(str::to_owned));
-        let bytes = message.get_field_by_name("value").and_then(|it| it.as_bytes().cloned());
-        return longest_in(&decode(&text("type_url").unwrap_or_default(), &bytes.unwrap_or_default())?);
-    }
-    message.fields().try_fold(0, |longest, (_, field)| Ok(longest.max(longest_of(field)?)))
-}
-
-fn longest_of(field: &Field) -> anyhow::Result<usize> {
-    match field {
-        Field::Message(message) => longest_in(message),
-        Field::List(items) => items.iter().try_fold(0, |longest, it| Ok(longest.max(longest_of(it)?))),
-        Field::Map(entries) => {
-            entries.values().try_fold(entries.len(), |longest, it| Ok(longest.max(longest_of(it)?)))
-        }
-        _ => Ok(0),
-    }
 }

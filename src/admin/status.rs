@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, between, list as answer_list, one, time};
 use super::proxies::{Sync, sync};
 use super::{AdminState, Pages};
+use crate::diagnostic::Problem;
 use crate::model::{Finding, Namespace};
 use crate::source::Cell;
 use crate::xds::clients::Client;
@@ -89,6 +90,7 @@ pub(super) fn all_findings(state: &AdminState, clients: &[Client]) -> Vec<Findin
             findings.push(failing.error.finding(format!("source {}", cell.name), &what));
         }
     }
+    findings.extend(state.policy.borrow().rejected.iter().map(rejected));
     let zoned = zoned_namespaces(state);
     for client in clients {
         let object = format!("sidecar {}", client.node.id);
@@ -112,6 +114,30 @@ pub(super) fn all_findings(state: &AdminState, clients: &[Client]) -> Vec<Findin
     }
     findings.sort();
     findings
+}
+
+/// What keeps a policy from being in force.
+fn rejected(problem: &Problem) -> Finding {
+    let message = format!("the policy is as it was before, because: {}", problem.render(false));
+    Finding { code: "CFG003", object: format!("policy {}", problem.place()), message }
+}
+
+/// `/api/v1/policy`.
+pub(super) async fn policy(State(pages): State<Pages>) -> Answer {
+    let loaded = pages.state.policy.borrow().clone();
+    let problem = |it: &Problem| {
+        let suggestion = it.suggestion.as_deref();
+        json!({ "code": it.code, "place": it.place(), "message": it.message, "suggestion": suggestion })
+    };
+    one(
+        "Policy",
+        None,
+        json!({
+            "since": time(loaded.since),
+            "files": loaded.files().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+            "rejected": loaded.rejected.iter().map(problem).collect::<Vec<_>>(),
+        }),
+    )
 }
 
 /// Namespaces in which a zone makes a difference.

@@ -13,6 +13,7 @@ use super::*;
 use crate::changes::Withdrawal;
 use crate::mesh::Joiner;
 use crate::model::{Finding, Namespace, Reason, ServiceKey};
+use crate::policy::watch::Loaded;
 use crate::snapshot::{ProxyClass, ResourceType, Slice, Snapshot, Tables, Version};
 use crate::source::{CellWriter, SourceError, cell, file};
 use crate::store::{Follower, Writer, store};
@@ -22,6 +23,7 @@ use crate::xds::clients::{Connected, Nack, Node, Progress, Registered, Watched};
 use crate::xds::session::{self, Names, Protocol, Session, Terms};
 
 mod csds;
+mod explain;
 mod figures;
 mod health;
 mod inspection;
@@ -65,6 +67,7 @@ pub(crate) fn world() -> World {
     let (cloud_map, cloud_map_cell) = cell("cloudmap/prod/map");
     let state = AdminState {
         mesh: meshes,
+        policy: watch::channel(Loaded::none()).1,
         store,
         clients: Clients::default(),
         ledger: Ledger::default(),
@@ -89,7 +92,8 @@ impl World {
         let view = file::parse(Path::new("services.yaml"), SERVICES, &namespace).unwrap();
         self.ecs.publish(view.clone(), Instant::now());
         self.cloud_map.publish(crate::model::View::default(), Instant::now());
-        let mut mesh = Joiner::new(&BTreeSet::from([namespace.clone()])).join(&[Arc::new(view)]);
+        let mut mesh =
+            Joiner::new(&BTreeSet::from([namespace.clone()])).join(&[Arc::new(view)], &Arc::default());
         let message = "no port is named `htp`".to_owned();
         mesh.findings.push(Finding { code: "PORT001", object: "service/payments".to_owned(), message });
         let tables = Translator::default().translate(&mesh.namespaces["prod"]);

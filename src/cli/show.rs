@@ -1,10 +1,10 @@
-//! `legation status`, `proxies`, `services` and `release`.
+//! `legation status`, `proxies`, `services`, `explain` and `release`.
 
 use serde_json::Value;
 
 use super::client::{get, post, segment};
 use super::table::{age, clean, first_line, items, table, word};
-use super::{Ask, Exit, Format, Outcome, SyncState, Terminal};
+use super::{Ask, Exit, Explain, Format, Outcome, SyncState, Terminal};
 
 /// `legation status`.
 pub(super) fn status(ask: &Ask, terminal: &mut Terminal<'_>) -> Outcome {
@@ -171,6 +171,32 @@ fn type_state(status: Option<&Value>) -> String {
         (Some(sent), Some(acked)) if acked >= sent => "SYNCED".to_owned(),
         _ => "STALE".to_owned(),
     }
+}
+
+/// `legation explain`.
+pub(super) fn explain(explain: &Explain, terminal: &mut Terminal<'_>) -> Outcome {
+    let mut path = "/api/v1/explain?".to_owned();
+    let mut say = |key: &str, value: &str| path.push_str(&format!("{key}={}&", segment(value)));
+    say("client", &explain.client);
+    say("service", &explain.service);
+    explain.namespace.iter().for_each(|namespace| say("namespace", namespace));
+    say("path", &explain.path);
+    say("method", &explain.method);
+    explain.headers.iter().for_each(|header| say("header", header));
+    let answer = get(&explain.ask.server, path.trim_end_matches('&'))?;
+    let item = &answer["item"];
+    let exit = if item["ok"] == true { Exit::Done } else { Exit::Findings };
+    if explain.ask.output == Format::Json {
+        return json(&answer, terminal).map(|_| exit);
+    }
+    let steps = item["steps"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let row = |step: &Value| {
+        let state = if step["ok"] == true { "ok" } else { "no" };
+        vec![word(&step["step"]), state.to_owned(), word(&step["says"])]
+    };
+    write!(terminal.out, "{}", table(&["STEP", "STATE", "SAYS"], steps.map(row)))?;
+    writeln!(terminal.out, "\n{}", clean(&word(&item["verdict"])))?;
+    Ok(exit)
 }
 
 /// `legation services`.

@@ -1,5 +1,6 @@
 //! `legation validate`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
@@ -9,6 +10,7 @@ use super::{Exit, Format, Outcome, Stop, Terminal};
 use crate::config::Config;
 use crate::diagnostic::{Entries, Problem, read_yaml, words::nearest};
 use crate::model::Namespace;
+use crate::policy::{self, Policy};
 use crate::source::file;
 
 pub(super) fn run(files: &[PathBuf], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
@@ -88,6 +90,10 @@ fn validate(path: &Path, text: &str) -> Vec<Problem> {
         Ok(keys) => keys,
         Err(problem) => return vec![problem],
     };
+    if keys.0.iter().any(|(key, _)| key.text == "kind" || key.text == "apiVersion") {
+        let text = (path.to_owned(), text.to_owned());
+        return Policy::parse(&[text], &BTreeSet::new()).err().unwrap_or_default();
+    }
     if is_file_source(&keys) {
         return file::parse(path, text, &Namespace::from("default")).err().unwrap_or_default();
     }
@@ -104,7 +110,11 @@ fn is_file_source(keys: &Entries<IgnoredAny>) -> bool {
     has("services") || (!has("namespaces") && nearly())
 }
 
-/// What is wrong with the file sources that a configuration names, as `look` sees those of a namespace.
+/// What is wrong with the file sources and the policies that a configuration names, as `look` sees the sources of a
+/// namespace.
 pub(super) fn examine(config: &Config, look: fn(&[PathBuf], &Namespace) -> Vec<Problem>) -> Vec<Problem> {
-    config.namespaces.iter().flat_map(|(namespace, settings)| look(&settings.files, namespace)).collect()
+    let sources = config.namespaces.iter().flat_map(|(namespace, settings)| look(&settings.files, namespace));
+    let namespaces: BTreeSet<_> = config.namespaces.keys().cloned().collect();
+    let policies = policy::watch::load(&config.policies, &namespaces).err().unwrap_or_default();
+    sources.chain(policies).collect()
 }

@@ -50,6 +50,10 @@ pub(super) fn check(
     let xds = xds(&mut checker, xds_section);
     let namespaces =
         namespaces(&mut checker, file.namespaces.unwrap_or_default(), Clusters::new(aws.region.clone()));
+    let policies = file.policies.unwrap_or_default();
+    let base = checker.document().folder();
+    unique(&mut checker, "the policy", &policies, |file| plain(&base.join(file)).display().to_string());
+    let policies = policies.into_iter().map(|file| base.join(file.text)).collect();
     let has_clusters = namespaces.values().any(|namespace| !namespace.clusters.is_empty());
     let ecs_queue = queue(&mut checker, ecs, has_clusters);
     checker.finish(Config {
@@ -66,6 +70,7 @@ pub(super) fn check(
         xds,
         tls,
         namespaces,
+        policies,
     })
 }
 

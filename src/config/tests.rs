@@ -251,7 +251,7 @@ fn unknown_keys_at_every_depth() {
              --> conf/legation.yaml:1:1
               |
             1 | namespace:
-              | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces"#]],
+              | ^^^^^^^^^ did you mean `namespaces`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces, policies"#]],
     );
     check(
         "namespaces:\n  prod:\n    cluster: [prod-a]\n",
@@ -271,7 +271,7 @@ fn unknown_keys_at_every_depth() {
              --> conf/legation.yaml:1:1
               |
             1 | cloudmap: { interval: 30s }
-              | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces"#]],
+              | ^^^^^^^^ did you mean `cloudMap`? expected one of listen, aws, ecs, cloudMap, maxBackoff, shutdownGrace, guard, xds, namespaces, policies"#]],
     );
 }
 

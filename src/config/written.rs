@@ -23,6 +23,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) xds: Option<Xds>,
     pub(super) namespaces: Option<Entries<Option<Namespace>>>,
+    pub(super) policies: Option<Vec<Written>>,
 }
 
 /// `listen`.

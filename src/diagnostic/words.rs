@@ -44,6 +44,13 @@ pub fn choice(word: &str, expected: &[&str]) -> String {
     }
 }
 
+/// At most 64 characters of what was written.
+pub fn short(text: &str) -> String {
+    let mut characters = text.chars();
+    let start: String = characters.by_ref().take(64).collect();
+    if characters.next().is_some() { format!("{start}…") } else { start }
+}
+
 /// A duration as GEP-2257 has it: one to four of `h`, `m`, `s`, `ms` with at most five digits each.
 pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;

@@ -12,14 +12,14 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Error, Location, MessageFormatter, Spanned, UserMessageFormatter};
 
-use super::words::choice;
-use super::{BAD_VALUE, Document, Problem, REJECTED, UNKNOWN_KEY};
+use super::words::{choice, short};
+use super::{BAD_VALUE, Document, Problem, REJECTED, Spot, UNKNOWN_KEY};
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// A place in the file.
-    File(Location),
+    File(Spot),
     /// An environment variable.
     Variable(String),
 }
@@ -36,7 +36,7 @@ pub struct Written {
 impl<'de> Deserialize<'de> for Written {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<String>::deserialize(deserializer)?;
-        Ok(Self { text: spanned.value, place: Place::File(spanned.referenced) })
+        Ok(Self { text: spanned.value, place: Place::File(spanned.referenced.into()) })
     }
 }
 
@@ -76,17 +76,38 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
 
 /// Reads the `text` of `file`.
 pub fn read_yaml<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, Problem> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    read_with(file, text, options)
+}
+
+/// The same, whatever is written twice.
+pub(super) fn read_yaml_with_repeated_keys<T: DeserializeOwned>(
+    file: &Path,
+    text: &str,
+) -> Result<T, Problem> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    read_with(file, text, options)
+}
+
+fn read_with<T: DeserializeOwned>(
+    file: &Path,
+    text: &str,
+    options: serde_saphyr::Options,
+) -> Result<T, Problem> {
     let document = Document::new(file, text);
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Err(document.whole(REJECTED, "the file is empty"));
     }
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| explain(&document, &error))
 }
 
 fn explain(document: &Document<'_>, error: &Error) -> Problem {
     let error = error.without_snippet();
-    let location = error.location().unwrap_or(Location::UNKNOWN);
+    let location = Spot::from(error.location().unwrap_or(Location::UNKNOWN));
     let bad = |message: String| document.at(location, BAD_VALUE, message);
     match error {
         Error::AliasError { error, .. } => explain(document, error),
@@ -126,13 +147,6 @@ fn plainly(expected: &str) -> &str {
         "u32" | "u64" | "usize" => "a whole number",
         other => other,
     }
-}
-
-/// At most 64 characters of what was written.
-fn short(text: &str) -> String {
-    let mut characters = text.chars();
-    let start: String = characters.by_ref().take(64).collect();
-    if characters.next().is_some() { format!("{start}…") } else { start }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ fn spec(name: &str, origin: &str, created: u64, aliases: &[(&str, u16)]) -> Arc<
         readiness: Readiness::Healthy,
         created_at: at(created),
         origin: origin.into(),
+        rules: Arc::default(),
+        versions: Arc::default(),
     })
 }
 
@@ -34,6 +36,7 @@ fn task(id: &str, address: &str, phase: Phase) -> Registration {
         address: address.parse().ok(),
         port: Some(8080),
         zone: Some("eu-west-1a".into()),
+        version: None,
         phase,
         started_at: at(100),
         member: Member::Ecs,
@@ -73,7 +76,7 @@ fn view(cluster: Option<&str>, services: Vec<ServiceView>) -> Arc<View> {
 }
 
 fn joined(views: &[Arc<View>]) -> Mesh {
-    joiner().join(views)
+    joiner().join(views, &Arc::default())
 }
 
 fn joiner() -> Joiner {
@@ -255,12 +258,12 @@ fn what_did_not_change_keeps_its_arc() {
     let ledger = || service(spec("ledger", "ecs prod-a/ledger", 2, &[("ledger", 50051)]), vec![]);
     let mut joiner = joiner();
     let running = payments(tasks(Phase::Running(Health::Healthy)));
-    let first = joiner.join(&[view(Some("prod-a"), vec![running.clone(), ledger()])]);
-    let again = joiner.join(&[view(Some("prod-a"), vec![running, ledger()])]);
+    let first = joiner.join(&[view(Some("prod-a"), vec![running.clone(), ledger()])], &Arc::default());
+    let again = joiner.join(&[view(Some("prod-a"), vec![running, ledger()])], &Arc::default());
     assert!(Arc::ptr_eq(&first.namespaces["prod"], &again.namespaces["prod"]));
 
     let crashed = payments(tasks(Phase::Stopping(StopCause::Crashed)));
-    let changed = joiner.join(&[view(Some("prod-a"), vec![crashed, ledger()])]);
+    let changed = joiner.join(&[view(Some("prod-a"), vec![crashed, ledger()])], &Arc::default());
     let (old, new) = (&first.namespaces["prod"].services, &changed.namespaces["prod"].services);
     assert!(Arc::ptr_eq(&old["ledger"].endpoints, &new["ledger"].endpoints));
     assert!(Arc::ptr_eq(&old["payments"].spec, &new["payments"].spec));
@@ -296,6 +299,23 @@ fn a_stale_cloud_map_instance_never_reaches_the_task_that_has_its_address_now() 
     let map = in_cloud_map("payments", &[("payments", 8080)], vec![stale]);
     let mesh = joined(&[view(Some("prod-a"), vec![ledger]), map]);
     assert_eq!(verdicts(&mesh, "payments"), [("i".to_owned(), "absent", "no-task")]);
+}
+
+#[test]
+fn what_service_connect_left_never_reaches_the_task_that_has_its_address_now() {
+    // It says neither cluster nor service.
+    let map = |address| in_cloud_map("payments", &[("payments", 8080)], vec![cloud_map("i", address, None)]);
+    let ecs = || vec![payments(vec![task("task/a", "10.0.0.1", UP)]), service_of_ledger()];
+    let mesh = joined(&[view(Some("prod-a"), ecs()), map("10.0.0.5")]);
+    assert_eq!(verdicts(&mesh, "payments")[0], ("i".to_owned(), "absent", "no-task"));
+    let mesh = joined(&[view(Some("prod-a"), ecs()), map("10.0.0.7")]);
+    assert_eq!(
+        verdicts(&mesh, "payments")[0],
+        ("i".to_owned(), "healthy", "ready"),
+        "nobody's task is there"
+    );
+    let mesh = joined(&[view(Some("prod-a"), vec![service_of_ledger()]), map("10.0.0.5")]);
+    assert_eq!(verdicts(&mesh, "payments")[0].2, "ready", "ECS knows no such service");
 }
 
 #[test]

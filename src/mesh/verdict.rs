@@ -130,12 +130,27 @@ pub(super) fn endpoints<'a>(
     registrations
         .sort_by(|(a, _), (b, _)| (&a.member, &a.instance, a.port).cmp(&(&b.member, &b.instance, b.port)));
     retain_first_known(&mut registrations, tasks);
+    let of_ecs = registrations.iter().filter(|(registration, _)| registration.member == Member::Ecs);
+    let known: BTreeSet<&InstanceId> = of_ecs.map(|(registration, _)| &registration.instance).collect();
+    let is_in_ecs = sightings.iter().any(|(_, view)| !view.clusters.is_empty());
+    // Service Connect does not say whose an instance is: where a service is ECS's, another service's task is not it.
+    let is_anothers = |registration: &Registration, from: Stand<'a>| {
+        let owners = if is_in_ecs { tasks.at(from, registration) } else { Vec::new() };
+        matches!(registration.member, Member::CloudMap { cluster: None, .. })
+            && !owners.is_empty()
+            && owners.iter().all(|owner| !known.contains(&owner.instance))
+    };
     let endpoint = |(registration, from): (&Registration, Stand<'a>)| Endpoint {
         instance: registration.instance.clone(),
         address: registration.address,
         port: registration.port,
         zone: registration.zone.clone(),
-        verdict: verdict(registration, from, spec.readiness, tasks),
+        version: registration.version.clone(),
+        verdict: if is_anothers(registration, from) {
+            absent(Reason::NoTask)
+        } else {
+            verdict(registration, from, spec.readiness, tasks)
+        },
     };
     let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
@@ -152,7 +167,11 @@ fn retain_first_known<'a>(registrations: &mut Vec<(&Registration, Stand<'a>)>, t
     let mut places: BTreeSet<(IpAddr, Option<u16>)> = BTreeSet::new();
     registrations.retain(|(registration, from)| {
         if registration.member == Member::Ecs {
-            ids.extend(registration.instance.as_str().rsplit('/').next());
+            // Of one that runs nobody knows where, Cloud Map may know it.
+            let is_lost = registration.address.is_none() || registration.port.is_none();
+            if !is_lost || !matches!(registration.phase, Phase::Running(_)) {
+                ids.extend(registration.instance.as_str().rsplit('/').next());
+            }
             if let Some(address) = registration.address
                 && registration.phase != Phase::Stopped
             {

@@ -38,6 +38,7 @@ fn start_with(cluster_grace: Duration) -> Running {
     let pipeline = Pipeline {
         namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
         cells: vec![ecs_cell, map_cell],
+        policy: watch::channel(Loaded::none()).1,
         writer,
         mesh: mesh_in,
         ledger: ledger.clone(),
@@ -58,12 +59,15 @@ fn view(phases: &[Phase]) -> View {
         readiness: Readiness::Healthy,
         created_at: None,
         origin: "ecs prod-a/payments".into(),
+        rules: Arc::default(),
+        versions: Arc::default(),
     };
     let registrations = (1..).zip(phases).map(|(n, phase)| Registration {
         instance: format!("task/{n}").into(),
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: None,
+        version: None,
         phase: *phase,
         started_at: None,
         member: Member::Ecs,

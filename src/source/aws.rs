@@ -241,7 +241,7 @@ pub(super) fn is_denial(code: &str) -> bool {
 
 /// Whether a code says that AWS is asked too often.
 pub(super) fn is_too_often(code: &str) -> bool {
-    code == "http-429" || meter::TOO_OFTEN.contains(&code)
+    ["http-429", "Throttling"].contains(&code) || meter::TOO_OFTEN.contains(&code)
 }
 
 /// An answer that arrived and can't be true.

@@ -6,7 +6,7 @@
 //! that is not listed has gone only when discovery does not know it either.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use self::calls::{Calls, is_gone};
 use self::members::{Listed, Members};
 use self::namespace::Found;
 use super::aws::{self, Access};
-use super::{CellWriter, Pace, Pacer, SourceError, Sweep};
+use super::{CellWriter, Pace, Pacer, SourceError};
 use crate::model::{Finding, Namespace, View};
 
 mod attributes;
@@ -68,6 +68,9 @@ pub struct CloudMapSource {
     examined: usize,
 }
 
+/// A namespace and its services by name.
+type Listing = (Found, BTreeMap<String, Listed>);
+
 /// One service.
 #[derive(Clone, Debug)]
 struct Known {
@@ -83,6 +86,39 @@ enum Part {
     Attributes,
     Health,
     Revisions,
+}
+
+/// When looks are due.
+#[derive(Clone, Copy, Debug)]
+struct Looks {
+    rhythm: Rhythm,
+    revisions: Instant,
+    health: Instant,
+}
+
+impl Looks {
+    fn new(rhythm: Rhythm) -> Self {
+        let now = Instant::now();
+        Self { rhythm, revisions: now + rhythm.revisions, health: now + rhythm.health }
+    }
+
+    fn due(&self) -> Instant {
+        self.revisions.min(self.health)
+    }
+
+    fn is_for_revisions(&self) -> bool {
+        self.revisions <= self.health
+    }
+
+    /// One was taken just now.
+    fn note(&mut self, is_for_revisions: bool) {
+        let now = Instant::now();
+        if is_for_revisions {
+            self.revisions = now + self.rhythm.revisions;
+        } else {
+            self.health = now + self.rhythm.health;
+        }
+    }
 }
 
 impl CloudMapSource {
@@ -104,12 +140,15 @@ impl CloudMapSource {
     /// Reads everything at the pace, and between readings looks for what has changed, at a rhythm of its own.
     pub async fn run(mut self, cell: CellWriter, pace: Pace, rhythm: Rhythm, shutdown: CancellationToken) {
         let work = async {
-            let mut pacer = Pacer::new(pace);
+            let (mut pacer, mut looks) = (Pacer::new(pace), Looks::new(rhythm));
             loop {
                 let started = Instant::now();
-                let outcome = cell.letting_go(self.sweep()).await;
+                // Listing is the scarcest of calls and may wait long for its turn: looks go on meanwhile.
+                let listing = self.listing();
+                let listed = self.watch(&cell, &mut looks, listing).await;
+                let outcome = cell.letting_go(self.take_in(listed)).await;
                 let wake = pacer.next(&cell, started, outcome, true);
-                self.watch(&cell, rhythm, wake).await;
+                self.watch(&cell, &mut looks, tokio::time::sleep_until(wake)).await;
             }
         };
         tokio::select! {
@@ -118,26 +157,30 @@ impl CloudMapSource {
         }
     }
 
-    /// Looks for others and for health until it is time to read everything again.
-    async fn watch(&mut self, cell: &CellWriter, rhythm: Rhythm, wake: Instant) {
-        let now = Instant::now();
-        let (mut revisions, mut health) = (now + rhythm.revisions, now + rhythm.health);
-        while revisions.min(health) < wake {
-            cell.letting_go(tokio::time::sleep_until(revisions.min(health))).await;
-            let is_news = if revisions <= health {
-                let is_news = cell.letting_go(self.look()).await;
-                revisions = Instant::now() + rhythm.revisions;
-                is_news
-            } else {
-                let is_news = cell.letting_go(self.examine()).await;
-                health = Instant::now() + rhythm.health;
-                is_news
-            };
+    /// Looks for others and for health until something else is done, and returns that. A look that has begun is brought to its
+    /// end, and one that is due comes first: readings may take longer than they are apart.
+    async fn watch<T>(&mut self, cell: &CellWriter, looks: &mut Looks, until: impl Future<Output = T>) -> T {
+        let mut until = pin!(until);
+        loop {
+            let due = looks.due();
+            if due > Instant::now() {
+                tokio::select! {
+                    done = &mut until => return done,
+                    () = tokio::time::sleep_until(due) => {}
+                    () = cell.released() => continue,
+                }
+            }
+            let is_for_revisions = looks.is_for_revisions();
+            let look = async { if is_for_revisions { self.look().await } else { self.examine().await } };
+            let (is_news, done) = both(cell.letting_go(look), until.as_mut()).await;
+            looks.note(is_for_revisions);
             if is_news {
                 cell.correct(self.draw());
             }
+            if let Some(done) = done {
+                return done;
+            }
         }
-        cell.letting_go(tokio::time::sleep_until(wake)).await;
     }
 
     /// Reads anew each service whose instances are others. Returns whether there is anything to tell.
@@ -207,22 +250,44 @@ impl CloudMapSource {
         note(&mut self.troubles, Part::Health, trouble) || is_news
     }
 
-    /// The namespace and its services by name.
-    async fn list(&mut self) -> Result<(Found, BTreeMap<String, Listed>), SourceError> {
-        let mut services = BTreeMap::new();
-        if let Some(found) = &self.found {
-            services = self.calls.services(found).await?;
-            if !services.is_empty() {
-                return Ok((found.clone(), services));
+    /// The namespace and its services by name, as they will be listed.
+    fn listing(&self) -> impl Future<Output = Result<Listing, SourceError>> + use<> {
+        let (calls, known) = (self.calls.clone(), self.found.clone());
+        let wanted = self.settings.cloud_map_namespace.clone();
+        async move {
+            if let Some(known) = &known {
+                let services = calls.services(known).await?;
+                if !services.is_empty() {
+                    return Ok((known.clone(), services));
+                }
             }
+            // A namespace that was made anew has another id, and the old one lists nothing.
+            let found = namespace::find(&calls, &wanted).await?;
+            let is_same = known.as_ref() == Some(&found);
+            let services = if is_same { BTreeMap::new() } else { calls.services(&found).await? };
+            Ok((found, services))
         }
-        // A namespace that was made anew has another id, and the old one lists nothing.
-        let found = namespace::find(&self.calls, &self.settings.cloud_map_namespace).await?;
-        if self.found.as_ref() != Some(&found) {
-            services = self.calls.services(&found).await?;
+    }
+
+    /// Takes in a reading that has got so far.
+    async fn take_in(&mut self, listed: Result<Listing, SourceError>) -> Result<View, SourceError> {
+        let read = async {
+            let (found, services) = listed?;
             self.found = Some(found.clone());
+            let known = self.read(&found, &services).await?;
+            let services: BTreeMap<_, _> =
+                known.iter().map(|(name, known)| (name.clone(), known.listed.clone())).collect();
+            self.read_attributes(&services).await?;
+            self.attributes.retain(&services);
+            Ok(known)
+        };
+        let known: Result<_, SourceError> = read.await;
+        // Listing namespaces is the scarcest call: it is not repeated for any other failure.
+        if known.as_ref().is_err_and(|error| error.code == "NamespaceNotFound") {
+            self.found = None;
         }
-        Ok((found, services))
+        self.known = known?;
+        Ok(self.draw())
     }
 
     /// Each service with its instances.
@@ -332,24 +397,17 @@ fn renew(known: &mut Known, members: Members) -> bool {
     is_news
 }
 
-impl Sweep for CloudMapSource {
-    async fn sweep(&mut self) -> Result<View, SourceError> {
-        let read = async {
-            let (found, services) = self.list().await?;
-            let known = self.read(&found, &services).await?;
-            let services: BTreeMap<_, _> =
-                known.iter().map(|(name, known)| (name.clone(), known.listed.clone())).collect();
-            self.read_attributes(&services).await?;
-            self.attributes.retain(&services);
-            Ok(known)
-        };
-        let known: Result<_, SourceError> = read.await;
-        // Listing namespaces is the scarcest call: it is not repeated for any other failure.
-        if known.as_ref().is_err_and(|error| error.code == "NamespaceNotFound") {
-            self.found = None;
+/// What one comes to, and what another has come to meanwhile.
+async fn both<A, B>(
+    one: impl Future<Output = A>,
+    mut other: Pin<&mut impl Future<Output = B>>,
+) -> (A, Option<B>) {
+    let (mut one, mut done) = (pin!(one), None);
+    loop {
+        tokio::select! {
+            one = &mut one => return (one, done),
+            other = other.as_mut(), if done.is_none() => done = Some(other),
         }
-        self.known = known?;
-        Ok(self.draw())
     }
 }
 

@@ -451,6 +451,13 @@ impl EcsSource {
             if service.definition.as_ref().is_some_and(|definition| self.unread.contains_key(definition)) {
                 service.definition = before.get(arn).and_then(|known| known.definition.clone());
             }
+            // Nor does one leave its namespace for another that nobody knows yet.
+            let namespace = service.connect.as_ref().and_then(|connect| connect.namespace.as_ref());
+            if namespace.is_some_and(|arn| self.defaults.is_unread(arn))
+                && let Some(known) = before.get(arn)
+            {
+                service.connect.clone_from(&known.connect);
+            }
         }
         self.defaults.take_in();
         self.tasks.merge(sighting.tasks, now);

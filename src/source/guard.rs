@@ -3,7 +3,8 @@
 //! It is not about what a source tells: a task that is told to stop, and an instance that is told to be ill, go at once.
 //! Nor about failures, of which a view never shrinks.
 //!
-//! Invariant: what is held back stays as it was until the next complete reading; what that lacks too is gone.
+//! Invariant: what is held back stays as it was until a second complete reading lacks it too, which comes no sooner than
+//! readings usually do.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,8 @@ struct Held {
     /// As it was.
     before: Arc<ServiceView>,
     lost: Vec<Registration>,
+    /// Whether a reading that can confirm losses has lacked them: the next one that does is the second.
+    is_seen: bool,
 }
 
 impl Guard {
@@ -68,10 +71,11 @@ impl Guard {
                 || (after_failure && !left)
                 || self.exceeds(loss.lost.len(), all, self.limits.service_percent)
         });
+        losses.values_mut().for_each(|loss| loss.is_seen = confirms);
         let known = std::mem::replace(&mut self.held, losses);
-        for (key, held) in known.into_iter().filter(|_| !confirms) {
+        for (key, held) in known.into_iter().filter(|(_, held)| !(confirms && held.is_seen)) {
             match self.held.entry(key) {
-                Entry::Vacant(entry) => drop(entry.insert(held)),
+                Entry::Vacant(entry) => _ = entry.insert(Held { is_seen: confirms || held.is_seen, ..held }),
                 Entry::Occupied(mut entry) => entry.get_mut().lost.extend(held.lost),
             }
         }
@@ -94,8 +98,8 @@ impl Guard {
                 let service = ServiceView::clone(service);
                 view.services.insert(key.clone(), Arc::new(held.taken_out(service)));
             }
-            let finding = finding(&key, &held);
-            view.findings.retain(|one| *one != finding);
+            let object = held.object(&key);
+            view.findings.retain(|one| one.code != CODE || one.object != object);
         }
     }
 
@@ -109,36 +113,40 @@ impl Guard {
             let mut service = now.unwrap_or(empty);
             let again: HashSet<&InstanceId> = lost.iter().map(|one| &one.instance).collect();
             service.registrations.retain(|one| !again.contains(&one.instance) || is_whole(one));
+            let finding = (!lost.is_empty()).then(|| held.finding(key, lost.len()));
             service.registrations.extend(lost.into_iter().map(|one| Registration { held: true, ..one }));
             service.registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-            let finding = finding(key, held);
-            if !view.findings.contains(&finding) {
-                view.findings.push(finding);
-            }
+            let object = held.object(key);
+            view.findings.retain(|one| one.code != CODE || one.object != object);
+            view.findings.extend(finding);
             view.services.insert(key.clone(), Arc::new(service));
         }
         view.findings.sort();
     }
 }
 
+const CODE: &str = "SRC003";
+
 impl Held {
+    fn object(&self, key: &ServiceKey) -> String {
+        format!("{}, service {key}", self.before.spec.origin)
+    }
+
+    /// That so many are still missing.
+    fn finding(&self, key: &ServiceKey, lost: usize) -> Finding {
+        let all = serving(&self.before).count();
+        let message = format!(
+            "{lost} of {all} endpoints are missing from one answer, and nothing says that they stopped; they stay until \
+             the next reading lacks them too, or `legation release` lets them go"
+        );
+        Finding { code: CODE, object: self.object(key), message }
+    }
+
     /// The service without what was put back into it.
     fn taken_out(&self, mut service: ServiceView) -> ServiceView {
         let lost: HashSet<_> = self.lost.iter().map(|one| (&one.instance, one.port)).collect();
         service.registrations.retain(|one| !one.held || !lost.contains(&(&one.instance, one.port)));
         service
-    }
-}
-
-fn finding(key: &ServiceKey, held: &Held) -> Finding {
-    let (lost, all) = (held.lost.len(), serving(&held.before).count());
-    Finding {
-        code: "SRC003",
-        object: format!("{}, service {key}", held.before.spec.origin),
-        message: format!(
-            "{lost} of {all} endpoints are missing from one answer, and nothing says that they stopped; they stay until \
-             the next reading lacks them too, or `legation release` lets them go"
-        ),
     }
 }
 
@@ -160,7 +168,7 @@ fn losses(before: &View, now: &View) -> BTreeMap<ServiceKey, Held> {
         let told = Told { view: now, service: new };
         let lost: Vec<_> = serving(old).filter(|one| told.lacks(one)).cloned().collect();
         if !lost.is_empty() {
-            losses.insert(key.clone(), Held { before: Arc::clone(old), lost });
+            losses.insert(key.clone(), Held { before: Arc::clone(old), lost, is_seen: false });
         }
     }
     losses
@@ -228,12 +236,15 @@ mod tests {
                 readiness: Readiness::default(),
                 created_at: None,
                 origin: "test".into(),
+                rules: Arc::default(),
+                versions: Arc::default(),
             };
             let registration = |number: usize| Registration {
                 instance: format!("{name}-{number:03}").as_str().into(),
                 address: Some([10, 0, name.as_bytes()[0], u8::try_from(number).unwrap()].into()),
                 port: Some(80),
                 zone: None,
+                version: None,
                 phase: Phase::Running(Health::NoCheck),
                 started_at: None,
                 member: Member::CloudMap { cluster: None, service: None },
@@ -336,6 +347,10 @@ mod tests {
         let mut amended = view(&[("a", 1)]);
         guard.restore(&mut amended);
         assert_eq!(shown(&amended), "a=8/7", "the event is believed");
+        assert!(amended.findings[0].message.starts_with("7 of 8 endpoints"), "{:?}", amended.findings);
+        let mut all = view(&[("a", 8)]);
+        guard.restore(&mut all);
+        assert_eq!((shown(&all).as_str(), all.findings.len()), ("a=8/0", 0), "nothing is missing any more");
         let mut again = amended.clone();
         guard.restore(&mut again);
         assert_eq!(again, amended, "once is enough");
@@ -355,6 +370,19 @@ mod tests {
         let mut later = view(&[]);
         guard.judge(&early, &mut later, false, true);
         assert_eq!(shown(&later), "");
+    }
+
+    #[test]
+    fn what_an_early_reading_lacks_first_takes_two_more() {
+        let (before, mut early) = (view(&[("a", 8)]), view(&[]));
+        let mut guard = guard();
+        guard.judge(&before, &mut early, false, false);
+        let mut first = view(&[]);
+        guard.judge(&early, &mut first, false, true);
+        assert_eq!(shown(&first), "a=8/8", "the first that can confirm it confirms nothing");
+        let mut second = view(&[]);
+        guard.judge(&first, &mut second, false, true);
+        assert_eq!(shown(&second), "");
     }
 
     /// The same services as ECS has them, with these of their tasks running.

@@ -99,11 +99,13 @@ pub(super) enum Role {
     None,
 }
 
-const OF_SERVICE: [&str; 3] = ["namespace", "role", "readiness"];
+const OF_SERVICE: [&str; 4] = ["namespace", "role", "readiness", VERSION];
+/// The key of the version of a service that a task is.
+pub(super) const VERSION: &str = "version";
 const OF_PORT: [&str; 6] =
     ["discovery-name", "alias", "protocol", "timeout.request", "timeout.idle", "retry.attempts"];
 /// Keys that are promised for later.
-const NOT_YET: [&str; 4] = ["version", "imports", "drain.window", "inbound"];
+const NOT_YET: [&str; 3] = ["imports", "drain.window", "inbound"];
 
 /// Reads the tags of the service called `object`, or of its tasks, as `place` says; their keys have lost their prefix.
 pub(super) fn read(object: &str, place: &Place, tags: &Tags) -> TagLayer {
@@ -249,6 +251,7 @@ fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
             let gates = [("healthy", Readiness::Healthy), ("running", Readiness::Running)];
             layer.readiness = Some(tag.value(|value| one_of(value, &gates))?);
         }
+        VERSION => drop(tag.value(words::version)?), // it is about each task, and read there
         word if OF_PORT.contains(&word) => {
             let whole = tag.place.key(&format!("{word}/<portName>"));
             let why = format!("the key ends in the name of a port: `{whole}`");
@@ -381,11 +384,10 @@ mod tests {
             ("timeout.reqest/http", "did you mean `legation:timeout.request/<portName>`?"),
             ("rediness", "did you mean `legation:readiness`?"),
             ("Namespace", "did you mean `legation:namespace`?"),
-            ("xyz", "this release knows `namespace`, `role`, `readiness`, `discovery-name`, "),
+            ("xyz", "this release knows `namespace`, `role`, `readiness`, `version`, "),
             ("", "this release knows `namespace`"),
             ("alias", "the key ends in the name of a port: `legation:alias/<portName>`"),
             ("role/http", "`legation:role` is about the whole service"),
-            ("version", "this release does not support `legation:version`; the tag has no effect"),
             ("imports", "this release does not support"),
             ("drain.window", "this release does not support"),
             ("inbound/http", "this release does not support `legation:inbound`"),

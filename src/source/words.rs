@@ -140,6 +140,15 @@ pub fn caret(line: &str, at: &Range<usize>) -> String {
     format!("  {printable}\n  {:before$}{:^<under$}", "", "")
 }
 
+/// Whether it can be the version of a service.
+pub(super) fn version(value: &str) -> Result<(), Wrong> {
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || "+-=._:/".contains(c);
+    if (1..=64).contains(&value.len()) && value.chars().all(is_sound) {
+        return Ok(());
+    }
+    Err(Wrong::all(value, "expected 1 to 64 letters, digits and `+-=._:/`".to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

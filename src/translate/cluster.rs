@@ -1,4 +1,4 @@
-//! CDS: one `Cluster` for each service.
+//! CDS: one `Cluster` for each service, and one for each version of it that a rule names.
 //!
 //! It is not about endpoints, which come over EDS: nothing volatile may be in here, or connection pools are
 //! rebuilt.
@@ -22,7 +22,7 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
 use super::{ads, number, profile, proto};
-use crate::model::{Protocol, ServiceKey, ServiceSpec};
+use crate::model::{Balancing, Knobs, Protocol, ServiceKey, ServiceSpec};
 use crate::snapshot::{Name, Resource, ResourceType};
 
 /// The name of a service's cluster, and of its load assignment: `prod/payments`.
@@ -30,9 +30,19 @@ pub fn name(key: &ServiceKey) -> Name {
     key.to_string().into()
 }
 
-/// The cluster of a service.
-pub fn cluster(spec: &ServiceSpec) -> Resource {
-    let name = name(&spec.key);
+/// The same of one version of a service: `prod/payments@58`. `@` is in no service's name.
+pub fn version_name(key: &ServiceKey, version: Option<&str>) -> Name {
+    match version {
+        Some(version) => format!("{key}@{version}").into(),
+        None => name(key),
+    }
+}
+
+/// The cluster of a service, or of one version of it.
+pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
+    let (name, knobs) = (version_name(&spec.key, version), &spec.knobs);
+    let panic = knobs.panic_percent.unwrap_or(profile::PANIC_THRESHOLD_PERCENT);
+    let (lb_policy, lb_config) = balancer(knobs);
     let cluster = Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
@@ -40,18 +50,19 @@ pub fn cluster(spec: &ServiceSpec) -> Resource {
             eds_config: Some(ads()),
             service_name: String::new(), // the cluster's name
         }),
-        connect_timeout: Some(proto(profile::CONNECT_TIMEOUT)),
-        lb_policy: cluster::LbPolicy::RoundRobin.into(),
+        connect_timeout: Some(proto(knobs.connect_timeout.unwrap_or(profile::CONNECT_TIMEOUT))),
+        lb_policy: lb_policy.into(),
+        lb_config,
         common_lb_config: Some(cluster::CommonLbConfig {
-            healthy_panic_threshold: Some(Percent { value: profile::PANIC_THRESHOLD_PERCENT }),
+            healthy_panic_threshold: Some(Percent { value: panic.into() }),
             // Envoy would hold health-only updates back for a second.
             update_merge_window: Some(proto(std::time::Duration::ZERO)),
             ..Default::default()
         }),
         // ECS is the authority: an endpoint that it took away goes, whatever a check says.
         ignore_health_on_host_removal: true,
-        outlier_detection: Some(outlier_detection()),
-        circuit_breakers: Some(CircuitBreakers { thresholds: vec![no_limits()], ..Default::default() }),
+        outlier_detection: Some(outlier_detection(knobs)),
+        circuit_breakers: Some(CircuitBreakers { thresholds: vec![limits(knobs)], ..Default::default() }),
         typed_extension_protocol_options: http_options(spec).into_iter().collect(),
         ..Default::default()
     };
@@ -59,25 +70,52 @@ pub fn cluster(spec: &ServiceSpec) -> Resource {
         .depending_on([(ResourceType::Endpoint, name)])
 }
 
-fn outlier_detection() -> OutlierDetection {
+/// Which endpoint is next, and how new ones come in.
+fn balancer(knobs: &Knobs) -> (cluster::LbPolicy, Option<cluster::LbConfig>) {
+    use cluster::{LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig, SlowStartConfig};
+    let slow_start_config = knobs
+        .slow_start
+        .filter(|window| !window.is_zero())
+        .map(|window| SlowStartConfig { slow_start_window: Some(proto(window)), ..Default::default() });
+    match knobs.balancing.as_ref().unwrap_or(&Balancing::RoundRobin) {
+        Balancing::RoundRobin => {
+            let config = slow_start_config.map(|it| RoundRobinLbConfig { slow_start_config: Some(it) });
+            (LbPolicy::RoundRobin, config.map(LbConfig::RoundRobinLbConfig))
+        }
+        Balancing::LeastRequest => {
+            let with = |it| LeastRequestLbConfig { slow_start_config: Some(it), ..Default::default() };
+            (LbPolicy::LeastRequest, slow_start_config.map(with).map(LbConfig::LeastRequestLbConfig))
+        }
+        Balancing::Random => (LbPolicy::Random, None),
+        Balancing::RingHash(_) => (LbPolicy::RingHash, None),
+        Balancing::Maglev(_) => (LbPolicy::Maglev, None),
+    }
+}
+
+fn outlier_detection(knobs: &Knobs) -> OutlierDetection {
+    let errors = knobs.consecutive_5xx.unwrap_or(profile::CONSECUTIVE_5XX);
     OutlierDetection {
-        consecutive_5xx: Some(number(profile::CONSECUTIVE_5XX)),
-        interval: Some(proto(profile::OUTLIER_INTERVAL)),
-        base_ejection_time: Some(proto(profile::BASE_EJECTION)),
-        max_ejection_time: Some(proto(profile::MAX_EJECTION)),
-        max_ejection_percent: Some(number(profile::MAX_EJECTION_PERCENT)),
+        consecutive_5xx: (errors > 0).then(|| number(errors)),
+        enforcing_consecutive_5xx: (errors == 0).then(|| number(0)),
+        interval: Some(proto(knobs.outlier_interval.unwrap_or(profile::OUTLIER_INTERVAL))),
+        base_ejection_time: Some(proto(knobs.base_ejection.unwrap_or(profile::BASE_EJECTION))),
+        max_ejection_time: Some(proto(knobs.max_ejection.unwrap_or(profile::MAX_EJECTION))),
+        max_ejection_percent: Some(number(
+            knobs.max_ejection_percent.unwrap_or(profile::MAX_EJECTION_PERCENT),
+        )),
         enforcing_success_rate: Some(number(0)),
         ..Default::default()
     }
 }
 
-fn no_limits() -> Thresholds {
+fn limits(knobs: &Knobs) -> Thresholds {
+    let limit = |said: Option<u32>| Some(number(said.unwrap_or(profile::NO_LIMIT)));
     Thresholds {
         priority: RoutingPriority::Default.into(),
-        max_connections: Some(number(profile::NO_LIMIT)),
-        max_pending_requests: Some(number(profile::NO_LIMIT)),
-        max_requests: Some(number(profile::NO_LIMIT)),
-        max_retries: Some(number(profile::NO_LIMIT)),
+        max_connections: limit(knobs.max_connections),
+        max_pending_requests: limit(knobs.max_pending_requests),
+        max_requests: limit(knobs.max_requests),
+        max_retries: limit(knobs.max_retries),
         ..Default::default()
     }
 }

@@ -1,4 +1,4 @@
-//! EDS: one `ClusterLoadAssignment` for each service.
+//! EDS: one `ClusterLoadAssignment` for each service, and one for each version of it that a rule names.
 //!
 //! It is not a judge: who is in is decided in the mesh.
 //!
@@ -25,12 +25,13 @@ use crate::snapshot::{Resource, ResourceType};
 /// An address, in the order in which addresses are listed.
 type Place = (IpAddr, u16);
 
-/// The load assignment of a service.
-pub fn load_assignment(key: &ServiceKey, endpoints: &[Endpoint]) -> Resource {
-    let name = cluster::name(key);
+/// The load assignment of a service, or of one version of it.
+pub fn load_assignment(key: &ServiceKey, version: Option<&str>, endpoints: &[Endpoint]) -> Resource {
+    let name = cluster::version_name(key, version);
+    let is_meant = |endpoint: &&Endpoint| version.is_none() || endpoint.version.as_deref() == version;
     // Of several at one place the best is believed; where no zone is known it is called nothing.
     let mut places: BTreeMap<Place, (State, &str)> = BTreeMap::new();
-    for endpoint in endpoints {
+    for endpoint in endpoints.iter().filter(is_meant) {
         if let (Some(address), Some(port)) = (endpoint.address, endpoint.port)
             && endpoint.verdict.state != State::Absent
         {

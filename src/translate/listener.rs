@@ -9,18 +9,19 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
-    http_connection_manager::{CodecType, RouteSpecifier, ServerHeaderTransformation},
+    http_connection_manager::{CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{ads, cluster, endpoint, number, profile, proto, route};
-use crate::model::{Alias, MeshNamespace, Namespace, ServiceSpec};
+use super::{ads, cluster, endpoint, log, number, profile, proto, route, rule};
+use crate::model::{Alias, Knobs, MeshNamespace, Namespace, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 use crate::vip;
 
@@ -38,8 +39,7 @@ pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr>
 pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> Resource {
     let name = route::alias_name(spec, alias);
     let (filter, depends_on) = if spec.protocol.is_http() {
-        let idle = spec.knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
-        (http_filter(&name, &name, idle), (ResourceType::Route, Name::clone(&name)))
+        (http_filter(&name, &name, &spec.knobs), (ResourceType::Route, Name::clone(&name)))
     } else {
         (tcp_filter(spec, &name), (ResourceType::Cluster, cluster::name(&spec.key)))
     };
@@ -47,9 +47,9 @@ pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> R
 }
 
 /// The listener that routes by Host, for applications with `HTTP_PROXY=http://127.0.0.1:15001`.
-pub fn proxy_listener(namespace: &Namespace) -> Resource {
+pub fn proxy_listener(namespace: &Namespace, defaults: &Knobs) -> Resource {
     let name = route::proxy_name(namespace);
-    let filter = http_filter(&name, &name, profile::HTTP_IDLE_TIMEOUT);
+    let filter = http_filter(&name, &name, defaults);
     listener(Name::clone(&name), Ipv4Addr::LOCALHOST, profile::PROXY_PORT, filter)
         .depending_on([(ResourceType::Route, name)])
 }
@@ -80,17 +80,25 @@ pub fn api_listener(spec: &ServiceSpec, name: &str) -> Resource {
         .only_for(ProxyClass::Grpc)
 }
 
-fn http_filter(stat: &str, routes: &str, idle: std::time::Duration) -> Filter {
+fn http_filter(stat: &str, routes: &str, knobs: &Knobs) -> Filter {
+    let idle = knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
+    let fault = Any { type_url: rule::FAULT_TYPE.to_owned(), value: HttpFault::default().encode_to_vec() };
+    let mut manager = manager(stat, routes);
+    // What it does is said by routes, so that no listener changes when a rule does.
+    let fault = http_filter_of(rule::FAULT_FILTER, fault);
+    manager.http_filters.insert(0, fault);
     let manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(proto(idle)),
             ..Default::default()
         }),
-        stream_idle_timeout: Some(proto(idle)),
+        stream_idle_timeout: Some(proto(knobs.stream_idle_timeout.unwrap_or(idle))),
+        access_log: log::access_log(knobs).into_iter().collect(),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         // What the application answers is the application's.
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
-        ..manager(stat, routes)
+        ..manager
     };
     filter("envoy.filters.network.http_connection_manager", MANAGER, &manager)
 }
@@ -107,13 +115,14 @@ fn manager(stat: &str, routes: &str) -> HttpConnectionManager {
             config_source: Some(ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![HttpFilter {
-            name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(router)),
-            ..Default::default()
-        }],
+        http_filters: vec![http_filter_of("envoy.filters.http.router", router)],
         ..Default::default()
     }
+}
+
+fn http_filter_of(name: &str, config: Any) -> HttpFilter {
+    let config_type = Some(http_filter::ConfigType::TypedConfig(config));
+    HttpFilter { name: name.to_owned(), config_type, ..Default::default() }
 }
 
 fn tcp_filter(spec: &ServiceSpec, stat: &str) -> Filter {
@@ -124,6 +133,7 @@ fn tcp_filter(spec: &ServiceSpec, stat: &str) -> Filter {
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(spec.key.to_string())),
         idle_timeout: Some(proto(idle)),
         max_connect_attempts: Some(number(retries + 1)),
+        access_log: log::access_log(&spec.knobs).into_iter().collect(),
         ..Default::default()
     };
     filter(

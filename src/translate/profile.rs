@@ -18,15 +18,15 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Retries after the first try, and connects after the first connect.
 pub const RETRY_ATTEMPTS: u32 = 2;
 /// What is retried: App Mesh's list, from the same team.
-pub const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,retriable-status-codes";
+pub const RETRY_TRIGGERS: [&str; 3] = ["connect-failure", "refused-stream", "unavailable"];
 /// Answers that are retried.
 pub const RETRY_CODES: [u32; 1] = [503];
 /// How often another host is looked for.
 pub const RETRY_HOST_ATTEMPTS: i64 = 5;
-/// The first pause between tries; it grows to [`RETRY_BACKOFF_MAX`]. Envoy's.
+/// The first pause between tries. Envoy's.
 pub const RETRY_BACKOFF: Duration = Duration::from_millis(25);
-/// The longest pause between tries. Envoy's.
-pub const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(250);
+/// How many times that the longest pause is. Envoy's.
+pub const RETRY_BACKOFF_GROWTH: u32 = 10;
 /// Errors in a row that eject an endpoint.
 pub const CONSECUTIVE_5XX: u32 = 5;
 /// How often ejections are looked at.
@@ -38,7 +38,7 @@ pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// The share of a service that may be ejected at once. Ours: Envoy's 10 % never ejects in a small service.
 pub const MAX_EJECTION_PERCENT: u32 = 50;
 /// Below this share of healthy endpoints all are used. Envoy's.
-pub const PANIC_THRESHOLD_PERCENT: f64 = 50.0;
+pub const PANIC_THRESHOLD_PERCENT: u32 = 50;
 /// Circuit breakers are open: Envoy's 3 parallel retries would make retries fail by themselves.
 pub const NO_LIMIT: u32 = 2_147_483_647;
 /// Where the Host-routed proxy listens.

@@ -10,17 +10,13 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
-    route, route_action, route_match,
+    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route, route_match,
 };
-use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::google::protobuf::Any;
-use prost::Message;
 
+use super::cluster;
 use super::host::Names;
-use super::{cluster, number, profile, proto};
-use crate::model::{Alias, Namespace, ServiceName, ServiceSpec};
+use super::rule::{self, IsThere};
+use crate::model::{Alias, Namespace, Rule, ServiceName, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
@@ -39,24 +35,24 @@ pub fn proxy_name(namespace: &Namespace) -> Name {
     format!("{namespace}/@http-proxy").into()
 }
 
-/// Whatever comes to an alias's listener goes to the service.
-pub fn alias_routes(spec: &ServiceSpec, alias: &Alias) -> Resource {
-    everything_to(spec, alias_name(spec, alias)).only_for(ProxyClass::Sidecar)
+/// Whatever comes to an alias's listener goes where the service's rules say, and at last to the service.
+pub fn alias_routes(spec: &ServiceSpec, alias: &Alias, is_there: IsThere<'_>) -> Resource {
+    everything_to(spec, alias_name(spec, alias), is_there, true).only_for(ProxyClass::Sidecar)
 }
 
 /// The same for a gRPC library that was told to reach one of the service's names.
-pub fn service_routes(spec: &ServiceSpec) -> Resource {
-    everything_to(spec, service_name(spec)).only_for(ProxyClass::Grpc)
+pub fn service_routes(spec: &ServiceSpec, is_there: IsThere<'_>) -> Resource {
+    everything_to(spec, service_name(spec), is_there, false).only_for(ProxyClass::Grpc)
 }
 
-fn everything_to(spec: &ServiceSpec, name: Name) -> Resource {
+fn everything_to(spec: &ServiceSpec, name: Name, is_there: IsThere<'_>, with_filters: bool) -> Resource {
+    let routes = rule::routes(spec, is_there, with_filters);
     let routes = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()])],
+        virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()], routes)],
         ..Default::default()
     };
-    Resource::encode(ResourceType::Route, name, &routes)
-        .depending_on([(ResourceType::Cluster, cluster::name(&spec.key))])
+    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters(spec, is_there))
 }
 
 /// Routes by Host to every HTTP service that has `names`; an unknown host gets 404 with the reason.
@@ -64,34 +60,34 @@ pub fn proxy_routes(
     namespace: &Namespace,
     specs: &[Arc<ServiceSpec>],
     names: &BTreeMap<ServiceName, Names>,
+    is_there: IsThere<'_>,
 ) -> Resource {
     let name = proxy_name(namespace);
     let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
     let domains = |names: &Names| names.iter().map(ToString::to_string).collect();
-    let mut virtual_hosts: Vec<_> = named().map(|(spec, names)| virtual_host(spec, domains(names))).collect();
+    let host = |(spec, names): (&Arc<ServiceSpec>, _)| {
+        virtual_host(spec, domains(names), rule::routes(spec, is_there, true))
+    };
+    let mut virtual_hosts: Vec<_> = named().map(host).collect();
     virtual_hosts.push(no_such_name());
     let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
-    let clusters = named().map(|(spec, _)| (ResourceType::Cluster, cluster::name(&spec.key)));
+    let clusters = named().flat_map(|(spec, _)| clusters(spec, is_there));
     Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters)
 }
 
-fn virtual_host(spec: &ServiceSpec, domains: Vec<String>) -> VirtualHost {
-    VirtualHost {
-        name: spec.key.to_string(),
-        domains,
-        routes: vec![Route {
-            r#match: Some(everything()),
-            action: Some(route::Action::Route(RouteAction {
-                cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(spec.key.to_string())),
-                // Zero must be said: Envoy takes silence for 15 s.
-                timeout: Some(proto(spec.knobs.request_timeout.unwrap_or(profile::REQUEST_TIMEOUT))),
-                retry_policy: retry_policy(spec.knobs.retry_attempts.unwrap_or(profile::RETRY_ATTEMPTS)),
-                ..Default::default()
-            })),
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
+fn virtual_host(spec: &ServiceSpec, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: spec.key.to_string(), domains, routes, ..Default::default() }
+}
+
+/// Every cluster that a service's routes may lead to.
+fn clusters<'a>(
+    spec: &'a ServiceSpec,
+    is_there: IsThere<'a>,
+) -> impl Iterator<Item = (ResourceType, Name)> + 'a {
+    let backends = spec.rules.iter().flat_map(Rule::backends);
+    let named = backends.filter(move |backend| is_there(&backend.service));
+    let named = named.map(|backend| rule::cluster_of(spec, backend).into());
+    std::iter::once(cluster::name(&spec.key)).chain(named).map(|name| (ResourceType::Cluster, name))
 }
 
 fn no_such_name() -> VirtualHost {
@@ -119,27 +115,4 @@ fn no_such_name() -> VirtualHost {
 fn everything() -> RouteMatch {
     let prefix = route_match::PathSpecifier::Prefix("/".to_owned());
     RouteMatch { path_specifier: Some(prefix), ..Default::default() }
-}
-
-fn retry_policy(attempts: u32) -> Option<RetryPolicy> {
-    let previous_hosts = Any {
-        type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-            .to_owned(),
-        value: PreviousHostsPredicate {}.encode_to_vec(),
-    };
-    (attempts > 0).then(|| RetryPolicy {
-        retry_on: profile::RETRY_ON.to_owned(),
-        num_retries: Some(number(attempts)),
-        retriable_status_codes: profile::RETRY_CODES.to_vec(),
-        retry_host_predicate: vec![RetryHostPredicate {
-            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(previous_hosts)),
-        }],
-        host_selection_retry_max_attempts: profile::RETRY_HOST_ATTEMPTS,
-        retry_back_off: Some(RetryBackOff {
-            base_interval: Some(proto(profile::RETRY_BACKOFF)),
-            max_interval: Some(proto(profile::RETRY_BACKOFF_MAX)),
-        }),
-        ..Default::default()
-    })
 }

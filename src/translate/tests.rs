@@ -23,6 +23,8 @@ fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Servi
         readiness: Readiness::Healthy,
         created_at: None,
         origin: "test".into(),
+        rules: Arc::default(),
+        versions: Arc::default(),
     };
     Service { spec: Arc::new(spec), endpoints: endpoints.iter().map(|n| endpoint(*n)).collect() }
 }
@@ -38,6 +40,7 @@ fn endpoint(n: u8) -> Endpoint {
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: (!n.is_multiple_of(5)).then(|| format!("eu-west-1{}", char::from(b'a' + n % 3)).into()),
+        version: None,
         verdict: Verdict { state, reason },
     }
 }
@@ -47,7 +50,12 @@ fn namespace(services: impl IntoIterator<Item = Service>) -> MeshNamespace {
         services.into_iter().map(|service| (service.spec.key.name.clone(), service)).collect();
     let names: Vec<Arc<str>> = services.keys().map(ServiceName::shared).collect();
     let (addresses, _) = vip::assign("prod", &names);
-    MeshNamespace { name: "prod".into(), services, addresses: Arc::new(addresses) }
+    MeshNamespace {
+        name: "prod".into(),
+        services,
+        addresses: Arc::new(addresses),
+        defaults: Knobs::default(),
+    }
 }
 
 fn estate() -> Vec<Service> {
@@ -198,7 +206,8 @@ fn no_two_virtual_hosts_share_a_domain() {
         })
         .collect();
     let prod = "prod".into();
-    let domains = domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs)));
+    let domains =
+        domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs), &|_: &ServiceName| true));
     let distinct: BTreeSet<_> = domains.iter().collect();
     assert_eq!(distinct.len(), domains.len(), "{domains:?}");
 }
@@ -237,7 +246,7 @@ proptest! {
     /// `xds.md`, item 92: gRPC refuses the whole assignment, or skips a locality without a word.
     #[test]
     fn a_load_assignment_is_one_that_grpc_takes(endpoints in prop::collection::vec(any_endpoint(), 0..12)) {
-        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), &endpoints);
+        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), None, &endpoints);
         let assignment = ClusterLoadAssignment::decode(&*resource.any().unwrap().value).unwrap();
         let (mut localities, mut places) = (BTreeSet::new(), BTreeSet::new());
         for group in &assignment.endpoints {
@@ -270,6 +279,7 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             address: Some(Ipv4Addr::new(10, 0, 0, host).into()),
             port,
             zone: zone.map(Arc::from),
+            version: None,
             verdict: Verdict { state, reason: Reason::Ready },
         },
     )

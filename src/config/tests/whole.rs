@@ -110,6 +110,7 @@ fn every_key() -> Expect {
             },
             tls: None,
             namespaces: {},
+            policies: [],
         }
     "#]]
 }

@@ -68,7 +68,7 @@ proptest! {
             if of_map {
                 views[1] = seen(false, &map);
             }
-            let (mesh, fresh) = (again.join(&views), joiner().join(&views));
+            let (mesh, fresh) = (again.join(&views, &Arc::default()), joiner().join(&views, &Arc::default()));
             prop_assert_eq!(&mesh, &fresh);
             let namespace = &mesh.namespaces["prod"];
             let (tables, fresh) = (translator.translate(namespace), Translator::default().translate(namespace));

@@ -32,7 +32,7 @@ const DISCOVER_INSTANCES: &str = "servicediscovery:DiscoverInstances";
 const DISCOVER_REVISION: &str = "servicediscovery:DiscoverInstancesRevision";
 
 /// Cloud Map, as often as the budget allows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Calls {
     client: Client,
     budget: Arc<Budget>,

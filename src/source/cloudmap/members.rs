@@ -130,6 +130,7 @@ pub(super) fn instance(
         port: text("AWS_INSTANCE_PORT").and_then(|port| port.parse().ok()).filter(|port| *port > 0),
         // ECS writes the one for service registries and, it is said, the other for Service Connect.
         zone: text("AVAILABILITY_ZONE").or_else(|| text("AvailabilityZone")).map(Into::into),
+        version: text("legation.version").map(Into::into),
         phase: phase(health),
         started_at: None,
         member: Member::CloudMap { cluster: of_ecs("ECS_CLUSTER_NAME"), service: of_ecs("ECS_SERVICE_NAME") },

@@ -13,12 +13,21 @@ use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary};
 use super::attributes::Attributes;
 use super::describe::{self, Services};
 use super::members::{self, Fault, Listed, Members};
-use crate::model::{Finding, Health, Member, Phase, Readiness, Registration, ServiceKey, ServiceSpec};
+use super::{CloudMapSource, SourceError};
+use crate::model::{Finding, Health, Member, Phase, Readiness, Registration, ServiceKey, ServiceSpec, View};
 
 mod describing;
 mod reading;
 mod scripts;
 mod shared;
+
+impl CloudMapSource {
+    /// A whole reading.
+    async fn sweep(&mut self) -> Result<View, SourceError> {
+        let listed = self.listing().await;
+        self.take_in(listed).await
+    }
+}
 
 fn instance(id: &str, attributes: &[(&str, &str)]) -> HttpInstanceSummary {
     let base = HttpInstanceSummary::builder().instance_id(id);

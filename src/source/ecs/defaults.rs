@@ -1,8 +1,8 @@
 //! Which namespaces ECS means: the default one of a cluster, where services belong that say none themselves, and those
 //! that Service Connect writes as ARNs, which don't tell their names.
 //!
-//! It is asked for only where a cluster feeds several namespaces: the default no more than once a minute, and the name of
-//! an ARN once.
+//! The default is asked for only where a cluster feeds several namespaces, and no more than once a minute; the name of an ARN
+//! once.
 //!
 //! Invariant: a question that fails changes nothing that is known, and holds no reading up for long.
 
@@ -30,8 +30,9 @@ pub(super) type Names = BTreeMap<String, String>;
 /// What is known of them.
 #[derive(Clone, Debug)]
 pub(super) struct Defaults {
-    /// Whom to ask, if it matters.
-    asker: Option<Asker>,
+    asker: Asker,
+    /// Whether the default namespace makes a difference: the cluster feeds several.
+    matters: bool,
     /// The default namespace as it was told last.
     told: Option<String>,
     /// The same as of the last whole reading.
@@ -40,8 +41,15 @@ pub(super) struct Defaults {
     /// Why the default namespace is not known better.
     failing: Option<SourceError>,
     /// The ARNs that services have and whose names could not be read last.
-    unread: BTreeMap<String, SourceError>,
+    unread: BTreeMap<String, Unnamed>,
     asked: Option<Instant>,
+}
+
+/// Why a name could not be read.
+#[derive(Clone, Debug)]
+struct Unnamed {
+    error: SourceError,
+    asked: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -60,14 +68,15 @@ fn is_final(error: &SourceError) -> bool {
 impl Defaults {
     /// Nothing is known yet. `matters` where the cluster feeds several namespaces.
     pub(super) fn new(access: &Access, cluster: &str, matters: bool) -> Self {
-        let asker = || Asker {
+        let asker = Asker {
             ecs: access.ecs(),
             cloud_map: access.cloudmap(),
             budget: access.budget(),
             cluster: cluster.to_owned(),
         };
         Self {
-            asker: matters.then(asker),
+            asker,
+            matters,
             told: None,
             name: None,
             names: Names::new(),
@@ -80,6 +89,16 @@ impl Defaults {
     /// The name of the default namespace as of the last whole reading.
     pub(super) fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// The name of the default namespace as it was told last, which a reading under way is about to take in.
+    pub(super) fn told(&self) -> Option<&str> {
+        self.told.as_deref()
+    }
+
+    /// Whether the name of a namespace could not be read.
+    pub(super) fn is_unread(&self, arn: &str) -> bool {
+        self.unread.contains_key(arn)
     }
 
     /// The names of namespaces that ECS writes as ARNs.
@@ -95,7 +114,7 @@ impl Defaults {
     /// Why nothing is known of one that matters, unless it never will be.
     pub(super) fn unknown(&self) -> Option<&SourceError> {
         let failing = self.failing.iter().filter(|_| self.told.is_none());
-        failing.chain(self.unread.values()).find(|error| !is_final(error))
+        failing.chain(self.unread.values().map(|it| &it.error)).find(|error| !is_final(error))
     }
 
     /// What could not be asked for.
@@ -104,9 +123,14 @@ impl Defaults {
             let object = format!("ecs {cluster}, default namespace");
             error.finding(object, "can't be read, so it is taken for what it was: ")
         });
-        let named = self.unread.iter().map(move |(arn, error)| {
-            let what = "can't be read, so services that Service Connect puts there are left out, unless the tag \
-                        legation:namespace says where they belong: ";
+        let what = if self.matters {
+            "can't be read, so services that Service Connect puts there stay where they were, and new ones are left out; the \
+             tag legation:namespace says where they belong: "
+        } else {
+            "can't be read, so services that Service Connect puts there are taken for those of the only namespace that the \
+             cluster feeds: "
+        };
+        let named = self.unread.iter().map(move |(arn, Unnamed { error, .. })| {
             error.finding(format!("ecs {cluster}, namespace {arn}"), what)
         });
         default.chain(named)
@@ -114,28 +138,36 @@ impl Defaults {
 
     /// What is known after another question about the default namespace, if it is time for one.
     pub(super) async fn renewed(mut self) -> Self {
-        let Some(asker) = self.asker.clone() else { return self };
-        if self.failing.is_none() && self.asked.is_some_and(|at| at.elapsed() < PAUSE) {
+        let is_known = self.failing.is_none() && self.asked.is_some_and(|at| at.elapsed() < PAUSE);
+        if !self.matters || is_known {
             return self;
         }
         self.asked = Some(Instant::now());
-        match asker.ask(&mut self.names).await {
+        match self.asker.ask(&mut self.names).await {
             Ok(told) => (self.told, self.failing) = (told, None),
             Err(error) => self.failing = Some(error),
         }
         self
     }
 
-    /// What is known after a question about each of these ARNs whose name is not known.
+    /// What is known after a question about each of these ARNs whose name is not known. What AWS refuses for good is asked
+    /// no more than once a minute.
     pub(super) async fn named(mut self, arns: BTreeSet<String>) -> Self {
-        let Some(asker) = self.asker.clone() else { return self };
-        let unknown: Vec<_> = arns.into_iter().filter(|arn| !self.names.contains_key(arn)).collect();
-        let answers = join_all(unknown.iter().map(|arn| asker.name_of(arn))).await;
-        self.unread.clear();
-        for (arn, answer) in unknown.into_iter().zip(answers) {
+        let before = std::mem::take(&mut self.unread);
+        let (mut due, now) = (Vec::new(), Instant::now());
+        for arn in arns.into_iter().filter(|arn| !self.names.contains_key(arn)) {
+            match before.get(&arn) {
+                Some(known) if is_final(&known.error) && now - known.asked < PAUSE => {
+                    self.unread.insert(arn, known.clone());
+                }
+                _ => due.push(arn),
+            }
+        }
+        let answers = join_all(due.iter().map(|arn| self.asker.name_of(arn))).await;
+        for (arn, answer) in due.into_iter().zip(answers) {
             match answer {
                 Ok(name) => drop(self.names.insert(arn, name)),
-                Err(error) => drop(self.unread.insert(arn, error)),
+                Err(error) => drop(self.unread.insert(arn, Unnamed { error, asked: now })),
             }
         }
         self
@@ -145,7 +177,7 @@ impl Defaults {
 impl Asker {
     /// The name of the default namespace, if the cluster has one.
     async fn ask(&self, names: &mut Names) -> Result<Option<String>, SourceError> {
-        self.budget.admit(DESCRIBE_CLUSTERS, Urgency::CanWait).await;
+        self.admit(DESCRIBE_CLUSTERS).await?;
         let call = self.ecs.describe_clusters().clusters(&self.cluster);
         let answer = in_time(DESCRIBE_CLUSTERS, call.send()).await?;
         let answer = answer.map_err(|error| failed(DESCRIBE_CLUSTERS, error))?;
@@ -163,8 +195,17 @@ impl Asker {
         Ok(names.get(written).cloned())
     }
 
+    /// Waits until a call may go out, but no longer than for its answer.
+    async fn admit(&self, operation: &'static str) -> Result<(), SourceError> {
+        let admitted = self.budget.admit(operation, Urgency::CanWait);
+        tokio::time::timeout(PATIENCE, admitted).await.map_err(|_| {
+            let message = format!("AWS was asked so often that no call went out within {PATIENCE:?}");
+            SourceError { operation: operation.into(), code: "Throttling".to_owned(), message }
+        })
+    }
+
     async fn name_of(&self, arn: &str) -> Result<String, SourceError> {
-        self.budget.admit(GET_NAMESPACE, Urgency::CanWait).await;
+        self.admit(GET_NAMESPACE).await?;
         let answer = in_time(GET_NAMESPACE, self.cloud_map.get_namespace().id(arn).send()).await?;
         let answer = answer.map_err(|error| failed(GET_NAMESPACE, error))?;
         let name = answer.namespace().and_then(|namespace| namespace.name());

@@ -90,11 +90,11 @@ impl Reader<'_> {
         let admits = |rule: &&NamespaceRule| labelled || rule.discover == Discover::All;
         let tagged = self.tags.namespace.clone();
         let connect = match self.service.connect.as_ref().and_then(|connect| connect.namespace.clone()) {
-            // The only namespace is meant, whatever its ARN.
-            Some(arn) if arn.starts_with("arn:") && rules.len() == 1 => None,
-            Some(arn) if arn.starts_with("arn:") && tagged.is_none() => {
-                Some(self.cluster.names.get(&arn).cloned()?) // it is told elsewhere why the name is not known
-            }
+            Some(arn) if arn.starts_with("arn:") && tagged.is_none() => match self.cluster.names.get(&arn) {
+                Some(name) => Some(name.clone()),
+                None if rules.len() == 1 => None, // it is taken for the only one
+                None => return None,              // it is told elsewhere why the name is not known
+            },
             written => written,
         };
         let Some(name) = tagged.as_ref().map(|(_, name)| name.clone()).or(connect) else {
@@ -248,6 +248,8 @@ impl Reader<'_> {
             readiness: self.tags.readiness.unwrap_or_default(),
             created_at: self.service.created_at,
             origin: self.object.as_str().into(),
+            rules: Arc::default(),
+            versions: Arc::default(),
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
@@ -305,6 +307,7 @@ impl Layers<'_> {
             request_timeout: request.filter(|_| protocol.is_http()),
             idle_timeout: self.tags.idle_timeout.or_else(|| self.block?.idle_timeout),
             retry_attempts: self.tags.retry_attempts,
+            ..Knobs::default()
         }
     }
 }

@@ -19,6 +19,7 @@ use super::task_tags::TaskTags;
 use super::tasks::Known;
 use super::{EcsSource, Sighting, place, standalone};
 use crate::model::{Finding, InstanceId, Subnet};
+use crate::source::aws::is_denial;
 use crate::source::{CellWriter, SourceError};
 
 /// The attribute of a container instance that says its address, for all that AWS says or does not.
@@ -85,10 +86,10 @@ impl Instances {
         !self.wanted.is_empty()
     }
 
-    /// The first error that left one unknown.
+    /// The first error that left one unknown. Who may not ask does without.
     pub(super) fn error(&self) -> Option<&SourceError> {
         self.lost.values().find_map(|lost| match lost {
-            Lost::Unread(error) => Some(error),
+            Lost::Unread(error) if !is_denial(&error.code) => Some(error),
             _ => None,
         })
     }
@@ -270,7 +271,9 @@ impl EcsSource {
     /// Whether anything of a service is part of a namespace here, as this task of it has it: of all others nobody needs to
     /// know where they are.
     fn offers_something(&self, service: &ServiceFacts, task: &TaskFacts) -> bool {
-        let cluster = Cluster { name: &self.cluster, ..self.described_against() };
+        // As the services are drawn when this reading is taken in.
+        let default = self.defaults.told();
+        let cluster = Cluster { name: &self.cluster, default, ..self.described_against() };
         let revision = service.definition.as_ref().and_then(|arn| self.revisions.get(arn));
         let told = TaskTags::of_task(task);
         revision.is_some_and(|revision| !describe::describe(cluster, service, &told, revision).0.is_empty())

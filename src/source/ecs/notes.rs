@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use super::facts::{Status, TaskFacts};
 use super::read::Unread;
+use super::tags::VERSION;
 use super::tasks::Known;
 use super::view::Services;
 use super::{EcsSource, Sighting};
@@ -29,10 +30,15 @@ impl EcsSource {
         self.note_wanted(tasks);
     }
 
-    /// Has ECS asked about standalone tasks whose tags no event told: without them nobody knows whether they are members.
+    /// Has ECS asked about tasks whose tags no event told: without them nobody knows whether standalone ones are members, nor
+    /// which version one is of a service whose tasks say it.
     pub(super) fn note_untold(&mut self, tasks: &[InstanceId]) {
         let known = tasks.iter().filter_map(|arn| self.tasks.get(arn)).map(|task| &task.facts);
-        let untold = known.filter(|facts| facts.service.is_none() && facts.tags.is_none());
+        let untold = known.filter(|facts| facts.tags.is_none());
+        let untold = untold.filter(|facts| match &facts.service {
+            None => true,
+            Some(service) => self.tasks.of_group(service).any(|task| has_version(&task.facts)),
+        });
         let untold: Vec<_> = untold.map(|facts| facts.arn.clone()).filter(|arn| self.is_up(arn)).collect();
         untold.into_iter().for_each(|arn| self.questions.doubt(arn));
     }
@@ -75,6 +81,11 @@ impl EcsSource {
         arns.sort();
         arns
     }
+}
+
+/// Whether a task says which version of its service it is.
+fn has_version(task: &TaskFacts) -> bool {
+    task.tags.as_ref().is_some_and(|tags| tags.contains_key(VERSION))
 }
 
 /// The task definitions that a reading needs. Those of standalone tasks too: their labels may make them members, and in

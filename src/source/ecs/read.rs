@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ecs::Client;
+use aws_sdk_ecs::config::http::HttpResponse;
+use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::types::{ContainerInstance, DesiredStatus, Failure, ServiceField, TaskField};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -16,10 +18,12 @@ use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
 use super::instances::{ATTRIBUTE, InstanceFacts};
 use crate::model::InstanceId;
 use crate::source::SourceError;
-use crate::source::aws::{Budget, Ec2, Pages, Urgency, bad_response, failed};
+use crate::source::aws::{Budget, Ec2, Pages, Urgency, bad_response, failed, is_too_often};
 
 /// Calls under way at once: quick, and far from using up the account's burst.
 pub(super) const AT_ONCE: usize = 6;
+/// How often a call is made that AWS finds too often; the SDK makes two attempts each time.
+const TRIES: u32 = 3;
 const LIST_PAGE: i32 = 100;
 const TASK_BATCH: usize = 100;
 const SERVICE_BATCH: usize = 10;
@@ -48,13 +52,35 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Makes one call of a reading. Where AWS is asked too often it is made again, later and later: of the many calls of a
+    /// large reading some always meet that, and none would ever come to its end.
+    async fn asked<T, E, F>(
+        &self,
+        operation: &'static str,
+        urgency: Urgency,
+        call: impl Fn() -> F,
+    ) -> Result<T, SourceError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let mut tries = 1;
+        loop {
+            self.budget.admit(operation, urgency).await;
+            match call().await.map_err(|error| failed(operation, error)) {
+                Err(error) if is_too_often(&error.code) && tries < TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The ARNs of every service.
     pub(super) async fn service_arns(&self) -> Result<Vec<String>, SourceError> {
         let (mut arns, mut token, mut pages) = (Vec::new(), None, Pages::of(LIST_SERVICES));
         loop {
-            self.budget.admit(LIST_SERVICES, Urgency::CanWait).await;
             let call = self.client.list_services().cluster(&self.cluster).max_results(LIST_PAGE);
-            let page = call.set_next_token(token).send().await.map_err(|e| failed(LIST_SERVICES, e))?;
+            let call = call.set_next_token(token);
+            let page = self.asked(LIST_SERVICES, Urgency::CanWait, || call.clone().send()).await?;
             token = pages.next(page.next_token())?;
             arns.extend(page.service_arns.ok_or_else(|| lacks(LIST_SERVICES, Lacks("serviceArns")))?);
             if token.is_none() {
@@ -67,10 +93,9 @@ impl Reader {
     pub(super) async fn task_arns(&self) -> Result<HashSet<InstanceId>, SourceError> {
         let (mut arns, mut token, mut pages) = (HashSet::new(), None, Pages::of(LIST_TASKS));
         loop {
-            self.budget.admit(LIST_TASKS, Urgency::CanWait).await;
             let call = self.client.list_tasks().cluster(&self.cluster).max_results(LIST_PAGE);
             let call = call.desired_status(DesiredStatus::Running).set_next_token(token);
-            let page = call.send().await.map_err(|e| failed(LIST_TASKS, e))?;
+            let page = self.asked(LIST_TASKS, Urgency::CanWait, || call.clone().send()).await?;
             token = pages.next(page.next_token())?;
             let listed = page.task_arns.ok_or_else(|| lacks(LIST_TASKS, Lacks("taskArns")))?;
             arns.extend(listed.into_iter().map(InstanceId::from));
@@ -84,10 +109,10 @@ impl Reader {
     pub(super) async fn services(&self, arns: &[String]) -> Result<Described<ServiceFacts>, SourceError> {
         let batches: Vec<_> = arns.chunks(SERVICE_BATCH).map(<[_]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
-            self.budget.admit(DESCRIBE_SERVICES, Urgency::CanWait).await;
             let call = self.client.describe_services().cluster(&self.cluster).include(ServiceField::Tags);
-            let answer = call.set_services(Some(batch.clone())).send().await;
-            let answer = answer.map_err(|e| failed(DESCRIBE_SERVICES, e))?;
+            let call = call.set_services(Some(batch.clone()));
+            let answer = self.asked(DESCRIBE_SERVICES, Urgency::CanWait, || call.clone().send());
+            let answer = answer.await?;
             let missing = missing(DESCRIBE_SERVICES, answer.failures())?;
             let services: Result<Vec<_>, _> = answer.services().iter().map(facts::service).collect();
             let services = services.map_err(|what| lacks(DESCRIBE_SERVICES, what))?;
@@ -105,10 +130,9 @@ impl Reader {
         let arns: Vec<_> = arns.iter().map(|arn| arn.as_str().to_owned()).collect();
         let batches: Vec<_> = arns.chunks(TASK_BATCH).map(<[_]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
-            self.budget.admit(DESCRIBE_TASKS, urgency).await;
             let call = self.client.describe_tasks().cluster(&self.cluster).include(TaskField::Tags);
-            let answer = call.set_tasks(Some(batch.clone())).send().await;
-            let answer = answer.map_err(|e| failed(DESCRIBE_TASKS, e))?;
+            let call = call.set_tasks(Some(batch.clone()));
+            let answer = self.asked(DESCRIBE_TASKS, urgency, || call.clone().send()).await?;
             let missing = missing(DESCRIBE_TASKS, answer.failures())?;
             let tasks: Result<Vec<_>, _> = answer.tasks().iter().map(facts::task).collect();
             let tasks = tasks.map_err(|what| lacks(DESCRIBE_TASKS, what))?;
@@ -169,7 +193,7 @@ impl Reader {
                         definition.ok_or_else(|| lacks(DESCRIBE_TASK_DEFINITION, Lacks("taskDefinition")))?;
                     return facts::revision(definition).map_err(|what| lacks(DESCRIBE_TASK_DEFINITION, what));
                 }
-                Err(error) if error.code == "ThrottlingException" && started.elapsed() < patience => {
+                Err(error) if is_too_often(&error.code) && started.elapsed() < patience => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
                 }
                 Err(error) => return Err(error),

@@ -5,7 +5,7 @@
 //! Invariant: of two values for one key the elder task's is taken, and the other is told of.
 
 use super::facts::{ServiceFacts, TaskFacts};
-use super::tags::{Place, Tag, Tags};
+use super::tags::{Place, Tag, Tags, VERSION};
 use super::view::Judged;
 use crate::model::{Finding, Phase};
 use crate::source::words::Wrong;
@@ -60,7 +60,9 @@ impl TaskTags {
     pub(super) fn of(tasks: &[Judged<'_>]) -> Self {
         let mut told = Self::default();
         for one in tasks {
-            for (key, value) in one.task.facts.tags.iter().flat_map(|tags| tags.iter()) {
+            let tags = one.task.facts.tags.iter().flat_map(|tags| tags.iter());
+            // Tasks of several versions are no conflict.
+            for (key, value) in tags.filter(|(key, _)| *key != VERSION) {
                 match told.tags.get(key) {
                     Some(taken) if taken == value => {}
                     Some(taken) => {

@@ -283,12 +283,13 @@ impl Known {
         }
     }
 
-    /// The same for one port: when the container behind it has ended in a stop that somebody asked for, the
-    /// port serves nothing any more, however long the other containers take.
+    /// The same for one port: when the container behind it has ended, the port serves nothing any more, however long the
+    /// other containers take.
     pub(super) fn phase_of_port(&self, phase: Phase, container: &str) -> Phase {
         let exited = || self.facts.containers.iter().any(|one| &*one.name == container && one.exited);
         match phase {
             Phase::Stopping(StopCause::Planned | StopCause::Spot) if exited() => Phase::Stopped,
+            Phase::Running(_) if exited() => Phase::Stopping(StopCause::Crashed),
             phase => phase,
         }
     }

@@ -17,13 +17,14 @@ use super::instances::Instances;
 use super::place::Location;
 use super::read::Unread;
 use super::standalone::{self, families, group_of};
+use super::tags::{Tags, VERSION};
 use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
     Finding, InstanceId, Member, OccupiedPorts, Phase, Place, Registration, ServiceKey, ServiceView,
     TaskState, TasksByPlace, View,
 };
-use crate::source::SourceError;
+use crate::source::{SourceError, words};
 
 /// Revisions by task definition ARN.
 pub(super) type Revisions = HashMap<Arc<str>, Arc<Revision>>;
@@ -296,6 +297,22 @@ fn connect_of<'a>(task: &Known, service: Option<&'a ServiceFacts>) -> Option<&'a
     own.map_or(service.connect.as_ref(), Option::as_ref)
 }
 
+/// Which version of its service a task is: what a tag of its own says, one of the service, a label, or else the revision of
+/// its task definition.
+fn version_of(task: &Judged<'_>, service: Option<&ServiceFacts>) -> Option<Arc<str>> {
+    let said = |tags: Option<&Tags>| tags?.get(VERSION).filter(|version| version_is_sound(version)).cloned();
+    let revision = task.revision?;
+    let label =
+        || Some(revision.labels.get(VERSION)?.first()?.1.clone()).filter(|version| version_is_sound(version));
+    let tagged = said(task.task.facts.tags.as_deref()).or_else(|| said(service.map(|service| &service.tags)));
+    let number = || Some(revision.label.rsplit_once(':')?.1.to_owned());
+    tagged.or_else(label).or_else(number).map(Into::into)
+}
+
+fn version_is_sound(version: &str) -> bool {
+    words::version(version).is_ok()
+}
+
 fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) -> Registration {
     let facts = &task.task.facts;
     let block = connect_of(task.task, service).and_then(|connect| connect.port(&offer.port));
@@ -308,6 +325,7 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
         address: task.location.address,
         port: ingress.or_else(own),
         zone: facts.zone.clone(),
+        version: version_of(task, service),
         phase: port.map_or(task.phase, |port| task.task.phase_of_port(task.phase, &port.container)),
         started_at: task.task.began_at(),
         member: Member::Ecs,

@@ -121,6 +121,8 @@ fn service(
         readiness: Readiness::Healthy,
         created_at: None,
         origin: origin.into(),
+        rules: Arc::default(),
+        versions: Arc::default(),
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
 }
@@ -166,7 +168,7 @@ fn knobs(checker: &mut Checker<'_>, protocol: Option<Protocol>, written: &Servic
         let message = format!("there are no requests in {}", protocol.as_str());
         checker.bad(request, message, "remove it, or set `appProtocol`");
     }
-    Knobs { request_timeout, idle_timeout, retry_attempts }
+    Knobs { request_timeout, idle_timeout, retry_attempts, ..Knobs::default() }
 }
 
 fn registrations(checker: &mut Checker<'_>, written: &[Endpoint]) -> Vec<Registration> {
@@ -201,6 +203,7 @@ fn registrations(checker: &mut Checker<'_>, written: &[Endpoint]) -> Vec<Registr
             address: Some(address),
             port: Some(port),
             zone: endpoint.zone.as_ref().map(|zone| zone.text.as_str().into()),
+            version: None,
             phase,
             started_at: None,
             member: Member::File,

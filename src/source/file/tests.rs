@@ -48,12 +48,12 @@ fn every_key_is_read() {
     }
     expect![[r#"
         prod/later Tcp ["later:80"] from services.yaml:12
-          Knobs { request_timeout: None, idle_timeout: None, retry_attempts: None }
+          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
         prod/ledger Tcp ["ledger:9443"] from services.yaml:10
-          Knobs { request_timeout: None, idle_timeout: None, retry_attempts: None }
+          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
           [2001:db8::7]:9443 Some(2001:db8::7) Some(9443) None Running(NoCheck)
         prod/payments Http ["payments:80", "pay.internal:8080"] from services.yaml:2
-          Knobs { request_timeout: Some(15s), idle_timeout: Some(300s), retry_attempts: Some(3) }
+          Knobs { request_timeout: Some(15s), backend_request_timeout: None, idle_timeout: Some(300s), stream_idle_timeout: None, connect_timeout: None, retry_attempts: Some(3), retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
           payments-1 Some(127.0.1.1) Some(8080) Some("eu-west-1a") Running(Healthy)
           payments-2 Some(127.0.1.2) Some(8080) Some("eu-west-1b") Stopping(Planned)
     "#]]

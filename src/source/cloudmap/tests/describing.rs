@@ -79,9 +79,9 @@ fn where_instances_differ_all_replicas_take_the_same() {
     let all = [protocol("a", "http2"), protocol("b", "http"), protocol("c", "bytes"), protocol("d", "http")];
     let (text, findings) = described(&[], &all);
     assert_eq!(text, "http ledger:9000");
-    expect_test::expect![[r"
+    expect_test::expect![[r#"
         CFG001 cloudmap prod.local/ledger, attribute legation.xyz of instance c
-        unknown key `legation.xyz`; this release knows `namespace`, `role`, `readiness`, `discovery-name`, `alias`, `protocol`, `timeout.request`, `timeout.idle`, `retry.attempts`
+        unknown key `legation.xyz`; this release knows `namespace`, `role`, `readiness`, `version`, `discovery-name`, `alias`, `protocol`, `timeout.request`, `timeout.idle`, `retry.attempts`
           legation.xyz = bytes
                    ^^^
         CFG002 cloudmap prod.local/ledger, attribute legation.protocol of instance a
@@ -91,7 +91,7 @@ fn where_instances_differ_all_replicas_take_the_same() {
         CFG002 cloudmap prod.local/ledger, attribute legation.protocol of instance c
         expected one of `tcp`, `http`, `http2`, `grpc`
           legation.protocol = bytes
-                              ^^^^^"]]
+                              ^^^^^"#]]
     .assert_eq(&told(&findings));
     let [a, b, c, d] = all;
     assert_eq!(described(&[], &[d, c, b, a]), (text, findings), "in any order");
@@ -136,7 +136,7 @@ fn what_is_wrong_with_an_attribute_is_told_in_its_own_words() {
     ];
     let (text, findings) = described(&wrong, &[member("a", &[])]);
     assert_eq!(text, "tcp books:80");
-    expect_test::expect![[r"
+    expect_test::expect![[r#"
         CFG001 cloudmap prod.local/ledger, attribute legation.alais
         unknown key `legation.alais`; did you mean `legation.alias`?
           legation.alais = books:80
@@ -149,10 +149,6 @@ fn what_is_wrong_with_an_attribute_is_told_in_its_own_words() {
         `legation.role` is about the whole service and names no port
           legation.role.http = none
                        ^^^^^
-        CFG001 cloudmap prod.local/ledger, attribute legation.version
-        this release does not support `legation.version`; the attribute has no effect
-          legation.version = 7
-                   ^^^^^^^
         CFG002 cloudmap prod.local/ledger, attribute legation.protocol.tcp
         a service of Cloud Map has one port, which other attributes call `http`; this has no effect
           legation.protocol.tcp = tcp
@@ -162,7 +158,7 @@ fn what_is_wrong_with_an_attribute_is_told_in_its_own_words() {
           legation.retry.attempts = 11
                                     ^^
         CFG002 cloudmap prod.local/ledger, attribute legation.timeout.request
-        a request timeout has no effect on TCP"]]
+        a request timeout has no effect on TCP"#]]
     .assert_eq(&told(&findings));
 }
 

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::scripts::{Stage, many, refusal};
 use super::*;
 use crate::model::View;
-use crate::source::Sweep;
 use crate::source::aws::scripted::Answer;
 
 fn key(name: &str) -> ServiceKey {

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::scripts::{OTHER, Stage};
 use super::*;
-use crate::source::Sweep;
 
 fn arn(account: &str, id: &str) -> String {
     format!("arn:aws:servicediscovery:eu-west-1:{account}:namespace/{id}")

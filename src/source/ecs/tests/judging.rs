@@ -153,6 +153,8 @@ fn an_essential_container_that_ended_is_a_crash() {
     assert_eq!(known.phase_of_port(whole, "app"), Phase::Stopped);
     assert_eq!(known.phase_of_port(whole, "envoy"), whole);
     assert_eq!(known.phase_of_port(crashed, "app"), crashed);
+    let running = Phase::Running(Health::NoCheck);
+    assert_eq!(known.phase_of_port(running, "app"), crashed, "whatever else of the task goes on");
 }
 
 #[test]

@@ -182,11 +182,16 @@ async fn a_look_up_that_fails_is_a_finding_and_takes_nothing_away() {
 #[tokio::test]
 async fn the_first_reading_wants_every_instance_of_those_who_are_offered() {
     let cluster = on_one_machine("bridge");
-    cluster.world().faults = vec![("DescribeContainerInstances", refusal("AccessDeniedException"))];
+    cluster.world().faults = vec![("DescribeContainerInstances", refusal("ThrottlingException")); 2];
     let mut source = prod(&cluster);
     let error = source.sweep(None).await.expect_err("no view");
     assert_eq!(error.operation, "ecs:DescribeContainerInstances");
     assert_eq!(payments(&source.sweep(None).await.expect("a view")).len(), 2);
+    // Who may not ask does without: the others of the cluster don't wait.
+    cluster.world().faults = vec![("DescribeContainerInstances", refusal("AccessDeniedException"))];
+    let view = prod(&cluster).sweep(None).await.expect("a view");
+    assert_eq!(shown(&view), at([("a", ":32768"), ("b", ":32769")]));
+    assert!(matches!(codes(&view)[..], [("SRC001", _)]));
     // That AWS tells no address is an answer.
     let cluster = on_one_machine("bridge");
     cluster.world().addresses.clear();
@@ -194,6 +199,17 @@ async fn the_first_reading_wants_every_instance_of_those_who_are_offered() {
     assert!(
         matches!(codes(&view)[..], [("EP001", message)] if message.starts_with("1, such as m, have no address"))
     );
+}
+
+#[tokio::test]
+async fn the_first_reading_knows_where_those_of_the_default_namespace_are() {
+    let cluster = on_one_machine("bridge");
+    let auto = json!([{"key": "legation:role", "value": "auto"}]);
+    cluster.world().services.get_mut("payments").expect("payments")["tags"] = auto;
+    cluster.world().default = Some("prod");
+    let rules = vec![rule("dev", Discover::Labelled), rule("prod", Discover::Labelled)];
+    let view = cluster.source(rules).sweep(None).await.expect("a view");
+    assert_eq!(shown(&view), at([("a", "10.9.0.1:32768"), ("b", "10.9.0.1:32769")]));
 }
 
 #[tokio::test]

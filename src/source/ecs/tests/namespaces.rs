@@ -75,14 +75,11 @@ async fn a_namespace_that_service_connect_writes_as_an_arn_is_asked_for_once() {
     let block = json!({"enabled": true, "namespace": DEV_NAMESPACE, "services": ports});
     cluster.world().connect("payments", block);
     cluster.world().services.get_mut("payments").expect("it")["tags"] = json!([]);
-    let view = read(&mut prod(&cluster)).await;
-    assert_eq!((services(&view), cluster.count("GetNamespace")), (vec!["prod/http=a,b".to_owned()], 0));
-
-    let too_often = || ("GetNamespace", refusal("ThrottlingException"));
-    cluster.world().faults = vec![too_often(), too_often()];
+    cluster.world().faults = vec![("GetNamespace", refusal("ServerException")); 2];
     let mut source = cluster.source(two());
     let error = source.sweep(None).await.expect_err("nobody knows where it belongs");
-    assert_eq!(error.code, "ThrottlingException");
+    assert_eq!(error.code, "ServerException");
+    cluster.world().faults.clear();
     let asked = cluster.count("GetNamespace");
     for _ in 0..2 {
         let view = read(&mut source).await;
@@ -96,6 +93,54 @@ async fn a_namespace_that_service_connect_writes_as_an_arn_is_asked_for_once() {
     let view = read(&mut cluster.source(two())).await;
     assert_eq!(services(&view), Vec::<String>::new());
     assert_eq!(told(&view.findings), [format!("SRC001 ecs prod-a, namespace {DEV_NAMESPACE}")]);
+}
+
+/// A service payments that Service Connect puts into a namespace.
+fn connected(namespace: &str) -> Cluster {
+    let cluster = Cluster::payments();
+    connect(&cluster, namespace);
+    cluster.world().services.get_mut("payments").expect("it")["tags"] = json!([]);
+    cluster
+}
+
+fn connect(cluster: &Cluster, namespace: &str) {
+    let ports = json!([{"portName": "http", "clientAliases": [{"port": 80}]}]);
+    cluster.world().connect("payments", json!({"enabled": true, "namespace": namespace, "services": ports}));
+}
+
+#[tokio::test]
+async fn where_there_is_one_namespace_an_arn_of_another_does_not_join_it() {
+    let view = read(&mut prod(&connected(DEV_NAMESPACE))).await;
+    assert_eq!(services(&view), Vec::<String>::new());
+    assert_eq!(told(&view.findings), ["CFG002 ecs prod-a/payments, Service Connect"]);
+    let own = DEV_NAMESPACE.replace("ns-2", "ns-1");
+    assert_eq!(services(&read(&mut prod(&connected(&own))).await), ["prod/http=a,b"]);
+    // Who may not ask takes it for the only one, and says so.
+    let cluster = connected(&own);
+    cluster.world().faults = vec![("GetNamespace", refusal("AccessDeniedException"))];
+    let mut source = prod(&cluster);
+    for _ in 0..3 {
+        let view = read(&mut source).await;
+        assert_eq!(services(&view), ["prod/http=a,b"]);
+        assert_eq!(told(&view.findings), [format!("SRC001 ecs prod-a, namespace {own}")]);
+    }
+    assert_eq!(cluster.count("GetNamespace"), 1, "once a minute");
+}
+
+#[tokio::test]
+async fn a_service_stays_where_it_was_while_nobody_knows_where_it_went() {
+    let cluster = connected("prod");
+    let mut source = cluster.source(two());
+    assert_eq!(services(&read(&mut source).await), ["prod/http=a,b"]);
+    connect(&cluster, DEV_NAMESPACE);
+    cluster.world().faults = vec![("GetNamespace", refusal("ServerException")); 9];
+    for _ in 0..3 {
+        let view = read(&mut source).await;
+        assert_eq!(services(&view), ["prod/http=a,b"]);
+        assert_eq!(told(&view.findings), [format!("SRC001 ecs prod-a, namespace {DEV_NAMESPACE}")]);
+    }
+    cluster.world().faults.clear();
+    assert_eq!(services(&read(&mut source).await), ["dev/http=a,b"]);
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn any_failure_is_a_failure_of_the_whole() {
         ("ListServices", vec![refusal("AccessDeniedException")], "AccessDeniedException"),
         (
             "ListTasks",
-            vec![refusal("ThrottlingException"), refusal("ThrottlingException")],
+            vec![refusal("ThrottlingException"); 6], // three times, two attempts each
             "ThrottlingException",
         ),
         ("ListTasks", vec![json(json!({}))], "bad-response"),
@@ -212,6 +212,17 @@ async fn revisions_that_arrived_before_a_failure_are_kept() {
     source.sweep(None).await.expect("a view, in spite of throttling");
     let again = cluster.count("DescribeTaskDefinition") - asked;
     assert!((4..=4 + 5).contains(&again), "three refusals and what was missing, not everything: {again}");
+}
+
+#[tokio::test]
+async fn a_call_that_aws_finds_too_often_is_made_again_within_the_reading() {
+    let cluster = Cluster::payments();
+    cluster.world().page = 1;
+    for operation in ["ListTasks", "DescribeTasks", "ListServices", "DescribeServices"] {
+        cluster.world().faults = vec![(operation, refusal("ThrottlingException")); 3];
+        prod(&cluster).sweep(None).await.expect("a view, in spite of throttling");
+        assert!(cluster.world().faults.is_empty(), "{operation}");
+    }
 }
 
 #[tokio::test]

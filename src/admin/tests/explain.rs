@@ -1,0 +1,106 @@
+//! Why a request goes where it goes.
+//!
+//! Invariant: each step is told, and the verdict is the first that fails.
+
+use super::*;
+use crate::policy::Policy;
+
+const POLICY: &str = "\
+apiVersion: legation/v1alpha1
+kind: Policy
+services:
+  payments: { timeouts: { request: 5s } }
+routes:
+  - name: canary
+    parentRefs: [payments]
+    rules:
+      - matches: [{ path: { value: /v2 }, method: POST, headers: [{ type: RegularExpression, name: X-User, value: 'a.*' }] }]
+        backendRefs: [{ service: payments, version: '58', weight: 1 }, { service: gone, weight: 1 }]
+        retry: { attempts: 0 }
+      - matches: [{ path: { type: Exact, value: /old } }]
+        filters: [{ type: RequestRedirect, requestRedirect: { path: { replaceFullPath: /new } } }]
+";
+
+/// The steps of an explanation, and its verdict.
+async fn explained(world: &World, query: &str) -> Vec<String> {
+    let (status, answer) = world.admin(&format!("/api/v1/explain?{query}")).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let step = |step: &Value| {
+        let ok = if step["ok"] == true { "ok" } else { "no" };
+        let says = step["says"].as_str().unwrap();
+        let says = says.split(" for ").next().unwrap(); // how long is not told twice alike
+        format!("{} {ok}: {says}", step["step"].as_str().unwrap())
+    };
+    let steps = answer["item"]["steps"].as_array().unwrap().iter().map(step);
+    steps.chain([answer["item"]["verdict"].as_str().unwrap().to_owned()]).collect()
+}
+
+fn with_policy() -> World {
+    let mut world = world();
+    world.publish();
+    let namespaces = BTreeSet::from(["prod".into()]);
+    let texts = vec![("policy.yaml".into(), POLICY.to_owned())];
+    let policy = Policy::parse(&texts, &namespaces).unwrap();
+    let view = file::parse(Path::new("services.yaml"), SERVICES, &"prod".into()).unwrap();
+    let mesh = Joiner::new(&namespaces).join(&[Arc::new(view)], &Arc::new(policy.clone()));
+    world.state.policy = watch::channel(Loaded::of(texts, policy)).1;
+    world.mesh.send_replace(Arc::new(mesh));
+    world.connect("arn:aws:ecs:eu-west-1:1:task/prod-a/c1", 1, Progress::default());
+    world
+}
+
+#[tokio::test]
+async fn each_step_from_the_name_to_the_sidecar_is_told() {
+    let world = with_policy();
+    let told = explained(&world, "client=checkout&service=payments").await;
+    expect_test::expect![[r#"
+        name ok: prod/payments speaks http, described by services.yaml:2, treated by policy.yaml:4
+        listener ok: payments:8080 is 127.179.154.254:8080
+        route ok: no rule is about it, so it goes to the service itself; request timeout 5s, retries 2 (profile)
+        endpoints ok: payments (weight 1): 1 absent (starting) in eu-west-1b, 1 absent (stopping) in eu-west-1b, 1 healthy (no-check) in eu-west-1a
+        sidecar ok: arn:aws:ecs:eu-west-1:1:task/prod-a/c1 is synced
+        it goes through"#]].assert_eq(&told.join("\n"));
+    let told = explained(
+        &world,
+        "client=c1&service=payments.prod:8080&path=/v2/x?a=b&method=post&header=x-user:%20anna",
+    )
+    .await;
+    expect_test::expect![[r#"
+        name ok: prod/payments speaks http, described by services.yaml:2, treated by policy.yaml:4
+        listener ok: payments:8080 is 127.179.154.254:8080
+        route ok: canary (policy.yaml:9); request timeout 5s, retries 0
+        endpoints no: payments version 58 (weight 1): none
+        endpoints no: gone (weight 1): there is no such service
+        sidecar ok: arn:aws:ecs:eu-west-1:1:task/prod-a/c1 is synced
+        it fails at: endpoints"#]]
+    .assert_eq(&told.join("\n"));
+    let told = explained(&world, "client=c1&service=payments&path=/old").await;
+    expect_test::expect![[r#"
+        name ok: prod/payments speaks http, described by services.yaml:2, treated by policy.yaml:4
+        listener ok: payments:8080 is 127.179.154.254:8080
+        route ok: canary (policy.yaml:12) answers 302 to /new
+        sidecar ok: arn:aws:ecs:eu-west-1:1:task/prod-a/c1 is synced
+        it goes through"#]]
+    .assert_eq(&told.join("\n"));
+    let told = explained(&world, "client=checkot&service=ledgr&namespace=prod").await;
+    expect_test::expect![[r#"
+        name no: no service of prod is called `ledgr`; did you mean `ledger`?
+        sidecar no: no sidecar of `checkot` is connected; did you mean `checkout`?
+        it fails at: name"#]]
+    .assert_eq(&told.join("\n"));
+}
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_refused_with_words() {
+    let world = with_policy();
+    for (query, words) in [
+        ("client=a", "say which service"),
+        ("service=a", "say which client"),
+        ("client=a&service=b&pat=/", "did you mean `path`?"),
+        ("client=checkout&service=payments&namespace=pord", "did you mean `prod`?"),
+    ] {
+        let (status, answer) = world.admin(&format!("/api/v1/explain?{query}")).await;
+        assert!(status.is_client_error(), "{query}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(words), "{query}: {answer}");
+    }
+}

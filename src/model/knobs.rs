@@ -1,0 +1,97 @@
+//! How clients treat a service: every number that can be changed, in layers of which the higher wins value by value.
+//!
+//! It knows neither defaults nor Envoy: the profile's numbers are `translate`'s. Invariant: what a layer doesn't say, the
+//! lower one says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Defines a layer: a structure of optional values.
+macro_rules! layer {
+    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$about:meta])* $field:ident: $type:ty,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Debug, Default)]
+        pub struct $name { $($(#[$about])* pub $field: Option<$type>,)+ }
+
+        impl $name {
+            /// This layer over a lower one.
+            #[must_use]
+            pub fn over(self, lower: &Self) -> Self {
+                Self { $($field: self.$field.or_else(|| lower.$field.clone()),)+ }
+            }
+        }
+    };
+}
+
+layer! {
+    /// How clients treat one service. `None` means the lower layer's word, and at last the profile's.
+    pub struct Knobs {
+        /// The whole request, retries included; zero is none. Not for TCP.
+        request_timeout: Duration,
+        /// One attempt; zero is none.
+        backend_request_timeout: Duration,
+        /// A silent connection; zero is none.
+        idle_timeout: Duration,
+        /// A silent stream; zero is none.
+        stream_idle_timeout: Duration,
+        /// Opening a connection.
+        connect_timeout: Duration,
+        /// Retries after the first try, 0..=10.
+        retry_attempts: u32,
+        /// What is retried, in Envoy's words and order.
+        retry_triggers: Arc<[Arc<str>]>,
+        /// Answers that are retried.
+        retry_codes: Arc<[u32]>,
+        /// The first pause between tries; it grows to ten times this.
+        retry_backoff: Duration,
+        /// Whether a retry goes to another endpoint where there is one.
+        retry_other_host: bool,
+        /// Whether POST and PATCH are retried only when nothing was sent.
+        retry_idempotent_only: bool,
+        /// Errors in a row that eject an endpoint; zero is never.
+        consecutive_5xx: u32,
+        /// How often ejections are looked at.
+        outlier_interval: Duration,
+        /// The first ejection; it grows with each one.
+        base_ejection: Duration,
+        /// The longest ejection.
+        max_ejection: Duration,
+        /// The share of a service that may be ejected at once.
+        max_ejection_percent: u32,
+        /// Which endpoint is next.
+        balancing: Balancing,
+        /// How long a new endpoint gets less.
+        slow_start: Duration,
+        /// Below this share of healthy endpoints all are used; zero is never.
+        panic_percent: u32,
+        /// How many connections a sidecar may have.
+        max_connections: u32,
+        /// How many requests may wait for one.
+        max_pending_requests: u32,
+        /// How many requests may be under way.
+        max_requests: u32,
+        /// How many retries may be under way.
+        max_retries: u32,
+        /// Whether each request is logged.
+        access_log: bool,
+        /// Whether the log has the query of a path.
+        access_log_query: bool,
+        /// Which share of requests is logged.
+        access_log_percent: u32,
+    }
+}
+
+/// Which endpoint is next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Balancing {
+    /// One after the other.
+    RoundRobin,
+    /// Of two at random the one with fewer requests under way.
+    LeastRequest,
+    /// Any.
+    Random,
+    /// The same for the same value of this header, on a ring.
+    RingHash(Arc<str>),
+    /// The same for the same value of this header, by a table.
+    Maglev(Arc<str>),
+}
