@@ -8,7 +8,7 @@ cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance faults scale lag soak fuzz bench deny fmt setup build
+.PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,6 +30,9 @@ line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 take
 
 conformance: setup build ## the protocol, case by case; ONLY='C17' takes some of them
 	$(CARGO) test -p integration --test conformance -- $(if $(ONLY),'$(ONLY)')
+
+knobs: setup build ## each knob of a policy, observed by traffic through stock Envoy; ONLY=retry for some
+	ONLY='$(ONLY)' $(CARGO) test -p integration --test knobs -- --nocapture
 
 faults: setup build ## every call to AWS fails in every way, each for SECONDS=60, twelve at a time
 	LEGATION_FAULT='$(or $(SECONDS),60)' $(CARGO) test -p integration --test line -- --nocapture faults

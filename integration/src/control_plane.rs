@@ -38,6 +38,8 @@ pub struct Setup {
     pub xds: BTreeMap<String, String>,
     /// The namespaces with their sources.
     pub namespaces: BTreeMap<String, Sources>,
+    /// Policies, files or folders.
+    pub policies: Vec<PathBuf>,
     /// Ports to listen on; else free ones.
     pub ports: Option<Ports>,
     /// How much of what AWS allows is used, in percent; far more than AWS allows, unless that is what is tried.
@@ -120,6 +122,7 @@ impl Setup {
             shutdown_grace: second * 5,
             xds: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            policies: Vec::new(),
             ports: None,
             call_budget: 10_000,
             environment: BTreeMap::new(),
@@ -166,6 +169,10 @@ impl Setup {
         }
         for (key, value) in &self.xds {
             let _ = writeln!(text, "  {key}: {value}");
+        }
+        if !self.policies.is_empty() {
+            let policies: Vec<_> = self.policies.iter().map(|path| path.display().to_string()).collect();
+            let _ = writeln!(text, "policies: [{}]", policies.join(", "));
         }
         text.push_str("namespaces:\n");
         for (name, sources) in &self.namespaces {

@@ -93,6 +93,8 @@ fn set(services: &mut Services, name: &str, endpoints: &str) -> anyhow::Result<(
             readiness: Readiness::Running,
             created_at: None,
             origin: "fed".into(),
+            rules: Arc::default(),
+            versions: Arc::default(),
         }),
     };
     let endpoints = endpoints.split(',').filter(|place| !place.is_empty());
@@ -109,6 +111,7 @@ fn registration(place: &str) -> anyhow::Result<Registration> {
         address: Some((*address.ip()).into()),
         port: Some(address.port()),
         zone: None,
+        version: None,
         phase: Phase::Running(Health::NoCheck),
         started_at: None,
         member: Member::File,
