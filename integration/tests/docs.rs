@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use axum::Json;
 use axum::routing::get;
 use integration::control_plane::Ports;
+use integration::process::target_dir;
 use integration::scene::{Scene, play};
 use integration::stage::{Knowledge, Stage};
 use integration::{control_plane, estate, wait};
@@ -162,4 +163,40 @@ fn known_target(target: &str) -> anyhow::Result<()> {
 #[test]
 fn every_command_of_the_readme_works() -> anyhow::Result<()> {
     play("guide", guide)
+}
+
+/// Reads the schema's path, then policies: `+` before one that fits, `-` before one that does not.
+const VALIDATE: &str = "\
+import json, sys, jsonschema, yaml
+validator = jsonschema.Draft202012Validator(json.load(open(sys.argv[1])))
+jsonschema.Draft202012Validator.check_schema(validator.schema)
+for name in sys.argv[2:]:
+    problems = [problem.message for problem in validator.iter_errors(yaml.safe_load(open(name[1:])))]
+    assert bool(problems) == (name[0] == '-'), (name, problems)
+";
+
+#[test]
+fn every_policy_that_is_shown_fits_the_published_schema() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = tempfile::tempdir()?;
+    let mut policies = Vec::new();
+    for (name, text) in files()?.into_iter().filter(|(_, text)| text.contains("kind: Policy")) {
+        let (right, wrong) = (folder.path().join(&name), folder.path().join(format!("wrong-{name}")));
+        std::fs::write(&right, &text)?;
+        std::fs::write(
+            &wrong,
+            text.replace("attempts: 2", "attempts: many").replace("timeouts:", "timeout:"),
+        )?;
+        policies.extend([format!("+{}", right.display()), format!("-{}", wrong.display())]);
+    }
+    ensure!(!policies.is_empty(), "the README shows no policy");
+    for golden in ["clusters/knobs", "routes/rules"] {
+        policies.push(format!("+{}", root.join(format!("tests/golden/{golden}.policy.yaml")).display()));
+    }
+    let python = target_dir()?.join("python/bin/python");
+    let mut command = Command::new(python);
+    let output =
+        command.arg("-c").arg(VALIDATE).arg(root.join("docs/policy.schema.json")).args(policies).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

@@ -40,7 +40,12 @@ fn of(shape: &Shape) -> Value {
         }
         Shape::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Shape::Switch => json!({ "type": "boolean" }),
-        Shape::Word(words) => json!({ "type": "string", "enum": words }),
+        Shape::Word(words) => {
+            match words.iter().map(|word| word.parse::<u32>()).collect::<Result<Vec<_>, _>>() {
+                Ok(numbers) => json!({ "type": "integer", "enum": numbers }),
+                Err(_) => json!({ "type": "string", "enum": words }),
+            }
+        }
         Shape::Name(rule) => json!({ "type": "string", "pattern": pattern(*rule) }),
         Shape::Text(longest) => json!({ "type": "string", "minLength": 1, "maxLength": longest }),
         Shape::Kind(what, example, _) => {
@@ -71,7 +76,7 @@ fn map(keys: &[Key]) -> Value {
 /// A default as it is meant: numbers as numbers.
 fn value(shape: &Shape, text: &str) -> Value {
     match shape {
-        Shape::Number(..) | Shape::Switch | Shape::List(_) => {
+        Shape::Number(..) | Shape::Switch | Shape::List(_) | Shape::Word(_) => {
             serde_json::from_str(text).unwrap_or(json!(text))
         }
         _ => json!(text),
@@ -81,7 +86,7 @@ fn value(shape: &Shape, text: &str) -> Value {
 /// The same, or `null`, which says nothing.
 fn or_nothing(mut schema: Value) -> Value {
     schema["type"] = json!([schema["type"], "null"]);
-    if let Some(words) = schema["enum"].as_array_mut() {
+    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
         words.push(Value::Null);
     }
     schema
