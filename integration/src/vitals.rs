@@ -8,9 +8,18 @@ use anyhow::Context;
 
 /// The resident memory of a process in KiB.
 pub fn memory(id: u32) -> anyhow::Result<u64> {
+    kilobytes(id, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub fn peak_memory(id: u32) -> anyhow::Result<u64> {
+    kilobytes(id, "VmHWM:")
+}
+
+fn kilobytes(id: u32, key: &str) -> anyhow::Result<u64> {
     let status = read(id, "status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("reading VmRSS")
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
+    line.trim().trim_end_matches(" kB").parse().with_context(|| format!("reading {key}"))
 }
 
 /// The processor time of a process so far, to 10 ms.
