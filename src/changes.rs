@@ -2,7 +2,8 @@
 //!
 //! It is not on the way of a push: losing it would lose figures, never traffic.
 //!
-//! Invariant: a sidecar counts once for a withdrawal, and only if it was connected when that was published.
+//! Invariant: a sidecar counts once for a withdrawal, and only if it was connected when that was published and had
+//! been sent the endpoint.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -146,11 +147,20 @@ impl Ledger {
         })
     }
 
-    /// `stream` was sent `assignment` from `generation`. Returns the time since the source saw each
-    /// withdrawal that the sidecar now learns.
-    pub fn sent(&self, assignment: &str, generation: u64, stream: u64, now: SystemTime) -> Vec<Duration> {
+    /// `stream` was sent `assignment` from `generation`, and had been told everything up to the generation `told`.
+    /// Returns the time since the source saw each withdrawal that the sidecar now learns.
+    pub fn sent(
+        &self,
+        assignment: &str,
+        told: u64,
+        generation: u64,
+        stream: u64,
+        now: SystemTime,
+    ) -> Vec<Duration> {
         self.each_open(assignment, generation, stream, now, |entry| {
-            if !entry.sent_to.insert(stream) {
+            // Whoever had not yet been sent an endpoint that came and went had nothing to be told.
+            let never_had_it = entry.change.withdrawal.generation <= told;
+            if never_had_it || !entry.sent_to.insert(stream) {
                 return Visit::Again;
             }
             let progress = &mut entry.change.progress;
@@ -259,12 +269,15 @@ mod tests {
         let late = ledger.new_stream();
         let node: Arc<str> = "checkout-1".into();
 
-        assert!(ledger.sent("prod/payments", 6, early, at(1)).is_empty(), "an older snapshot tells nothing");
-        assert_eq!(ledger.sent("prod/payments", 7, early, at(2)), [Duration::from_millis(2)]);
-        assert!(ledger.sent("prod/payments", 8, early, at(3)).is_empty());
-        assert!(ledger.sent("prod/payments", 8, late, at(3)).is_empty());
+        assert!(
+            ledger.sent("prod/payments", 0, 6, early, at(1)).is_empty(),
+            "an older snapshot tells nothing"
+        );
+        assert_eq!(ledger.sent("prod/payments", 0, 7, early, at(2)), [Duration::from_millis(2)]);
+        assert!(ledger.sent("prod/payments", 0, 8, early, at(3)).is_empty());
+        assert!(ledger.sent("prod/payments", 0, 8, late, at(3)).is_empty());
         assert!(ledger.acked("prod/payments", 8, other, &node, at(4)).is_empty(), "never sent, never agreed");
-        assert_eq!(ledger.sent("prod/payments", 8, other, at(4)).len(), 1);
+        assert_eq!(ledger.sent("prod/payments", 0, 8, other, at(4)).len(), 1);
         assert_eq!(ledger.acked("prod/payments", 7, early, &node, at(5)), [Duration::from_millis(5)]);
         assert_eq!(ledger.acked("prod/payments", 8, other, &node, at(9)), [Duration::from_millis(9)]);
         assert!(ledger.acked("prod/payments", 8, early, &node, at(10)).is_empty());
@@ -276,11 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_that_never_had_the_endpoint_does_not_count() {
+        let ledger = Ledger::default();
+        let (slow, quick) = (ledger.new_stream(), ledger.new_stream());
+        // At 6 the endpoint came, which only one of the two was sent; at 7 it went; at 8 another one changes.
+        ledger.open(withdrawal(7));
+        assert_eq!(ledger.sent("prod/payments", 6, 7, quick, at(2)), [Duration::from_millis(2)]);
+        assert!(ledger.sent("prod/payments", 7, 8, slow, at(2_000)).is_empty());
+        assert!(ledger.acked("prod/payments", 8, slow, &"checkout-1".into(), at(2_001)).is_empty());
+        assert_eq!(ledger.list()[0].progress.sent, 1);
+    }
+
+    #[test]
     fn a_sidecar_that_learns_of_it_after_minutes_no_longer_counts() {
         let ledger = Ledger::default();
         let stream = ledger.new_stream();
         ledger.open(withdrawal(7));
-        assert!(ledger.sent("prod/payments", 7, stream, at(61_000)).is_empty());
+        assert!(ledger.sent("prod/payments", 0, 7, stream, at(61_000)).is_empty());
         assert_eq!(ledger.list()[0].progress.sent, 0);
     }
 

@@ -129,14 +129,18 @@ impl Stage {
         .await
     }
 
-    /// Waits until exactly the tasks that ECS wants of payments are in rotation.
-    pub async fn payments_settled(&self) -> anyhow::Result<()> {
+    /// Waits until exactly the tasks that ECS wants of payments are in rotation, and no sidecar lacks any of them.
+    /// Returns them, sorted.
+    pub async fn payments_settled(&self) -> anyhow::Result<Vec<String>> {
         wait::until(SETTLING, "the wanted payments tasks, and only they, to be in rotation", async || {
             let wanted: Vec<_> = self.prod.payments.running().iter().map(|task| task.arn.clone()).collect();
             let rotation = self.rotation("payments").await?;
             let settled = wanted == rotation;
             anyhow::ensure!(settled, "ECS wants {wanted:?}, in rotation are {rotation:?}");
-            Ok(Some(()))
+            // A sidecar that has not been sent a task yet has nothing to be told of its end.
+            let stale = self.server.api("status").await?["item"]["proxies"]["stale"].clone();
+            anyhow::ensure!(stale == 0, "{stale} sidecars are behind");
+            Ok(Some(rotation))
         })
         .await
     }

@@ -475,6 +475,11 @@ impl Session {
         }
     }
 
+    /// Whether anything of this type is left to say.
+    pub fn owes(&self, kind: ResourceType) -> bool {
+        self.of(kind).has_more_to_say()
+    }
+
     /// Whether the client holds all of the newest slice: everything is said and answered.
     pub fn is_settled(&self) -> bool {
         self.subscriptions.iter().all(Subscription::is_settled)

@@ -127,6 +127,8 @@ struct OpenStream {
     protocol: Protocol,
     follower: Arc<Follower>,
     confirmed: watch::Receiver<Option<Instant>>,
+    /// The generation up to which everything about endpoints is said.
+    told: u64,
     /// Set when the stream is to end as soon as everything is answered, at the latest then.
     ends_by: Option<Instant>,
     _permit: Permit,
@@ -171,6 +173,7 @@ impl OpenStream {
             protocol,
             follower,
             confirmed,
+            told: 0,
             ends_by: None,
             _permit: permit,
         })
@@ -304,7 +307,12 @@ impl OpenStream {
 
     fn next_response(&mut self) -> Option<Response> {
         let mut watched = self.registered.shared.lock();
-        let response = watched.session.next_response(Instant::now())?;
+        let Some(response) = watched.session.next_response(Instant::now()) else {
+            if !watched.session.owes(ResourceType::Endpoint) {
+                self.told = watched.session.slice().snapshot().generation;
+            }
+            return None;
+        };
         let now = SystemTime::now();
         let status = &mut watched.types[response.kind as usize];
         status.sent = Some((response.generation, now));
@@ -326,7 +334,7 @@ impl OpenStream {
             ResourceType::Endpoint => {
                 let resources = response.resources.iter().map(|resource| &resource.name);
                 for name in resources.chain(&response.removed) {
-                    let after = self.server.ledger.sent(name, response.generation, *stream, now);
+                    let after = self.server.ledger.sent(name, self.told, response.generation, *stream, now);
                     self.counts.pushed(&after);
                 }
             }

@@ -300,10 +300,14 @@ impl Subscription {
         !self.rare().removals.is_empty()
     }
 
+    /// Whether anything is left to say.
+    pub(super) fn has_more_to_say(&self) -> bool {
+        self.has_work() || self.has_removals() || self.is_unconfirmed()
+    }
+
     /// Whether everything is said and answered.
     pub(super) fn is_settled(&self) -> bool {
-        let waiting = self.has_removals() || self.is_unconfirmed();
-        !self.has_work() && !waiting && self.outstanding.is_empty()
+        !self.has_more_to_say() && self.outstanding.is_empty()
     }
 
     /// Whether the last response was full and more of the same follows.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use integration::estate::NAMESPACE;
 use integration::scene::play;
 use integration::stage::{Knowledge, Stage};
@@ -53,8 +53,7 @@ fn a_hundred_sidecars_hear_of_stopped_tasks_by_events() -> anyhow::Result<()> {
         let mut times = Vec::new();
         let asked = std::env::var("LEGATION_STOPS").ok().map(|stops| stops.parse::<usize>()).transpose()?;
         for _ in 0..asked.unwrap_or(STOPS) {
-            stage.payments_settled().await?;
-            let task = stage.prod.payments.running().first().context("payments has no task")?.arn.clone();
+            let task = stage.payments_settled().await?.swap_remove(0);
             stage.prod.world.stop_task(&task, StopPlan::default())?;
             times.push(heard_to_acked(&stage, &task).await?);
         }

@@ -62,8 +62,8 @@ async fn a_withdrawal_names_whom_it_waits_for() {
     world.withdraw();
     world.connect("late", 0, Progress::default());
     let ledger = &world.state.ledger;
-    assert_eq!(ledger.sent("prod/payments", 1, 0, at(1_002)).len(), 1);
-    assert_eq!(ledger.sent("prod/payments", 1, 1, at(1_004)).len(), 1);
+    assert_eq!(ledger.sent("prod/payments", 0, 1, 0, at(1_002)).len(), 1);
+    assert_eq!(ledger.sent("prod/payments", 0, 1, 1, at(1_004)).len(), 1);
     assert_eq!(ledger.acked("prod/payments", 1, 0, &"quick".into(), at(1_007)).len(), 1);
     let (_, mut body) = world.admin("/api/v1/changes").await;
     let item = &mut body["items"][0];
