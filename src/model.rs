@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role, region_of_namespace};
-pub use knobs::{Balancing, Knobs};
+pub use knobs::{Balancing, HealthCheck, Knobs, Probe, RateLimit, RetryBudget, TcpKeepalive};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use place::{Place, Subnet, TaskState, TasksByPlace};
 pub use route::{
@@ -234,6 +234,15 @@ pub struct ServiceView {
     pub registrations: Vec<Registration>,
 }
 
+impl ServiceView {
+    /// Where its instances run, for whoever knows of no others that belong to it.
+    pub fn crew(&self) -> Crew {
+        let running = self.registrations.iter().filter(|it| matches!(it.phase, Phase::Running(_)));
+        let places: BTreeSet<_> = running.filter_map(|it| Some((it.zone.clone()?, it.address?))).collect();
+        places.into_iter().collect()
+    }
+}
+
 /// Container ports of running tasks, by task: where a sidecar must not listen.
 pub type OccupiedPorts = OrdMap<InstanceId, Arc<[u16]>>;
 
@@ -255,9 +264,18 @@ pub struct View {
     /// ECS services with running tasks of which it is not known where they are: for these an address that no task
     /// has proves nothing.
     pub unplaced: BTreeSet<Arc<str>>,
+    /// Where the tasks of each ECS service run.
+    pub crews: Crews,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
+
+/// Where the tasks of one ECS service run, served or not: zone and address, ordered. Their sidecars send as much to other
+/// zones as their own has too many of them.
+pub type Crew = Arc<[(Arc<str>, IpAddr)]>;
+
+/// Crews by namespace and ECS service, or family of standalone tasks.
+pub type Crews = OrdMap<ServiceKey, Crew>;
 
 /// One diagnosed problem. Codes are stable: `product.md`, section 10.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -397,6 +415,8 @@ pub struct MeshNamespace {
     pub addresses: Arc<Addresses>,
     /// How clients treat what is no single service's: the listener for `HTTP_PROXY`.
     pub defaults: Knobs,
+    /// Where the tasks of each ECS service run.
+    pub crews: OrdMap<ServiceName, Crew>,
 }
 
 /// What is true, joined from every source.

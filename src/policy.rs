@@ -22,6 +22,7 @@ mod routes;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transport;
 pub mod watch;
 
 /// A file with its text.

@@ -14,11 +14,12 @@ use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use self::host::Names;
 use self::rule::IsThere;
-use crate::model::{Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
+use crate::model::{Crew, Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
@@ -26,6 +27,7 @@ pub mod endpoint;
 pub mod host;
 pub mod listener;
 mod log;
+mod probe;
 pub mod profile;
 pub mod route;
 mod rule;
@@ -37,6 +39,7 @@ pub struct Translator {
     before: Option<MeshNamespace>,
     services: BTreeMap<ServiceName, Translated>,
     described: Described,
+    crews: BTreeMap<ServiceName, Arc<Resource>>,
     tables: Tables,
 }
 
@@ -84,11 +87,32 @@ impl Translator {
             come.extend(without(&new, &old));
             self.services.extend(now.map(|now| (name, now)));
         }
+        for (name, crew) in self.changed_crews(namespace) {
+            self.crews.remove(&name).into_iter().for_each(|old| gone.push(old));
+            if let Some(crew) = crew {
+                let resource = Arc::new(endpoint::crew_assignment(&namespace.name, &name, &crew));
+                come.push(Arc::clone(&resource));
+                self.crews.insert(name, resource);
+            }
+        }
         // First what goes: a name may pass from one service to another.
         gone.iter().for_each(|resource| self.tables.remove(resource.kind, &resource.name));
         come.into_iter().for_each(|resource| self.tables.insert(resource));
         self.before = Some(namespace.clone());
         self.tables.clone()
+    }
+
+    /// The crews that are not as they were; `None` has gone.
+    fn changed_crews(&self, namespace: &MeshNamespace) -> Vec<(ServiceName, Option<Crew>)> {
+        let none = OrdMap::new();
+        let before = self.before.as_ref().map_or(&none, |before| &before.crews);
+        let changes = before.diff(&namespace.crews).map(|change| match change {
+            DiffItem::Add(name, crew) | DiffItem::Update { new: (name, crew), .. } => {
+                (name.clone(), Some(Arc::clone(crew)))
+            }
+            DiffItem::Remove(name, _) => (name.clone(), None),
+        });
+        changes.collect()
     }
 
     /// What may have to be said anew since the last translation.

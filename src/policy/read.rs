@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes};
+use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes, transport};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
@@ -255,6 +255,7 @@ impl Reader<'_, '_> {
         let gate = node.get("readiness").and_then(|node| node.get("gate")).and_then(Node::text);
         let readiness =
             gate.map(|gate| if gate == "running" { Readiness::Running } else { Readiness::Healthy });
+        let knobs = knobs.over(&transport::knobs(node));
         Treatment { knobs, readiness }
     }
 
@@ -396,6 +397,6 @@ pub(super) fn number<T: FromStr>(node: Option<&Node>) -> Option<T> {
     node?.text()?.parse().ok()
 }
 
-fn switch(node: Option<&Node>) -> Option<bool> {
+pub(super) fn switch(node: Option<&Node>) -> Option<bool> {
     node?.text()?.parse().ok()
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::diagnostic::check::NameRule;
 use crate::diagnostic::shape::{Key, Shape};
 
+mod transport;
+use transport::{BUDGET, HEALTH_CHECK, POOL, PROTOCOL_OPTIONS, ZONE_AWARE};
+
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -69,7 +72,8 @@ static TRIGGER_LIST: Shape = Shape::List(&TRIGGER);
 static CODE: Shape = Shape::Number(400, 599);
 static CODES: Shape = Shape::List(&CODE);
 static BACKOFF: Shape = Shape::Duration(MILLISECOND, MINUTE);
-static RETRY: Shape = Shape::Map(&[
+static RETRY: Shape = Shape::Map(&RETRY_KEYS);
+const RETRY_KEYS: [Key; 6] = [
     Key::new("attempts", &ATTEMPTS, "Retries after the first try; 0 is none. For TCP, connects.").or("2"),
     Key::new("triggers", &TRIGGER_LIST, "What is retried, in Envoy's words or App Mesh's.")
         .or(r#"["connect-failure", "refused-stream", "unavailable"]"#),
@@ -78,7 +82,17 @@ static RETRY: Shape = Shape::Map(&[
     Key::new("otherHost", &SWITCH, "Whether a retry goes to another endpoint where there is one.").or("true"),
     Key::new("idempotentOnly", &SWITCH, "Whether POST and PATCH are retried only when nothing was sent.")
         .or("false"),
-]);
+];
+static SERVICE_RETRY: Shape = Shape::Map(&with_budget());
+const fn with_budget() -> [Key; 7] {
+    let [attempts, triggers, codes, backoff, host, idempotent] = RETRY_KEYS;
+    let budget = Key::new(
+        "budget",
+        &BUDGET,
+        "How many retries of one sidecar may be under way, in place of the breaker's number.",
+    );
+    [attempts, triggers, codes, backoff, host, idempotent, budget]
+}
 
 static ERRORS: Shape = Shape::Number(0, 1000);
 static OUTLIERS: Shape = Shape::Map(&[
@@ -107,8 +121,8 @@ static LOAD_BALANCING: Shape = Shape::Map(&[
         "Below this share of healthy endpoints all are used; 0 is never.",
     )
     .or("50"),
+    Key::new("zoneAware", &ZONE_AWARE, "Whether endpoints of the caller's own zone come first."),
 ]);
-
 static BREAKER: Shape = Shape::Map(&[
     Key::new("maxConnections", &LIMIT, "Connections of one sidecar.").or("2147483647"),
     Key::new("maxPendingRequests", &LIMIT, "Requests of one sidecar that wait for a connection.")
@@ -140,18 +154,25 @@ static ONE_ALIAS: Shape = Shape::Map(&[
 ]);
 static ALIASES: Shape = Shape::List(&ONE_ALIAS);
 
-const TREATMENT: [Key; 7] = [
+const TREATMENT: [Key; 10] = [
     Key::new("timeouts", &TIMEOUTS, "How long clients wait."),
-    Key::new("retry", &RETRY, "What clients try again."),
+    Key::new("retry", &SERVICE_RETRY, "What clients try again."),
     Key::new("outlierDetection", &OUTLIERS, "When clients leave an endpoint out."),
+    Key::new(
+        "healthCheck",
+        &HEALTH_CHECK,
+        "What clients' sidecars ask endpoints by themselves; without, nothing.",
+    ),
     Key::new("loadBalancing", &LOAD_BALANCING, "Which endpoint is next."),
     Key::new("circuitBreaker", &BREAKER, "How much clients ask for at a time."),
+    Key::new("connectionPool", &POOL, "How long connections to endpoints last."),
+    Key::new("protocolOptions", &PROTOCOL_OPTIONS, "What is particular in the protocol."),
     Key::new("readiness", &READINESS, "When a task counts as ready."),
     Key::new("accessLog", &ACCESS_LOG, "What clients' sidecars log."),
 ];
 
-const fn service_keys() -> [Key; 10] {
-    let [timeouts, retry, outliers, balancing, breaker, readiness, log] = TREATMENT;
+const fn service_keys() -> [Key; 13] {
+    let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, log] = TREATMENT;
     [
         Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
         Key::new("aliases", &ALIASES, "What clients dial."),
@@ -159,17 +180,20 @@ const fn service_keys() -> [Key; 10] {
         timeouts,
         retry,
         outliers,
+        check,
         balancing,
         breaker,
+        pool,
+        options,
         readiness,
         log,
     ]
 }
-static SERVICE_KEYS: [Key; 10] = service_keys();
+static SERVICE_KEYS: [Key; 13] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
-static DEFAULT_KEYS: [Key; 7] = TREATMENT;
+static DEFAULT_KEYS: [Key; 10] = TREATMENT;
 static DEFAULTS: Shape = Shape::Map(&DEFAULT_KEYS);
 static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[

@@ -1,4 +1,4 @@
-//! EDS: one `ClusterLoadAssignment` for each service, and one for each version of it that a rule names.
+//! EDS: one `ClusterLoadAssignment` for each service, one for each version of it that a rule names, and one for each crew.
 //!
 //! It is not a judge: who is in is decided in the mesh.
 //!
@@ -19,8 +19,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use super::{cluster, number};
-use crate::model::{Endpoint, ServiceKey, State};
-use crate::snapshot::{Resource, ResourceType};
+use crate::model::{Crew, Endpoint, Namespace, ServiceKey, ServiceName, State};
+use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// An address, in the order in which addresses are listed.
 type Place = (IpAddr, u16);
@@ -49,6 +49,27 @@ pub fn load_assignment(key: &ServiceKey, version: Option<&str>, endpoints: &[End
         ..Default::default()
     };
     Resource::encode(ResourceType::Endpoint, name, &assignment)
+}
+
+/// The name of a crew's load assignment, which Envoy's local cluster asks for. `@` is in no service's name.
+pub fn crew_name(namespace: &Namespace, service: &str) -> Name {
+    format!("{namespace}/@local/{service}").into()
+}
+
+/// Where the sidecars of a service are: Envoy compares this with where endpoints are to see how much may stay in its zone.
+pub fn crew_assignment(namespace: &Namespace, service: &ServiceName, crew: &Crew) -> Resource {
+    let name = crew_name(namespace, service.as_str());
+    let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
+    for (zone, address) in crew.iter() {
+        // Nobody sends anything there; but Envoy's own schema wants a port.
+        zones.entry(zone).or_default().push(((*address, 1), State::Healthy));
+    }
+    let assignment = ClusterLoadAssignment {
+        cluster_name: name.to_string(),
+        endpoints: zones.into_iter().map(|(zone, endpoints)| locality(zone, endpoints)).collect(),
+        ..Default::default()
+    };
+    Resource::encode(ResourceType::Endpoint, name, &assignment).only_for(ProxyClass::Sidecar)
 }
 
 fn locality(zone: &str, endpoints: Vec<(Place, State)>) -> LocalityLbEndpoints {

@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpPro
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{ads, cluster, endpoint, log, number, profile, proto, route, rule};
+use super::{ads, cluster, endpoint, log, number, probe, profile, proto, route, rule};
 use crate::model::{Alias, Knobs, MeshNamespace, Namespace, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 use crate::vip;
@@ -93,6 +93,9 @@ fn http_filter(stat: &str, routes: &str, knobs: &Knobs) -> Filter {
             idle_timeout: Some(proto(idle)),
             ..Default::default()
         }),
+        http_protocol_options: probe::header_key_format(knobs)
+            .map(|format| Http1ProtocolOptions { header_key_format: Some(format), ..Default::default() }),
+        max_request_headers_kb: knobs.max_header_kilobytes.map(number),
         stream_idle_timeout: Some(proto(knobs.stream_idle_timeout.unwrap_or(idle))),
         access_log: log::access_log(knobs).into_iter().collect(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],

@@ -51,6 +51,7 @@ fn namespace(services: impl IntoIterator<Item = Service>) -> MeshNamespace {
     let names: Vec<Arc<str>> = services.keys().map(ServiceName::shared).collect();
     let (addresses, _) = vip::assign("prod", &names);
     MeshNamespace {
+        crews: OrdMap::new(),
         name: "prod".into(),
         services,
         addresses: Arc::new(addresses),

@@ -244,7 +244,7 @@ impl Reader<'_> {
             key: ServiceKey { namespace: namespace.clone(), name },
             protocol,
             aliases,
-            knobs: layers.knobs(protocol),
+            knobs: Knobs { zones: self.service.subnets, ..layers.knobs(protocol) },
             readiness: self.tags.readiness.unwrap_or_default(),
             created_at: self.service.created_at,
             origin: self.object.as_str().into(),

@@ -89,6 +89,10 @@ pub(super) fn check(
         checker.name(name, SERVICE);
         let key = ServiceKey::new(namespace.clone(), name.text.as_str());
         let service = service(&mut checker, &mut claims, name, key.clone(), written);
+        let crew = service.crew();
+        if !crew.is_empty() {
+            view.crews.insert(key.clone(), crew);
+        }
         view.services.insert(key, Arc::new(service));
     }
     checker.finish((view, claims))
