@@ -232,7 +232,9 @@ impl Known {
         self.findings =
             policy.map(|policy| strays::strays(namespace, policy, &self.described)).unwrap_or_default();
         let specs = names::given(namespace, self.described.values(), &mut self.findings);
-        let addresses = names::addresses(namespace, &specs, &mut self.findings);
+        let none = BTreeMap::new();
+        let pins = policy.map_or(&none, |policy| &policy.pins);
+        let addresses = names::addresses(namespace, &specs, pins, &mut self.findings);
         for spec in specs {
             if let Some(service) = services.get_mut(&spec.key.name)
                 && service.spec != spec

@@ -134,6 +134,38 @@ pub struct ServiceSpec {
     pub rules: Arc<[Rule]>,
     /// The versions of it that some rule names.
     pub versions: Versions,
+    /// What its own tasks are called in ECS: the service, or the family of standalone ones. Their sidecars say the same.
+    pub home: ServiceName,
+    /// How else it is reached.
+    pub reach: Reach,
+}
+
+impl ServiceSpec {
+    /// A service of which nothing is said but by whom.
+    pub fn new(key: ServiceKey, origin: impl Into<Arc<str>>) -> Self {
+        Self {
+            protocol: Protocol::default(),
+            aliases: Vec::new(),
+            knobs: Knobs::default(),
+            readiness: Readiness::default(),
+            created_at: None,
+            origin: origin.into(),
+            rules: Arc::default(),
+            versions: Arc::default(),
+            home: key.name.clone(),
+            reach: Reach::default(),
+            key,
+        }
+    }
+}
+
+/// How a service is reached other than at its alias, and other than at addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// Ports of 127.0.0.1 on which clients find aliases too.
+    pub local_ports: Vec<(Alias, u16)>,
+    /// Names that sidecars look up by themselves, with their ports. With any of these there is nothing else.
+    pub hosts: Vec<(Arc<str>, u16)>,
 }
 
 /// Versions of a service, ordered.
@@ -335,6 +367,7 @@ pub enum Reason {
     AddressReused,
     NoTask,
     WithdrawalHeld,
+    Dns,
 }
 
 impl Reason {
@@ -359,6 +392,7 @@ impl Reason {
             Self::AddressReused => "address-reused",
             Self::NoTask => "no-task",
             Self::WithdrawalHeld => "withdrawal-held",
+            Self::Dns => "dns",
         }
     }
 }

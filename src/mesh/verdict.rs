@@ -149,7 +149,7 @@ pub(super) fn endpoints<'a>(
         verdict: if is_anothers(registration, from) {
             absent(Reason::NoTask)
         } else {
-            verdict(registration, from, spec.readiness, tasks)
+            verdict(registration, from, spec, tasks)
         },
     };
     let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
@@ -195,7 +195,7 @@ fn retain_first_known<'a>(registrations: &mut Vec<(&Registration, Stand<'a>)>, t
 fn verdict<'a>(
     registration: &Registration,
     from: Stand<'a>,
-    readiness: Readiness,
+    spec: &ServiceSpec,
     tasks: &Tasks<'a>,
 ) -> Verdict {
     let phase = match &registration.member {
@@ -208,10 +208,11 @@ fn verdict<'a>(
         }
         _ => registration.phase,
     };
-    match by_phase(phase, &registration.member, readiness) {
+    match by_phase(phase, &registration.member, spec.readiness) {
         out if out.state == State::Absent && !is_leaving(out) => out,
         _ if tasks.reused(from, registration) => absent(Reason::AddressReused),
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
+        _ if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),
         verdict if registration.held => Verdict { reason: Reason::WithdrawalHeld, ..verdict },

@@ -88,6 +88,8 @@ layer! {
         max_header_kilobytes: u32,
         /// How much a sidecar sends.
         outbound_limit: RateLimit,
+        /// On which port its own sidecars take its requests in; zero if they do not.
+        inbound_port: u16,
         /// How much a sidecar lets in to its own application.
         inbound_limit: RateLimit,
         /// How many connections a sidecar may have.

@@ -4,20 +4,15 @@
 //! is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes, transport};
+use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, transport};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
-use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
-use crate::model::{
-    Alias, Balancing, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceName, ServiceSpec,
-};
+use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, Written, read_tree};
+use crate::model::{Balancing, Knobs, Namespace, Protocol, Readiness};
 
 /// Where each thing was written first, as `payments.yaml:7:3`: it may be there once in all files.
 #[derive(Debug, Default)]
@@ -121,7 +116,10 @@ fn known<'a>(configured: &BTreeSet<Namespace>, trees: impl Iterator<Item = &'a N
         entries("namespaces").iter().for_each(|(name, _)| add(Some(&name.text)));
         let of = |node: &'a Node| node.get("namespace").and_then(Node::text);
         entries("services").iter().for_each(|(_, service)| add(of(service)));
-        ["routes", "externals"].iter().flat_map(|key| items(key)).for_each(|item| add(of(item)));
+        ["routes", "externals", "rateLimits"]
+            .iter()
+            .flat_map(|key| items(key))
+            .for_each(|item| add(of(item)));
     }
     if namespaces.is_empty() {
         namespaces.insert(Namespace::from("default"));
@@ -150,6 +148,9 @@ impl Reader<'_, '_> {
         }
         for node in tree.get("routes").map(Node::items).unwrap_or_default() {
             self.route(node);
+        }
+        for node in tree.get("rateLimits").map(Node::items).unwrap_or_default() {
+            self.rate_limit(node);
         }
     }
 
@@ -182,14 +183,15 @@ impl Reader<'_, '_> {
         if protocol == Some(Protocol::Tcp) {
             self.judge_tcp(node);
         }
-        let service = ServicePolicy {
-            aliases: node.get("aliases").map(|node| self.aliases(&namespace, node)),
-            protocol,
-            treatment: self.treatment(node),
-            origin: Some(self.checker.document().origin(name).into()),
-            ..ServicePolicy::default()
-        };
-        self.of(&namespace).services.insert(name.text.as_str().into(), service);
+        let aliases = node.get("aliases").map(|node| self.aliases(&namespace, node));
+        let (aliases, local_ports) = aliases.unzip();
+        let mut treatment = self.treatment(node);
+        treatment.knobs.inbound_port = node.get("inbound").map(|node| self.inbound(node));
+        let origin = Some(self.checker.document().origin(name).into());
+        // A route in another file may have come first.
+        let service = self.of(&namespace).services.entry(name.text.as_str().into()).or_default();
+        (service.aliases, service.local_ports) = (aliases, local_ports.unwrap_or_default());
+        (service.protocol, service.treatment, service.origin) = (protocol, treatment, origin);
     }
 
     /// What has no meaning where there are only bytes.
@@ -206,20 +208,6 @@ impl Reader<'_, '_> {
                 }
             }
         }
-    }
-
-    fn aliases(&mut self, namespace: &Namespace, node: &Node) -> Vec<Alias> {
-        let mut aliases = Vec::new();
-        for item in node.items() {
-            let Some(name) = item.get("name").and_then(Node::written) else { continue };
-            let Some(port) = number(item.get("port")) else { continue };
-            let alias = Alias { name: name.text.as_str().into(), port };
-            let what = format!("the alias `{alias}` in `{namespace}`");
-            if self.seen.is_first(self.checker, &what, name, TWO_SERVICES) {
-                aliases.push(alias);
-            }
-        }
-        aliases
     }
 
     pub(super) fn treatment(&mut self, node: &Node) -> Treatment {
@@ -311,56 +299,9 @@ impl Reader<'_, '_> {
             }
         }
     }
-
-    fn external(&mut self, node: &Node) {
-        let Some(name) = node.get("name").and_then(Node::written) else { return };
-        let Some(namespace) = self.known.namespace(self.checker, node.get("namespace"), name) else { return };
-        let what = format!("the external service `{namespace}/{}`", name.text);
-        if !self.seen.is_first(self.checker, &what, name, TWO_SERVICES) {
-            return;
-        }
-        let Some(port) = number(node.get("port")) else { return };
-        let zone: Option<Arc<str>> = node.get("zone").and_then(Node::text).map(Into::into);
-        let places = node.get("endpoints").map(Node::items).unwrap_or_default();
-        let mut registrations: Vec<Registration> =
-            places.iter().filter_map(|place| registration(place, zone.clone())).collect();
-        registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-        registrations.dedup();
-        let key = ServiceKey { namespace: namespace.clone(), name: name.text.as_str().into() };
-        let spec = ServiceSpec {
-            protocol: protocol(node).unwrap_or_default(),
-            aliases: vec![Alias { name: key.name.shared(), port }],
-            knobs: Knobs::default(),
-            readiness: Readiness::default(),
-            created_at: None,
-            origin: self.checker.document().origin(name).into(),
-            rules: Arc::default(),
-            versions: Arc::default(),
-            key,
-        };
-        let external = External { spec: Arc::new(spec), registrations };
-        self.of(&namespace).externals.insert(ServiceName::from(name.text.as_str()), external);
-    }
 }
 
-fn registration(place: &Node, zone: Option<Arc<str>>) -> Option<Registration> {
-    let text = place.text()?;
-    let place: SocketAddr = text.parse().ok()?;
-    Some(Registration {
-        instance: text.into(),
-        address: Some(place.ip()),
-        port: Some(place.port()),
-        zone,
-        version: None,
-        phase: Phase::Running(Health::NoCheck),
-        started_at: None,
-        member: Member::File,
-        foreign_tls: false,
-        held: false,
-    })
-}
-
-fn protocol(node: &Node) -> Option<Protocol> {
+pub(super) fn protocol(node: &Node) -> Option<Protocol> {
     node.get("appProtocol")?.text()?.parse().ok()
 }
 

@@ -10,6 +10,7 @@ use crate::diagnostic::check::NameRule;
 use crate::diagnostic::shape::{Key, Shape};
 
 mod transport;
+use super::reach::read_place;
 use transport::{BUDGET, HEALTH_CHECK, POOL, PROTOCOL_OPTIONS, ZONE_AWARE};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -151,7 +152,14 @@ static ALIAS_NAME: Shape = Shape::Name(ALIAS);
 static ONE_ALIAS: Shape = Shape::Map(&[
     Key::new("name", &ALIAS_NAME, "What clients dial.").required(),
     Key::new("port", &PORT, "On which port.").required(),
+    Key::new("localhostPort", &PORT, "On this port of 127.0.0.1 too, in every client."),
+    Key::new(
+        "address",
+        &LOOPBACK,
+        "At which loopback address, in place of the one that follows from the name.",
+    ),
 ]);
+static LOOPBACK: Shape = Shape::Kind("a loopback address that is free", "127.200.0.1", is_free_loopback);
 static ALIASES: Shape = Shape::List(&ONE_ALIAS);
 
 const TREATMENT: [Key; 10] = [
@@ -171,12 +179,21 @@ const TREATMENT: [Key; 10] = [
     Key::new("accessLog", &ACCESS_LOG, "What clients' sidecars log."),
 ];
 
-const fn service_keys() -> [Key; 13] {
+static INBOUND_MODE: Shape = Shape::Word(&["direct", "sidecar"]);
+static INBOUND_PORT: Shape = Shape::Number(1024, 65535);
+static INBOUND: Shape = Shape::Map(&[
+    Key::new("mode", &INBOUND_MODE, "sidecar: its own sidecars take its requests in.").or("direct"),
+    Key::new("port", &INBOUND_PORT, "On which port they do; of a task with several services, one for each.")
+        .or("15006"),
+]);
+
+const fn service_keys() -> [Key; 14] {
     let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, log] = TREATMENT;
     [
         Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
         Key::new("aliases", &ALIASES, "What clients dial."),
         Key::new("appProtocol", &PROTOCOL, "What is spoken on its port.").or("tcp"),
+        Key::new("inbound", &INBOUND, "Who takes its requests in."),
         timeouts,
         retry,
         outliers,
@@ -189,7 +206,7 @@ const fn service_keys() -> [Key; 13] {
         log,
     ]
 }
-static SERVICE_KEYS: [Key; 13] = service_keys();
+static SERVICE_KEYS: [Key; 14] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
@@ -283,8 +300,35 @@ static FAULT: Shape = Shape::Map(&[
     Key::new("delay", &DELAY, "A pause before the request goes on."),
     Key::new("abort", &ABORT, "An answer in place of the service's."),
 ]);
-pub(super) const FILTERS: [&str; 5] =
-    ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect", "Fault"];
+pub(super) const FILTERS: [&str; 6] = [
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "RequestMirror",
+    "RequestRedirect",
+    "Fault",
+    "RateLimit",
+];
+static PER: Shape = Shape::Duration(Duration::from_millis(50), DAY);
+static LIMIT_RATE: Shape = Shape::Map(&[
+    Key::new("requests", &LIMIT, "So many requests; the others are answered with 429.").required(),
+    Key::new("per", &PER, "In this time.").or("1s"),
+    Key::new("burst", &LIMIT, "So many at once at most. By default as many as `requests`."),
+]);
+static SIDE: Shape = Shape::Word(&["outbound", "inbound"]);
+static RATE_LIMIT: Shape = Shape::Map(&[
+    Key::new("service", &SERVICE_NAME, "Whose requests.").required(),
+    Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
+    Key::new(
+        "at",
+        &SIDE,
+        "outbound: what each client's sidecar sends; inbound: what its own sidecars let in.",
+    )
+    .or("outbound"),
+    Key::new("requests", &LIMIT, "So many requests; of TCP, connections.").required(),
+    Key::new("per", &PER, "In this time.").or("1s"),
+    Key::new("burst", &LIMIT, "So many at once at most. By default as many as `requests`."),
+]);
+static RATE_LIMITS: Shape = Shape::List(&RATE_LIMIT);
 static FILTER_TYPE: Shape = Shape::Word(&FILTERS);
 static FILTER: Shape = Shape::Map(&[
     Key::new("type", &FILTER_TYPE, "What is done.").required(),
@@ -293,6 +337,7 @@ static FILTER: Shape = Shape::Map(&[
     Key::new("requestMirror", &MIRROR, "For RequestMirror."),
     Key::new("requestRedirect", &REDIRECT, "For RequestRedirect."),
     Key::new("fault", &FAULT, "For Fault."),
+    Key::new("rateLimit", &LIMIT_RATE, "For RateLimit."),
 ]);
 static FILTER_LIST: Shape = Shape::List(&FILTER);
 static ROUTE_TIMEOUTS: Shape = Shape::Map(&[
@@ -317,7 +362,7 @@ static ROUTE_SHAPE: Shape = Shape::Map(&[
 ]);
 static ROUTES: Shape = Shape::List(&ROUTE_SHAPE);
 
-static PLACE: Shape = Shape::Kind("an address with a port", "10.9.0.4:9443", is_place);
+static PLACE: Shape = Shape::Kind("an address or a name, with a port", "10.9.0.4:9443", is_place);
 static PLACES: Shape = Shape::List(&PLACE);
 static EXTERNAL: Shape = Shape::Map(&[
     Key::new("name", &SERVICE_NAME, "Its name.").required(),
@@ -338,6 +383,7 @@ pub(super) static POLICY: Shape = Shape::File(&[
     Key::new("namespaces", &NAMESPACES, "What holds for whole namespaces."),
     Key::new("services", &SERVICES, "How clients treat single services, by discovery name."),
     Key::new("routes", &ROUTES, "Where requests go."),
+    Key::new("rateLimits", &RATE_LIMITS, "How much each sidecar sends or lets in."),
     Key::new("externals", &EXTERNALS, "Services that are neither in ECS nor in Cloud Map."),
 ]);
 
@@ -348,6 +394,11 @@ fn is_token(text: &str) -> bool {
 }
 
 fn is_place(text: &str) -> bool {
-    text.parse::<std::net::SocketAddr>()
-        .is_ok_and(|place| place.port() > 0 && !place.ip().is_unspecified() && !place.ip().is_multicast())
+    read_place(text).is_some()
+}
+
+/// Neither where everybody listens nor where Service Connect does.
+fn is_free_loopback(text: &str) -> bool {
+    let octets = text.parse::<std::net::Ipv4Addr>().map(|address| address.octets());
+    octets.is_ok_and(|octets| octets[0] == 127 && octets[1] != 255 && octets[..3] != [127, 0, 0])
 }

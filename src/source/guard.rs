@@ -214,7 +214,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Place, Protocol, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
         Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
@@ -229,15 +229,9 @@ mod tests {
         let mut view = View::default();
         for (name, count) in services {
             let spec = ServiceSpec {
-                key: key(name),
                 protocol: Protocol::Http,
                 aliases: Vec::new(),
-                knobs: Knobs::default(),
-                readiness: Readiness::default(),
-                created_at: None,
-                origin: "test".into(),
-                rules: Arc::default(),
-                versions: Arc::default(),
+                ..ServiceSpec::new(key(name), "test")
             };
             let registration = |number: usize| Registration {
                 instance: format!("{name}-{number:03}").as_str().into(),

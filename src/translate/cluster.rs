@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     circuit_breakers::{Thresholds, thresholds},
     cluster,
     cluster::common_lb_config::LocalityConfigSpecifier,
+    cluster::{DiscoveryType, DnsLookupFamily},
 };
 use envoy_types::pb::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, RoutingPriority,
@@ -24,7 +25,7 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use prost::Message;
 
-use super::{ads, number, probe, profile, proto};
+use super::{ads, endpoint, number, probe, profile, proto};
 use crate::model::{Balancing, Knobs, Protocol, ServiceKey, ServiceSpec};
 use crate::snapshot::{Name, Resource, ResourceType};
 
@@ -46,13 +47,24 @@ pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
     let (name, knobs) = (version_name(&spec.key, version), &spec.knobs);
     let panic = knobs.panic_percent.unwrap_or(profile::PANIC_THRESHOLD_PERCENT);
     let (lb_policy, lb_config) = balancer(knobs);
+    let hosts = &spec.reach.hosts;
+    let discovery = match hosts.len() {
+        0 => DiscoveryType::Eds,
+        1 => DiscoveryType::LogicalDns, // which gRPC libraries know too
+        _ => DiscoveryType::StrictDns,
+    };
+    let eds = cluster::EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }; // the cluster's name
     let cluster = Cluster {
         name: name.to_string(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(cluster::EdsClusterConfig {
-            eds_config: Some(ads()),
-            service_name: String::new(), // the cluster's name
-        }),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
+        eds_cluster_config: hosts.is_empty().then_some(eds),
+        load_assignment: (!hosts.is_empty()).then(|| endpoint::of_hosts(&name, hosts)),
+        dns_lookup_family: if hosts.is_empty() {
+            DnsLookupFamily::Auto
+        } else {
+            DnsLookupFamily::V4Preferred
+        }
+        .into(),
         connect_timeout: Some(proto(knobs.connect_timeout.unwrap_or(profile::CONNECT_TIMEOUT))),
         lb_policy: lb_policy.into(),
         lb_config,
@@ -79,8 +91,13 @@ pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
         typed_extension_protocol_options: http_options(spec).into_iter().collect(),
         ..Default::default()
     };
-    Resource::encode(ResourceType::Cluster, Name::clone(&name), &cluster)
-        .depending_on([(ResourceType::Endpoint, name)])
+    let endpoints = hosts.is_empty().then(|| (ResourceType::Endpoint, Name::clone(&name)));
+    Resource::encode(ResourceType::Cluster, name, &cluster).depending_on(endpoints)
+}
+
+/// For a cluster of which nothing is said.
+pub(super) fn no_limits() -> CircuitBreakers {
+    CircuitBreakers { thresholds: vec![limits(&Knobs::default())], ..Default::default() }
 }
 
 /// Which endpoint is next, and how new ones come in.
@@ -152,7 +169,7 @@ fn limits(knobs: &Knobs) -> Thresholds {
 }
 
 /// What is spoken to the endpoints; TCP has none.
-fn http_options(spec: &ServiceSpec) -> Option<(String, Any)> {
+pub(super) fn http_options(spec: &ServiceSpec) -> Option<(String, Any)> {
     let knobs = &spec.knobs;
     let protocol = match spec.protocol {
         Protocol::Tcp => return None,

@@ -147,13 +147,14 @@ impl OpenStream {
         let snapshot = follower.take();
         let namespace = snapshot.namespace.clone();
         permit.enter_namespace(&namespace).map_err(refuse)?;
-        let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+        let slice =
+            Slice::new(snapshot, node.class, &node.id, &node.occupied_ports).in_service(&node.service);
         let confirmed = server.store.confirmed();
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: terms.protocol.word() };
         server.metrics.streams.get_or_create(&labels).inc();
         let counts = server.counts(&namespace);
         info!(
-            node = %node.id, %namespace, service = node.service, client = node.user_agent,
+            node = %node.id, %namespace, service = &*node.service, client = node.user_agent,
             protocol = terms.protocol.word(), "sidecar connected"
         );
         let connected = Connected {
@@ -298,7 +299,8 @@ impl OpenStream {
         let snapshot = self.follower.take();
         if snapshot.generation != watched.session.slice().snapshot().generation {
             let node = &self.registered.connected.node;
-            let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+            let slice =
+                Slice::new(snapshot, node.class, &node.id, &node.occupied_ports).in_service(&node.service);
             watched.session.on_slice(slice);
         }
     }

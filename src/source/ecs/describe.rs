@@ -241,15 +241,13 @@ impl Reader<'_> {
             self.find("CFG002", &format!("{place}, Service Connect"), wrong);
         }
         let spec = ServiceSpec {
-            key: ServiceKey { namespace: namespace.clone(), name },
             protocol,
             aliases,
             knobs: Knobs { zones: self.service.subnets, ..layers.knobs(protocol) },
             readiness: self.tags.readiness.unwrap_or_default(),
             created_at: self.service.created_at,
-            origin: self.object.as_str().into(),
-            rules: Arc::default(),
-            versions: Arc::default(),
+            home: name_of(&self.service.name).into(),
+            ..ServiceSpec::new(ServiceKey { namespace: namespace.clone(), name }, self.object.as_str())
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
@@ -307,6 +305,7 @@ impl Layers<'_> {
             request_timeout: request.filter(|_| protocol.is_http()),
             idle_timeout: self.tags.idle_timeout.or_else(|| self.block?.idle_timeout),
             retry_attempts: self.tags.retry_attempts,
+            inbound_port: self.tags.inbound_port,
             ..Knobs::default()
         }
     }

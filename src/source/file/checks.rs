@@ -10,8 +10,8 @@ use serde::Deserialize;
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, TWO_SERVICES, Written};
 use crate::model::{
-    Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceSpec, ServiceView, StopCause, View,
+    Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Registration, ServiceKey, ServiceSpec,
+    ServiceView, StopCause, View,
 };
 
 const SERVICE: NameRule = NameRule { what: "a service", longest: 64, dots: false };
@@ -118,15 +118,10 @@ fn service(
     let knobs = knobs(checker, protocol, written);
     let origin = checker.document().origin(name);
     let spec = ServiceSpec {
-        key,
         protocol: protocol.unwrap_or_default(),
         aliases,
         knobs,
-        readiness: Readiness::Healthy,
-        created_at: None,
-        origin: origin.into(),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(key, origin)
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
 }
