@@ -73,7 +73,6 @@ pub(super) fn header_key_format(knobs: &Knobs) -> Option<HeaderKeyFormat> {
             value: PreserveCaseFormatterConfig::default().encode_to_vec(),
         }),
     };
-    (knobs.preserve_header_case == Some(true)).then(|| HeaderKeyFormat {
-        header_format: Some(header_key_format::HeaderFormat::StatefulFormatter(formatter)),
-    })
+    let format = header_key_format::HeaderFormat::StatefulFormatter(formatter);
+    (knobs.preserve_header_case == Some(true)).then_some(HeaderKeyFormat { header_format: Some(format) })
 }
