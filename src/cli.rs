@@ -122,10 +122,12 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
         state: Vec<SyncState>,
     },
-    /// Show the services of a namespace
+    /// Show the services of a namespace, or what is in force for one and where each value was said
     Services {
         /// The mesh namespace.
         namespace: String,
+        /// One service.
+        service: Option<String>,
         #[command(flatten)]
         ask: Ask,
     },
@@ -306,7 +308,10 @@ fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
         Command::Check(check) => check::run(&check, terminal),
         Command::Status(ask) => show::status(&ask, terminal),
         Command::Proxies { ask, state } => show::proxies(&ask, &state, terminal),
-        Command::Services { namespace, ask } => show::services(&namespace, &ask, terminal),
+        Command::Services { namespace, service: Some(service), ask } => {
+            show::service(&namespace, &service, &ask, terminal)
+        }
+        Command::Services { namespace, service: None, ask } => show::services(&namespace, &ask, terminal),
         Command::Explain(explain) => show::explain(&explain, terminal),
         Command::Release { source, ask } => show::release(source.as_deref(), &ask, terminal),
         Command::Hosts(hosts) => hosts::run(&hosts, terminal),

@@ -267,7 +267,7 @@ fn one_owner<'a>(
     let in_ecs = || sightings.iter().filter(|(_, view)| is_ecs(view)).map(|(service, _)| *service);
     let age = |service: &&ServiceView| {
         let spec = &service.spec;
-        (!service.active, spec.created_at.is_none(), spec.created_at, Arc::clone(&spec.origin))
+        (!service.active, spec.created_at.is_none(), spec.created_at, spec.origin.clone())
     };
     let Some(owner) = in_ecs().min_by_key(age).map(|service| Arc::clone(&service.spec)) else {
         return sightings;
@@ -295,10 +295,12 @@ fn described(sightings: &[Sighting<'_>]) -> Option<Arc<ServiceSpec>> {
     if !first.spec.aliases.is_empty() {
         return Some(Arc::clone(&first.spec));
     }
-    let aliases =
-        sightings.iter().map(|(service, _)| &service.spec.aliases).find(|aliases| !aliases.is_empty());
-    Some(match aliases {
-        Some(aliases) => Arc::new(ServiceSpec { aliases: aliases.clone(), ..(*first.spec).clone() }),
+    let named = sightings.iter().map(|(service, _)| &service.spec).find(|spec| !spec.aliases.is_empty());
+    Some(match named {
+        Some(named) => {
+            let origin = first.spec.origin.with("aliases", &named.origin);
+            Arc::new(ServiceSpec { aliases: named.aliases.clone(), origin, ..(*first.spec).clone() })
+        }
         None => Arc::clone(&first.spec),
     })
 }

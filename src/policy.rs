@@ -13,16 +13,19 @@ use std::time::Duration;
 use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
-    Alias, Balancing, Knobs, Namespace, Protocol, Readiness, Registration, Rule, ServiceName, ServiceSpec,
-    ServiceView, Versions, View,
+    Alias, Balancing, Knobs, Namespace, Origin, Protocol, Readiness, Registration, Rule, ServiceName,
+    ServiceSpec, ServiceView, Versions, View,
 };
 
 mod read;
 mod routes;
+mod said;
 mod table;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+
+pub use said::Effective;
 
 /// A file with its text.
 pub type Text = (PathBuf, String);
@@ -42,6 +45,8 @@ pub struct NamespacePolicy {
     pub services: BTreeMap<ServiceName, ServicePolicy>,
     /// Services that no other source knows.
     pub externals: BTreeMap<ServiceName, External>,
+    /// Where the defaults are written, with what the profile says below them.
+    pub origin: Origin,
 }
 
 /// How clients treat a service, and when it is ready.
@@ -66,8 +71,8 @@ pub struct ServicePolicy {
     pub rules: Vec<Rule>,
     /// The versions of it that some rule names.
     pub versions: BTreeSet<Arc<str>>,
-    /// Where most of it is written: `policy.yaml:12`.
-    pub origin: Option<Arc<str>>,
+    /// Where most of it is written, and where each value: `policy.yaml:12`.
+    pub origin: Option<Origin>,
 }
 
 /// A service that no other source knows.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
 use super::{AdminState, Pages, json::resource_json};
-use crate::model::{Mesh, MeshNamespace, Readiness, Service, State as Rotation};
+use crate::model::{Mesh, MeshNamespace, Service, State as Rotation};
+use crate::policy::Effective;
 use crate::snapshot::ResourceType;
 use crate::vip;
 
@@ -50,7 +51,10 @@ pub(super) async fn service(
         let known = namespace.services.keys().map(|name| name.as_str());
         Failure::not_found(&format!("service in namespace `{name}` called"), &service, known)
     })?;
-    one("Service", generation(&pages.state, &name), describe(namespace, found))
+    let mut item = describe(namespace, found);
+    let policy = Arc::clone(&pages.state.policy.borrow().policy);
+    item["treatment"] = treatment(&policy.effective(&found.spec, None));
+    one("Service", generation(&pages.state, &name), item)
 }
 
 /// `/api/v1/namespaces/{namespace}/hosts`.
@@ -113,6 +117,12 @@ fn generation(state: &AdminState, namespace: &str) -> Option<u64> {
     state.store.latest(namespace).map(|snapshot| snapshot.generation)
 }
 
+/// What is in force, and where each value was said.
+pub(super) fn treatment(effective: &[Effective]) -> Value {
+    let value = |it: &Effective| json!({ "key": it.key, "value": it.value, "origin": it.origin });
+    effective.iter().map(value).collect()
+}
+
 fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
     let spec = &service.spec;
     let aliases = spec.aliases.iter().map(|alias| {
@@ -138,12 +148,9 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         "requestTimeoutMs": spec.knobs.request_timeout.map(milliseconds),
         "idleTimeoutMs": spec.knobs.idle_timeout.map(milliseconds),
         "retryAttempts": spec.knobs.retry_attempts,
-        "readiness": match spec.readiness {
-            Readiness::Healthy => "healthy",
-            Readiness::Running => "running",
-        },
+        "readiness": spec.readiness.as_str(),
         "createdAt": time(spec.created_at),
-        "origin": spec.origin,
+        "origin": &*spec.origin,
         "counts": {
             "healthy": count(Rotation::Healthy),
             "draining": count(Rotation::Draining),

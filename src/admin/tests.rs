@@ -23,7 +23,7 @@ use crate::xds::clients::{Connected, Nack, Node, Progress, Registered, Watched};
 use crate::xds::session::{self, Names, Protocol, Session, Terms};
 
 mod csds;
-mod explain;
+pub(crate) mod explain;
 mod figures;
 mod health;
 mod inspection;

@@ -10,14 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes};
+use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes, said};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
 use crate::model::{
-    Alias, Balancing, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceName, ServiceSpec,
+    Alias, Balancing, Health, Knobs, Member, Namespace, Origin, Phase, Protocol, Readiness, Registration,
+    Said, ServiceKey, ServiceName, ServiceSpec,
 };
+
+/// The keys that are about requests, by section.
+pub(super) const OF_REQUESTS: [(&str, &[&str]); 2] = [
+    ("timeouts", &["request", "backendRequest", "streamIdle"]),
+    ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly"]),
+];
 
 /// Where each thing was written first, as `payments.yaml:7:3`: it may be there once in all files.
 #[derive(Debug, Default)]
@@ -169,7 +175,10 @@ impl Reader<'_, '_> {
         if node.get("profile").and_then(Node::text) == Some("envoy") {
             defaults.knobs = defaults.knobs.over(&envoy());
         }
-        self.of(&namespace).defaults = defaults;
+        let document = self.checker.document();
+        let origin = said::of_defaults(document.origin(name), node, document);
+        let known = self.of(&namespace);
+        (known.defaults, known.origin) = (defaults, origin);
     }
 
     fn service(&mut self, name: &Written, node: &Node) {
@@ -182,11 +191,12 @@ impl Reader<'_, '_> {
         if protocol == Some(Protocol::Tcp) {
             self.judge_tcp(node);
         }
+        let document = self.checker.document();
         let service = ServicePolicy {
             aliases: node.get("aliases").map(|node| self.aliases(&namespace, node)),
             protocol,
             treatment: self.treatment(node),
-            origin: Some(self.checker.document().origin(name).into()),
+            origin: Some(said::of_service(document.origin(name), node, document)),
             ..ServicePolicy::default()
         };
         self.of(&namespace).services.insert(name.text.as_str().into(), service);
@@ -194,10 +204,6 @@ impl Reader<'_, '_> {
 
     /// What has no meaning where there are only bytes.
     fn judge_tcp(&mut self, node: &Node) {
-        const OF_REQUESTS: [(&str, &[&str]); 2] = [
-            ("timeouts", &["request", "backendRequest", "streamIdle"]),
-            ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly"]),
-        ];
         for (section, keys) in OF_REQUESTS {
             for (key, _) in node.get(section).map(Node::entries).unwrap_or_default() {
                 if keys.contains(&key.text.as_str()) {
@@ -326,13 +332,20 @@ impl Reader<'_, '_> {
         registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
         registrations.dedup();
         let key = ServiceKey { namespace: namespace.clone(), name: name.text.as_str().into() };
+        let document = self.checker.document();
+        let place = |key: &str| node.get(key).map(|node| document.line_of(node.spot()));
+        let protocol_said = node.get("appProtocol").and_then(Node::text).zip(place("appProtocol"));
+        let said = [
+            place("port").map(|place| Said::new("aliases", "", place)),
+            protocol_said.map(|(protocol, place)| Said::new("appProtocol", protocol, place)),
+        ];
         let spec = ServiceSpec {
             protocol: protocol(node).unwrap_or_default(),
             aliases: vec![Alias { name: key.name.shared(), port }],
             knobs: Knobs::default(),
             readiness: Readiness::default(),
             created_at: None,
-            origin: self.checker.document().origin(name).into(),
+            origin: Origin::new(document.origin(name), said.into_iter().flatten()),
             rules: Arc::default(),
             versions: Arc::default(),
             key,

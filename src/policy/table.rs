@@ -165,11 +165,11 @@ const fn service_keys() -> [Key; 10] {
         log,
     ]
 }
-static SERVICE_KEYS: [Key; 10] = service_keys();
+pub(super) static SERVICE_KEYS: [Key; 10] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
-static DEFAULT_KEYS: [Key; 7] = TREATMENT;
+pub(super) static DEFAULT_KEYS: [Key; 7] = TREATMENT;
 static DEFAULTS: Shape = Shape::Map(&DEFAULT_KEYS);
 static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, TWO_SERVICES, Written};
 use crate::model::{
-    Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceSpec, ServiceView, StopCause, View,
+    Alias, Health, Knobs, Member, Namespace, Origin, Phase, Protocol, Readiness, Registration, Said,
+    ServiceKey, ServiceSpec, ServiceView, StopCause, View,
 };
 
 const SERVICE: NameRule = NameRule { what: "a service", longest: 64, dots: false };
@@ -113,6 +113,7 @@ fn service(
     };
     let knobs = knobs(checker, protocol, written);
     let origin = checker.document().origin(name);
+    let said = said(checker.document(), written);
     let spec = ServiceSpec {
         key,
         protocol: protocol.unwrap_or_default(),
@@ -120,11 +121,28 @@ fn service(
         knobs,
         readiness: Readiness::Healthy,
         created_at: None,
-        origin: origin.into(),
+        origin: Origin::new(origin, said),
         rules: Arc::default(),
         versions: Arc::default(),
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
+}
+
+/// Where each value is.
+fn said(document: Document<'_>, service: &Service) -> Vec<Said> {
+    let timeouts = service.timeouts.as_ref();
+    let first = service.aliases.as_ref().and_then(|aliases| aliases.first());
+    let written = [
+        ("aliases", first.map(|alias| &alias.name)),
+        ("appProtocol", service.app_protocol.as_ref()),
+        ("timeouts.request", timeouts.and_then(|it| it.request.as_ref())),
+        ("timeouts.idle", timeouts.and_then(|it| it.idle.as_ref())),
+        ("retry.attempts", service.retry.as_ref().and_then(|it| it.attempts.as_ref())),
+    ];
+    let said = |(key, written): (&str, Option<&Written>)| {
+        Some(Said::new(key, written?.text.as_str(), document.origin(written?)))
+    };
+    written.into_iter().filter_map(said).collect()
 }
 
 fn aliases(checker: &mut Checker<'_>, claims: &mut Claims, written: &[WrittenAlias]) -> Vec<Alias> {
