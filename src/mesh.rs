@@ -21,6 +21,9 @@ use crate::policy::{NamespacePolicy, Policy};
 mod names;
 mod strays;
 mod verdict;
+mod world;
+
+pub use world::world;
 
 /// Joins what the sources see, again and again.
 #[derive(Debug)]

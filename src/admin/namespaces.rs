@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
-use super::{AdminState, Pages, json::resource_json};
+use super::{AdminState, Pages, json};
 use crate::model::{Mesh, MeshNamespace, Service, State as Rotation};
 use crate::policy::Effective;
 use crate::snapshot::ResourceType;
@@ -83,10 +83,7 @@ pub(super) async fn resources(
     // A dump is long work: it must neither hold up streams nor run many times at once.
     let _turn = pages.dumps.acquire().await.map_err(|error| broken(&error))?;
     let dump = tokio::task::spawn_blocking(move || {
-        let items = snapshot.table(kind).values().map(|resource| {
-            let version = resource.version.to_string();
-            Ok(json!({ "name": resource.name, "version": version, "resource": resource_json(resource)? }))
-        });
+        let items = snapshot.table(kind).values().map(|resource| json::shown(resource));
         items.collect::<anyhow::Result<Vec<_>>>().map(|items| (snapshot.generation, items))
     });
     let (generation, items) =
@@ -104,12 +101,12 @@ fn find<'a>(state: &AdminState, mesh: &'a Mesh, name: &str) -> Result<&'a Arc<Me
     Err(Failure::not_found("namespace", name, mesh.namespaces.keys().map(|name| name.as_str())))
 }
 
-fn not_yet() -> Failure {
+pub(super) fn not_yet() -> Failure {
     let message = "nothing is served until every source has been read once: see /readyz?verbose";
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", message)
 }
 
-fn broken(error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn broken(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", error.to_string())
 }
 

@@ -121,7 +121,29 @@ pub(super) fn endpoints<'a>(
     spec: &'a ServiceSpec,
     tasks: &Tasks<'a>,
 ) -> Vec<Endpoint> {
-    let namespace = &spec.key.namespace;
+    let endpoint = |(registration, from, phase): (&Registration, Stand<'a>, Option<Phase>)| Endpoint {
+        instance: registration.instance.clone(),
+        address: registration.address,
+        port: registration.port,
+        zone: registration.zone.clone(),
+        version: registration.version.clone(),
+        verdict: match phase {
+            Some(phase) => verdict(registration, from, phase, spec.readiness, tasks),
+            None => absent(Reason::NoTask),
+        },
+    };
+    let mut endpoints: Vec<_> = living(sightings, &spec.key.namespace, tasks).map(endpoint).collect();
+    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    keep_last_hope(&mut endpoints);
+    endpoints
+}
+
+/// Each instance once, as whoever is trusted most knows it, and where it is in its life; `None` where there is no task to it.
+fn living<'a>(
+    sightings: &[Sighting<'a>],
+    namespace: &'a Namespace,
+    tasks: &Tasks<'a>,
+) -> impl Iterator<Item = (&'a Registration, Stand<'a>, Option<Phase>)> {
     let of = |(service, view): &Sighting<'a>| {
         let (stand, service) = (Stand { view, namespace }, *service);
         service.registrations.iter().map(move |registration| (registration, stand))
@@ -134,28 +156,45 @@ pub(super) fn endpoints<'a>(
     let known: BTreeSet<&InstanceId> = of_ecs.map(|(registration, _)| &registration.instance).collect();
     let is_in_ecs = sightings.iter().any(|(_, view)| !view.clusters.is_empty());
     // Service Connect does not say whose an instance is: where a service is ECS's, another service's task is not it.
-    let is_anothers = |registration: &Registration, from: Stand<'a>| {
+    let is_anothers = move |registration: &Registration, from: Stand<'a>| {
         let owners = if is_in_ecs { tasks.at(from, registration) } else { Vec::new() };
         matches!(registration.member, Member::CloudMap { cluster: None, .. })
             && !owners.is_empty()
             && owners.iter().all(|owner| !known.contains(&owner.instance))
     };
-    let endpoint = |(registration, from): (&Registration, Stand<'a>)| Endpoint {
-        instance: registration.instance.clone(),
-        address: registration.address,
-        port: registration.port,
-        zone: registration.zone.clone(),
-        version: registration.version.clone(),
-        verdict: if is_anothers(registration, from) {
-            absent(Reason::NoTask)
-        } else {
-            verdict(registration, from, spec.readiness, tasks)
-        },
-    };
-    let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
-    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-    keep_last_hope(&mut endpoints);
-    endpoints
+    registrations.into_iter().map(move |(registration, from)| {
+        let phase = match &registration.member {
+            _ if is_anothers(registration, from) => None,
+            // Cloud Map may be stale: its ECS instances live and die as ECS says.
+            member @ Member::CloudMap { service, .. } if tasks.watches(from, member) => {
+                tasks.behind(from, registration, service.as_deref())
+            }
+            _ => Some(registration.phase),
+        };
+        (registration, from, phase)
+    })
+}
+
+/// Each instance as it is when everything that is known has been looked at: what follows from these alone is what
+/// [`endpoints`] says of the ones that may be served. What has no task, or whose place is another's, is left out.
+pub(super) fn registrations<'a>(
+    sightings: &[Sighting<'a>],
+    namespace: &'a Namespace,
+    tasks: &Tasks<'a>,
+) -> Vec<Registration> {
+    let living = living(sightings, namespace, tasks);
+    let mut registrations: Vec<_> = living
+        .filter(|(registration, from, _)| !tasks.reused(*from, registration))
+        .filter_map(|(registration, _, phase)| {
+            let member = match &registration.member {
+                Member::CloudMap { .. } => Member::CloudMap { cluster: None, service: None },
+                member => member.clone(),
+            };
+            Some(Registration { phase: phase?, member, ..registration.clone() })
+        })
+        .collect();
+    registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    registrations
 }
 
 /// Known to several is one endpoint, and the most trusted verdict wins, which comes first. ECS registers a task in Cloud
@@ -195,19 +234,10 @@ fn retain_first_known<'a>(registrations: &mut Vec<(&Registration, Stand<'a>)>, t
 fn verdict<'a>(
     registration: &Registration,
     from: Stand<'a>,
+    phase: Phase,
     readiness: Readiness,
     tasks: &Tasks<'a>,
 ) -> Verdict {
-    let phase = match &registration.member {
-        // Cloud Map may be stale: its ECS instances live and die as ECS says.
-        member @ Member::CloudMap { service, .. } if tasks.watches(from, member) => {
-            match tasks.behind(from, registration, service.as_deref()) {
-                Some(phase) => phase,
-                None => return absent(Reason::NoTask),
-            }
-        }
-        _ => registration.phase,
-    };
     match by_phase(phase, &registration.member, readiness) {
         out if out.state == State::Absent && !is_leaving(out) => out,
         _ if tasks.reused(from, registration) => absent(Reason::AddressReused),

@@ -61,6 +61,17 @@ impl Loaded {
         }
     }
 
+    /// The policy that these files say about these namespaces.
+    pub fn read(texts: Vec<Text>, namespaces: &BTreeSet<Namespace>) -> Result<Self, Vec<Problem>> {
+        let policy = Policy::parse(&texts, namespaces)?;
+        Ok(Self::of(texts, policy))
+    }
+
+    /// The files with their texts, in the order in which they were read.
+    pub fn texts(&self) -> &[Text] {
+        &self.texts
+    }
+
     /// The files, in the order in which they were read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.texts.iter().map(|(path, _)| path.as_path())
@@ -69,9 +80,7 @@ impl Loaded {
 
 /// Reads the policy in these files and folders.
 pub fn load(paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) -> Result<Loaded, Vec<Problem>> {
-    let texts = texts(paths)?;
-    let policy = Policy::parse(&texts, namespaces)?;
-    Ok(Loaded::of(texts, policy))
+    Loaded::read(texts(paths)?, namespaces)
 }
 
 /// Every file at these paths: of a folder its `.yaml` and `.yml` files, by name.

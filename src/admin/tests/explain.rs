@@ -5,7 +5,7 @@
 use super::*;
 use crate::policy::Policy;
 
-const POLICY: &str = "\
+pub(crate) const POLICY: &str = "\
 apiVersion: legation/v1alpha1
 kind: Policy
 services:

@@ -227,41 +227,41 @@ services:
     check(
         text,
         expect![[r#"
-        error[CFG002]: `payments.internal` is not an IP address
-         --> services.yaml:4:20
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                    ^^^^^^^^^^^^^^^^^ write it like `10.0.1.7`
+            error[CFG002]: `payments.internal` is not an IP address
+             --> services.yaml:4:20
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                    ^^^^^^^^^^^^^^^^^ write it like `10.0.1.7`
 
-        error[CFG002]: `65536` is not a whole number from 1 to 65535
-         --> services.yaml:4:45
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                                             ^^^^^
+            error[CFG002]: `65536` is not a whole number from 1 to 65535
+             --> services.yaml:4:45
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                                             ^^^^^
 
-        error[CFG002]: unknown word `fine`
-         --> services.yaml:4:60
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                                                            ^^^^ expected one of healthy, unhealthy, draining, starting
+            error[CFG002]: unknown word `fine`
+             --> services.yaml:4:60
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                                                            ^^^^ expected one of healthy, unhealthy, draining, starting, no-check, awaiting-health, gate-expired, failing-early, interrupted, crashed, stopped
 
-        error[CFG002]: nobody can dial `0.0.0.0`
-         --> services.yaml:5:20
-          |
-        5 |       - { address: 0.0.0.0, port: 80, id: '' }
-          |                    ^^^^^^^ write the address of one instance
+            error[CFG002]: nobody can dial `0.0.0.0`
+             --> services.yaml:5:20
+              |
+            5 |       - { address: 0.0.0.0, port: 80, id: '' }
+              |                    ^^^^^^^ write the address of one instance
 
-        error[CFG002]: expected 1 to 255 characters
-         --> services.yaml:5:43
-          |
-        5 |       - { address: 0.0.0.0, port: 80, id: '' }
-          |                                           ^^
+            error[CFG002]: expected 1 to 255 characters
+             --> services.yaml:5:43
+              |
+            5 |       - { address: 0.0.0.0, port: 80, id: '' }
+              |                                           ^^
 
-        error[CFG002]: the id `10.0.0.2:80` is there twice
-         --> services.yaml:7:20
-          |
-        7 |       - { address: 10.0.0.2, port: 80 }
-          |                    ^^^^^^^^ first at services.yaml:6:44"#]],
+            error[CFG002]: the id `10.0.0.2:80` is there twice
+             --> services.yaml:7:20
+              |
+            7 |       - { address: 10.0.0.2, port: 80 }
+              |                    ^^^^^^^^ first at services.yaml:6:44"#]],
     );
 }
 
@@ -481,4 +481,14 @@ async fn neither_reading_nor_a_busy_neighbour_wakes_it() {
     }
     assert!(running.cell.reading().readings <= 3, "{}", running.cell.reading().readings);
     running.stop().await;
+}
+
+#[test]
+fn a_recorded_world_is_a_file_too() {
+    let text = include_str!("../../../tests/golden/offline/world.json");
+    let parse = |namespace: &str| super::parse(Path::new("world.json"), text, &namespace.into());
+    assert_eq!(parse("prod").unwrap().services.len(), 3);
+    assert_eq!(parse("staging").unwrap().services.len(), 0);
+    let problems = render_all(&parse("prd").unwrap_err(), false);
+    assert!(problems.contains("has no namespace `prd`") && problems.contains("`prod`"), "{problems}");
 }
