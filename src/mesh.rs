@@ -1,6 +1,6 @@
 //! Who is in rotation, and why not if not: every source's view joined into one [`Mesh`].
 //!
-//! It is not I/O and has no clock: the same views give the same mesh in any process, whatever was joined before.
+//! It is not I/O and has no clock but what it is told: the same views give the same mesh in any process, whatever was joined before.
 //! What was is only remembered, to judge nothing again that can't have changed.
 //!
 //! Invariant: every registration gets exactly one verdict with one reason; a known service stays, even empty.
@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use imbl::ordmap::DiffItem;
 
@@ -34,6 +35,10 @@ pub struct Joiner {
     namespaces: BTreeMap<Namespace, Known>,
     /// What is wrong with single services.
     findings: BTreeMap<ServiceKey, Vec<Finding>>,
+    /// What time it is, if that has been told.
+    now: Option<SystemTime>,
+    /// When something is to be said anew of a service although no source says anything.
+    due: BTreeMap<ServiceKey, SystemTime>,
 }
 
 /// What is remembered of one namespace.
@@ -61,7 +66,19 @@ impl Joiner {
             policy: Arc::default(),
             namespaces: namespaces.iter().map(known).collect(),
             findings: BTreeMap::new(),
+            now: None,
+            due: BTreeMap::new(),
         }
+    }
+
+    /// Says what time it is, by AWS's clock: for waits that a policy shortens. The next join is as of then.
+    pub fn tell_time(&mut self, now: SystemTime) {
+        self.now = Some(now);
+    }
+
+    /// When the next join gives something else although no source says anything.
+    pub fn next_due(&self) -> Option<SystemTime> {
+        self.due.values().min().copied()
     }
 
     /// Joins what the sources see now, as the policy has it. `views` come in order of trust: ECS, then Cloud Map, then files,
@@ -71,12 +88,16 @@ impl Joiner {
         let mut touched: BTreeMap<Namespace, Vec<(ServiceName, Joined)>> = BTreeMap::new();
         let mut keys = self.touched(views);
         keys.extend(self.treated_anew(views, policy));
+        keys.extend(self.due.iter().filter(|(_, at)| Some(**at) <= self.now).map(|(key, _)| key.clone()));
         for key in keys {
             let mut findings = Vec::new();
             let sightings = one_owner(&key, sightings(views, &key), &mut findings);
+            self.due.remove(&key);
             let joined = described(&sightings).map(|spec| {
                 let spec = policy.over(&spec);
-                let endpoints = verdict::endpoints(&sightings, &spec, &tasks);
+                let endpoints = verdict::endpoints(&sightings, &spec, &tasks, self.now);
+                let due = verdict::next_end(&sightings, &spec, &tasks, self.now);
+                self.due.extend(due.map(|at| (key.clone(), at)));
                 (spec, endpoints)
             });
             touched.entry(key.namespace.clone()).or_default().push((key.name.clone(), joined));

@@ -43,7 +43,9 @@ impl Served {
             ..View::default()
         };
         let views = [Arc::new(together), Arc::clone(&loaded.externals)];
-        let mesh = Joiner::new(&namespaces).join(&views, &loaded.policy);
+        let mut joiner = Joiner::new(&namespaces);
+        joiner.tell_time(world.recorded_at);
+        let mesh = joiner.join(&views, &loaded.policy);
         let translated = |(name, namespace): (&Namespace, _)| {
             (Namespace::clone(name), Translator::default().translate(namespace))
         };

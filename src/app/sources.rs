@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -33,6 +34,8 @@ pub(super) struct Sources {
     pub(super) cells: Vec<Cell>,
     /// Of the queue of events, which is no source of its own.
     pub(super) queue: Option<Cell>,
+    /// The clock of what they read; our own where there is no AWS.
+    pub(super) clock: Arc<aws::Clock>,
 }
 
 /// What it takes to start a source.
@@ -136,8 +139,9 @@ pub(super) async fn start(
     clients: &Clients,
 ) -> anyhow::Result<Sources> {
     let mut starting = Starting { config, metrics, parts, stopping, cells: Vec::new() };
-    let mut queue = None;
+    let (mut queue, mut clock) = (None, Arc::default());
     if let Some(mut accounts) = load_aws(config, metrics).await? {
+        clock = accounts.clock();
         let addressees = starting.clusters(&mut accounts).await;
         starting.hints(clients, addressees.clone());
         if let Some(settings) = &config.ecs_queue {
@@ -154,7 +158,7 @@ pub(super) async fn start(
     for (namespace, settings) in &config.namespaces {
         settings.files.iter().for_each(|path| starting.file(namespace, path));
     }
-    Ok(Sources { cells: starting.cells, queue })
+    Ok(Sources { cells: starting.cells, queue, clock })
 }
 
 /// Passes on which sidecars come and go to the sources of their tasks' clusters.

@@ -9,6 +9,7 @@ use crate::model::{
 };
 
 mod again;
+mod gate;
 mod homes;
 mod recorded;
 mod shared;

@@ -31,6 +31,10 @@ fn start() -> Running {
 }
 
 fn start_with(cluster_grace: Duration) -> Running {
+    start_under(cluster_grace, Loaded::none())
+}
+
+fn start_under(cluster_grace: Duration, loaded: Loaded) -> Running {
     let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
     let (writer, store) = store();
     let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
@@ -38,7 +42,8 @@ fn start_with(cluster_grace: Duration) -> Running {
     let pipeline = Pipeline {
         namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
         cells: vec![ecs_cell, map_cell],
-        policy: watch::channel(Loaded::none()).1,
+        policy: watch::channel(loaded).1,
+        clock: Arc::default(),
         writer,
         mesh: mesh_in,
         ledger: ledger.clone(),
@@ -232,4 +237,23 @@ async fn what_is_back_within_the_grace_has_not_been_withdrawn() {
     assert_eq!((change.withdrawal.instance.as_str(), change.withdrawal.reason), ("task/2", Reason::Stopping));
     assert_eq!(change.withdrawal.generation, back.generation);
     assert_eq!(change.withdrawal.seen_at, back.seen_at);
+}
+
+#[tokio::test]
+async fn a_wait_that_a_policy_shortens_ends_although_no_source_speaks() {
+    let text = "apiVersion: legation/v1alpha1\nkind: Policy\nservices: { payments: { readiness: { maxWait: 1s } } }\n";
+    let policy = Policy::parse(&[("policy.yaml".into(), text.to_owned())], &["prod".into()].into()).unwrap();
+    let mut running = start_under(GRACE, Loaded::of(Vec::new(), policy));
+    let mut seen = view(&[Phase::Running(Health::Unknown { gate_over: false })]);
+    let service = seen.services.get_mut(&ServiceKey::new("prod", "payments")).unwrap();
+    Arc::make_mut(service).registrations[0].started_at = Some(SystemTime::now());
+    running.ecs.publish(seen, Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    let mut reason = async || {
+        running.mesh.changed().await.unwrap();
+        running.mesh.borrow().namespaces["prod"].services["payments"].endpoints[0].verdict.reason
+    };
+    assert_eq!(reason().await, Reason::AwaitingHealth);
+    let came = tokio::time::timeout(Duration::from_secs(20), reason()).await;
+    assert_eq!(came.expect("somebody wakes up"), Reason::GateExpired);
 }

@@ -233,6 +233,7 @@ impl Reader<'_, '_> {
         let outliers = |key: &str| node.get("outlierDetection")?.get(key);
         let breaker = |key| number(node.get("circuitBreaker")?.get(key));
         let log = |key: &str| node.get("accessLog")?.get(key);
+        let ready = |key: &str| node.get("readiness")?.get(key);
         let balancing = node.get("loadBalancing");
         self.judge_ejections(node.get("outlierDetection"));
         let knobs = Knobs {
@@ -256,9 +257,11 @@ impl Reader<'_, '_> {
             access_log: switch(log("enabled")),
             access_log_query: switch(log("includeQueryParameters")),
             access_log_percent: number(log("samplePercent")),
+            max_wait: time(ready("maxWait")),
+            holds_the_silent: ready("onExpiry").and_then(Node::text).map(|word| word == "hold"),
             ..node.get("retry").map(retry).unwrap_or_default()
         };
-        let gate = node.get("readiness").and_then(|node| node.get("gate")).and_then(Node::text);
+        let gate = ready("gate").and_then(Node::text);
         let readiness =
             gate.map(|gate| if gate == "running" { Readiness::Running } else { Readiness::Healthy });
         Treatment { knobs, readiness }

@@ -25,7 +25,7 @@ pub struct Effective {
 }
 
 /// What Service Connect publishes of itself; other defaults are Envoy's or ours.
-const PUBLISHED: [&str; 9] = [
+const PUBLISHED: [&str; 10] = [
     "timeouts.request",
     "timeouts.idle",
     "retry.attempts",
@@ -35,6 +35,7 @@ const PUBLISHED: [&str; 9] = [
     "outlierDetection.maxEjectionTime",
     "loadBalancing.type",
     "readiness.gate",
+    "readiness.maxWait",
 ];
 /// What the profile `envoy` says.
 pub(super) const ENVOY: [(&str, &str); 12] = [

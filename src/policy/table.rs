@@ -125,12 +125,20 @@ static ACCESS_LOG: Shape = Shape::Map(&[
 ]);
 
 static GATE: Shape = Shape::Word(&["healthy", "running"]);
-static READINESS: Shape = Shape::Map(&[Key::new(
-    "gate",
-    &GATE,
-    "Whether a task is ready once its health check passes, or as soon as it runs.",
-)
-.or("healthy")]);
+static EXPIRY: Shape = Shape::Word(&["serve", "hold"]);
+static LONGEST_WAIT: Shape = Shape::Duration(Duration::ZERO, Duration::from_secs(480));
+static READINESS: Shape = Shape::Map(&[
+    Key::new("gate", &GATE, "Whether a task is ready once its health check passes, or as soon as it runs.")
+        .or("healthy"),
+    Key::new("maxWait", &LONGEST_WAIT, "How long its check is waited for at most, from its start.")
+        .or("480s"),
+    Key::new(
+        "onExpiry",
+        &EXPIRY,
+        "Whether one whose check has said nothing by then is served, or held back.",
+    )
+    .or("serve"),
+]);
 
 static PROTOCOL: Shape = Shape::Word(&["tcp", "http", "http2", "grpc"]);
 static ALIAS_NAME: Shape = Shape::Name(ALIAS);

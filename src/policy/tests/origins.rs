@@ -79,6 +79,8 @@ fn what_nobody_said_is_told_with_whose_it_is() {
         circuitBreaker.maxParallelRequests: 2147483647  default
         circuitBreaker.maxParallelRetries: 2147483647  default
         readiness.gate: healthy  service-connect
+        readiness.maxWait: 8m  service-connect
+        readiness.onExpiry: serve  default
         accessLog.enabled: true  default
         accessLog.includeQueryParameters: false  default
         accessLog.samplePercent: 100  default"#]]
