@@ -60,9 +60,14 @@ impl Starting<'_> {
 
     /// The cell of a source that can be wrong and look complete.
     fn guarded_cell(&mut self, name: &str) -> CellWriter {
-        let Guard { service_percent, namespace_percent, at_least } = self.config.guard;
-        let at_least = at_least.get();
-        self.cell(name).guarded(GuardLimits { service_percent, namespace_percent, at_least })
+        let Guard { max_withdrawal_percent, max_namespace_withdrawal_percent, min_endpoints, confirmations } =
+            self.config.guard;
+        self.cell(name).guarded(GuardLimits {
+            service_percent: max_withdrawal_percent,
+            namespace_percent: max_namespace_withdrawal_percent,
+            at_least: min_endpoints.get(),
+            confirmations,
+        })
     }
 
     fn run(&mut self, name: String, part: impl Future<Output = ()> + Send + 'static) {
