@@ -36,6 +36,7 @@ mod namespaces;
 mod proxies;
 mod release;
 mod status;
+mod world;
 
 /// How long open connections get to end once the server stops answering.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -130,6 +131,7 @@ fn admin_router(state: AdminState) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/findings", get(status::findings))
         .route("/api/v1/policy", get(status::policy))
+        .route("/api/v1/world", get(world::world))
         .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/namespaces", get(namespaces::list))
         .route("/api/v1/namespaces/{namespace}/services", get(namespaces::services))

@@ -66,7 +66,7 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let (ledger, clients) = (Ledger::default(), Clients::default());
-    let Sources { mut cells, queue } =
+    let Sources { mut cells, queue, clock } =
         sources::start(&config, &metrics, &mut parts, &stopping, &clients).await?;
     for (name, feed) in feeds {
         let (writer, cell) = source::cell(name.clone());
@@ -100,6 +100,7 @@ pub async fn serve_with(config: Config, feeds: Vec<(String, Feed)>) -> anyhow::R
         namespaces: namespaces(&config),
         cells,
         policy: policies,
+        clock,
         writer,
         mesh,
         ledger: ledger.clone(),

@@ -354,7 +354,7 @@ mod tests {
         let crowded = Inputs { admin_port: 8080, ..inputs() };
         assert_eq!(render(&crowded), Err(BootstrapError::AdminPort(8080)));
         assert_eq!(PROXY_PORT, crate::translate::profile::PROXY_PORT);
-        let local = crate::translate::endpoint::crew_name(&"prod".into(), "checkout");
+        let local = crate::snapshot::local_name(&"prod".into(), "checkout");
         assert!(render(&inputs()).unwrap().contains(&format!("\"service_name\": \"{local}\"")));
         let taken = Inputs { admin_port: 15001, ..inputs() };
         assert_eq!(render(&taken), Err(BootstrapError::ProxyPort(15001)));

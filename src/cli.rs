@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::offline::TYPES;
 use crate::policy::Policy;
 
 mod bootstrap;
@@ -20,6 +21,7 @@ mod serve;
 mod show;
 mod table;
 mod validate;
+mod world;
 
 /// What the process tells its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,13 +124,24 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
         state: Vec<SyncState>,
     },
-    /// Show the services of a namespace
+    /// Show the services of a namespace, or what is in force for one and where each value was said
     Services {
         /// The mesh namespace.
         namespace: String,
+        /// One service.
+        service: Option<String>,
         #[command(flatten)]
         ask: Ask,
     },
+    /// Record what the sources of a server describe, as a file for `render`, `diff`, `serve`, or a ticket
+    World {
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Print what would be served: a recorded world, treated as these policies have it
+    Render(Render),
+    /// Show what would change for which services if these were the policies
+    Diff(Diff),
     /// Explain where a request of a sidecar goes, and why
     Explain(Explain),
     /// Let go of endpoints that a source lacks and that are held back (finding SRC003)
@@ -176,6 +189,65 @@ struct Ask {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+struct Whom {
+    /// The admin address of the control plane.
+    #[arg(long, value_name = "URL", env = "LEGATION_SERVER", default_value = client::USUAL, value_parser = client::url)]
+    server: String,
+}
+
+#[derive(Debug, Args)]
+struct Render {
+    /// Policies: files, and folders of them. Without any, nobody is treated otherwise than as described.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The recorded world, as `legation world` prints it.
+    #[arg(short, long, value_name = "FILE")]
+    world: PathBuf,
+    /// Only this mesh namespace.
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only resources of this type.
+    #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = TYPES)]
+    kind: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Shown::Yaml)]
+    output: Shown,
+}
+
+/// Without `--world` the running server is asked for its world, and for the policies in force.
+#[derive(Debug, Args)]
+struct Diff {
+    /// The new policies: files, and folders of them.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A recorded world in place of the server's; no server is asked then.
+    #[arg(short, long, value_name = "FILE")]
+    world: Option<PathBuf>,
+    /// The old policies, in place of those in force; with --world there are none else.
+    #[arg(short, long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// End with 3 if there are differences.
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    whom: Whom,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Shown::Table)]
+    output: Shown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Shown {
+    /// For people.
+    Table,
+    /// As JSON.
+    Json,
+    /// As YAML.
+    Yaml,
 }
 
 #[derive(Debug, Args)]
@@ -306,7 +378,13 @@ fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
         Command::Check(check) => check::run(&check, terminal),
         Command::Status(ask) => show::status(&ask, terminal),
         Command::Proxies { ask, state } => show::proxies(&ask, &state, terminal),
-        Command::Services { namespace, ask } => show::services(&namespace, &ask, terminal),
+        Command::Services { namespace, service: Some(service), ask } => {
+            show::service(&namespace, &service, &ask, terminal)
+        }
+        Command::Services { namespace, service: None, ask } => show::services(&namespace, &ask, terminal),
+        Command::World { whom } => world::run(&whom, terminal),
+        Command::Render(render) => world::render(&render, terminal),
+        Command::Diff(diff) => world::diff(&diff, terminal),
         Command::Explain(explain) => show::explain(&explain, terminal),
         Command::Release { source, ask } => show::release(source.as_deref(), &ask, terminal),
         Command::Hosts(hosts) => hosts::run(&hosts, terminal),

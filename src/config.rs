@@ -117,16 +117,23 @@ impl Default for Xds {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Guard {
     /// More than this share of a service's endpoints, in percent.
-    pub service_percent: u32,
+    pub max_withdrawal_percent: u32,
     /// More than this share of a namespace's endpoints, in percent.
-    pub namespace_percent: u32,
+    pub max_namespace_withdrawal_percent: u32,
     /// Fewer are believed whatever their share.
-    pub at_least: NonZeroU32,
+    pub min_endpoints: NonZeroU32,
+    /// How many complete readings have to lack them, until they are believed to be gone.
+    pub confirmations: u32,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { service_percent: 50, namespace_percent: 30, at_least: NonZeroU32::MIN.saturating_add(2) }
+        Self {
+            max_withdrawal_percent: 50,
+            max_namespace_withdrawal_percent: 30,
+            min_endpoints: NonZeroU32::MIN.saturating_add(2),
+            confirmations: 2,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ mod yaml;
 
 pub use spot::Spot;
 pub use tree::{Node, read_tree};
-pub use yaml::{Entries, Place, Written, read_yaml};
+pub use yaml::{Entries, Place, Written, read_yaml, to_yaml};
 
 /// A key that is not known.
 pub const UNKNOWN_KEY: &str = "CFG001";

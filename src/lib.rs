@@ -10,6 +10,7 @@ pub mod diagnostic;
 pub mod grace;
 pub mod mesh;
 pub mod model;
+pub mod offline;
 pub mod pipeline;
 pub mod policy;
 pub mod shutdown;

@@ -1,6 +1,6 @@
 //! Who is in rotation, and why not if not: every source's view joined into one [`Mesh`].
 //!
-//! It is not I/O and has no clock: the same views give the same mesh in any process, whatever was joined before.
+//! It is not I/O and has no clock but what it is told: the same views give the same mesh in any process, whatever was joined before.
 //! What was is only remembered, to judge nothing again that can't have changed.
 //!
 //! Invariant: every registration gets exactly one verdict with one reason; a known service stays, even empty.
@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -23,6 +24,9 @@ mod crews;
 mod names;
 mod strays;
 mod verdict;
+mod world;
+
+pub use world::world;
 
 /// Joins what the sources see, again and again.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub struct Joiner {
     namespaces: BTreeMap<Namespace, Known>,
     /// What is wrong with single services.
     findings: BTreeMap<ServiceKey, Vec<Finding>>,
+    /// What time it is, if that has been told.
+    now: Option<SystemTime>,
+    /// When something is to be said anew of a service although no source says anything.
+    due: BTreeMap<ServiceKey, SystemTime>,
 }
 
 /// What is remembered of one namespace.
@@ -60,7 +68,19 @@ impl Joiner {
             policy: Arc::default(),
             namespaces: namespaces.iter().map(known).collect(),
             findings: BTreeMap::new(),
+            now: None,
+            due: BTreeMap::new(),
         }
+    }
+
+    /// Says what time it is, by AWS's clock: for waits that a policy shortens. The next join is as of then.
+    pub fn tell_time(&mut self, now: SystemTime) {
+        self.now = Some(now);
+    }
+
+    /// When the next join gives something else although no source says anything.
+    pub fn next_due(&self) -> Option<SystemTime> {
+        self.due.values().min().copied()
     }
 
     /// Joins what the sources see now, as the policy has it. `views` come in order of trust: ECS, then Cloud Map, then files,
@@ -70,12 +90,16 @@ impl Joiner {
         let mut touched: BTreeMap<Namespace, Vec<(ServiceName, Joined)>> = BTreeMap::new();
         let mut keys = self.touched(views);
         keys.extend(self.treated_anew(views, policy));
+        keys.extend(self.due.iter().filter(|(_, at)| Some(**at) <= self.now).map(|(key, _)| key.clone()));
         for key in keys {
             let mut findings = Vec::new();
             let sightings = one_owner(&key, sightings(views, &key), &mut findings);
+            self.due.remove(&key);
             let joined = described(&sightings).map(|spec| {
                 let spec = policy.over(&spec);
-                let endpoints = verdict::endpoints(&sightings, &spec, &tasks);
+                let endpoints = verdict::endpoints(&sightings, &spec, &tasks, self.now);
+                let due = verdict::next_end(&sightings, &spec, &tasks, self.now);
+                self.due.extend(due.map(|at| (key.clone(), at)));
                 (spec, endpoints)
             });
             touched.entry(key.namespace.clone()).or_default().push((key.name.clone(), joined));
@@ -288,7 +312,7 @@ fn one_owner<'a>(
     let in_ecs = || sightings.iter().filter(|(_, view)| is_ecs(view)).map(|(service, _)| *service);
     let age = |service: &&ServiceView| {
         let spec = &service.spec;
-        (!service.active, spec.created_at.is_none(), spec.created_at, Arc::clone(&spec.origin))
+        (!service.active, spec.created_at.is_none(), spec.created_at, spec.origin.clone())
     };
     let Some(owner) = in_ecs().min_by_key(age).map(|service| Arc::clone(&service.spec)) else {
         return sightings;
@@ -316,10 +340,12 @@ fn described(sightings: &[Sighting<'_>]) -> Option<Arc<ServiceSpec>> {
     if !first.spec.aliases.is_empty() {
         return Some(Arc::clone(&first.spec));
     }
-    let aliases =
-        sightings.iter().map(|(service, _)| &service.spec.aliases).find(|aliases| !aliases.is_empty());
-    Some(match aliases {
-        Some(aliases) => Arc::new(ServiceSpec { aliases: aliases.clone(), ..(*first.spec).clone() }),
+    let named = sightings.iter().map(|(service, _)| &service.spec).find(|spec| !spec.aliases.is_empty());
+    Some(match named {
+        Some(named) => {
+            let origin = first.spec.origin.with("aliases", &named.origin);
+            Arc::new(ServiceSpec { aliases: named.aliases.clone(), origin, ..(*first.spec).clone() })
+        }
         None => Arc::clone(&first.spec),
     })
 }

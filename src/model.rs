@@ -17,6 +17,7 @@ use imbl::OrdMap;
 pub use cluster::{ClusterId, account_of_role, region_of_namespace};
 pub use knobs::{Balancing, HealthCheck, Knobs, Probe, RateLimit, RetryBudget, TcpKeepalive};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
+pub use origin::{Origin, Said};
 pub use place::{Place, Subnet, TaskState, TasksByPlace};
 pub use route::{
     Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
@@ -25,6 +26,7 @@ pub use route::{
 mod cluster;
 mod knobs;
 mod names;
+mod origin;
 mod place;
 mod route;
 
@@ -113,6 +115,16 @@ pub enum Readiness {
     Running,
 }
 
+impl Readiness {
+    /// The word for it in tags, policies and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Running => "running",
+        }
+    }
+}
+
 /// A service as it was described, without its endpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceSpec {
@@ -128,8 +140,8 @@ pub struct ServiceSpec {
     pub readiness: Readiness,
     /// When it came to be, where the source knows; the older one keeps a contested name.
     pub created_at: Option<SystemTime>,
-    /// Who described it, for people: `ecs prod-a/payments`.
-    pub origin: Arc<str>,
+    /// Who described it, for people, and where each value was said: `ecs prod-a/payments`.
+    pub origin: Origin,
     /// Where its requests go, in the order in which rules are tried; at last to its own endpoints.
     pub rules: Arc<[Rule]>,
     /// The versions of it that some rule names.
@@ -142,7 +154,7 @@ pub struct ServiceSpec {
 
 impl ServiceSpec {
     /// A service of which nothing is said but by whom.
-    pub fn new(key: ServiceKey, origin: impl Into<Arc<str>>) -> Self {
+    pub fn new(key: ServiceKey, origin: impl Into<Origin>) -> Self {
         Self {
             protocol: Protocol::default(),
             aliases: Vec::new(),
@@ -166,6 +178,18 @@ pub struct Reach {
     pub local_ports: Vec<(Alias, u16)>,
     /// Names that sidecars look up by themselves, with their ports. With any of these there is nothing else.
     pub hosts: Vec<(Arc<str>, u16)>,
+}
+
+impl ServiceSpec {
+    /// Whether another says the same, wherever that is written.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let rule = |(own, other): (&Rule, &Rule)| {
+            own == other || *own == Rule { origin: own.origin.clone(), ..other.clone() }
+        };
+        self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&*other.rules).all(rule)
+            && *self == Self { origin: self.origin.clone(), rules: Arc::clone(&self.rules), ..other.clone() }
+    }
 }
 
 /// Versions of a service, ordered.

@@ -23,6 +23,7 @@ use crate::model::{
 use crate::policy::Policy;
 use crate::policy::watch::Loaded;
 use crate::snapshot::{ResourceType, Snapshot, Tables};
+use crate::source::aws::Clock;
 use crate::source::{Cell, Reading};
 use crate::store::Writer;
 use crate::telemetry::Metrics;
@@ -37,6 +38,8 @@ pub struct Pipeline {
     pub cells: Vec<Cell>,
     /// How clients treat services.
     pub policy: watch::Receiver<Loaded>,
+    /// AWS's clock, by which waits end.
+    pub clock: Arc<Clock>,
     /// Where snapshots go.
     pub writer: Writer,
     /// Where the mesh goes, for people.
@@ -88,10 +91,12 @@ impl Pipeline {
             if let Some(views) = every_view(&readings) {
                 let views: Vec<_> = views.into_iter().chain([externals]).collect();
                 let now = Instant::now();
+                joiner.tell_time(self.clock.now());
                 let is_treated_anew = treated.as_ref().is_some_and(|before| !Arc::ptr_eq(before, &policy));
                 if is_treated_anew
                     || !same(&joined, &views)
                     || next_deadline(&memories).is_some_and(|at| at <= now)
+                    || joiner.next_due().is_some_and(|at| at <= self.clock.now())
                 {
                     let seen_at = if is_treated_anew { since } else { seen_at(&readings, &joined) };
                     self.turn(joiner.join(&views, &policy), seen_at, now, &mut memories);
@@ -100,7 +105,7 @@ impl Pipeline {
                 let began = readings.iter().map(|reading| reading.began).min().flatten();
                 began.into_iter().for_each(|began| self.writer.confirm(began));
             }
-            let deadline = next_deadline(&memories);
+            let deadline = next_deadline(&memories).into_iter().chain(self.next_due(&joiner)).min();
             let changes = select_all(self.cells.iter_mut().map(|cell| Box::pin(cell.changed())));
             let alive = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -112,6 +117,12 @@ impl Pipeline {
                 return; // to go on without a source would shrink the mesh
             }
         }
+    }
+
+    /// When the joiner has something new to say although no source has.
+    fn next_due(&self, joiner: &Joiner) -> Option<Instant> {
+        let due = joiner.next_due()?.duration_since(self.clock.now()).unwrap_or_default();
+        Instant::now().checked_add(due)
     }
 
     fn turn(

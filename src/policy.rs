@@ -14,18 +14,21 @@ use std::time::Duration;
 use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
-    Alias, Balancing, Knobs, Namespace, Protocol, Reach, Readiness, Registration, Rule, ServiceName,
+    Alias, Balancing, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration, Rule, ServiceName,
     ServiceSpec, ServiceView, Versions, View,
 };
 
 mod reach;
 mod read;
 mod routes;
+mod said;
 mod table;
 #[cfg(test)]
 mod tests;
 mod transport;
 pub mod watch;
+
+pub use said::Effective;
 
 /// A file with its text.
 pub type Text = (PathBuf, String);
@@ -49,6 +52,8 @@ pub struct NamespacePolicy {
     pub pins: BTreeMap<Arc<str>, Ipv4Addr>,
     /// What rate limits say of services, until they are laid over what else is said.
     limits: BTreeMap<ServiceName, Knobs>,
+    /// Where the defaults are written, with what the profile says below them.
+    pub origin: Origin,
 }
 
 /// How clients treat a service, and when it is ready.
@@ -75,8 +80,8 @@ pub struct ServicePolicy {
     pub rules: Vec<Rule>,
     /// The versions of it that some rule names.
     pub versions: BTreeSet<Arc<str>>,
-    /// Where most of it is written: `policy.yaml:12`.
-    pub origin: Option<Arc<str>>,
+    /// Where most of it is written, and where each value: `policy.yaml:12`.
+    pub origin: Option<Origin>,
 }
 
 /// A service that no other source knows.

@@ -240,6 +240,19 @@ impl Eq for Resource {}
 /// A resource's name on the wire, shared and one word long: each stream keeps thousands.
 pub type Name = arcstr::ArcStr;
 
+/// The name of the load assignment that stands for a client's own service. It belongs to a cluster of the client's
+/// bootstrap, which no server serves. `@` is in no service's name.
+pub fn local_name(namespace: &Namespace, service: &str) -> Name {
+    format!("{namespace}{LOCAL}{service}").into()
+}
+
+/// Whether a name is of that kind.
+pub fn is_local(name: &str) -> bool {
+    name.contains(LOCAL)
+}
+
+const LOCAL: &str = "/@local/";
+
 /// Resources of one type by name: a copy is free, and comparing it with what it was made from costs what differs.
 pub type Table = OrdMap<Name, Arc<Resource>>;
 

@@ -25,6 +25,7 @@ pub mod ecs;
 pub mod events;
 pub mod file;
 mod guard;
+mod said;
 mod tags;
 pub mod words;
 

@@ -135,7 +135,7 @@ impl Translator {
         };
         let changes = || before.services.diff(&namespace.services);
         let described_anew = |change: DiffItem<'_, '_, _, Service>| match change {
-            DiffItem::Update { old: (_, old), new: (_, new) } => !Arc::ptr_eq(&old.spec, &new.spec),
+            DiffItem::Update { old: (_, old), new: (_, new) } => !same(&old.spec, &new.spec),
             DiffItem::Add(..) | DiffItem::Remove(..) => true,
         };
         let is_described_anew = changes().any(described_anew)
@@ -178,7 +178,7 @@ impl Translated {
             .map(|backend| backend.service.clone())
             .filter(|name| !is_there(name))
             .collect();
-        let old = old.filter(|old| Arc::ptr_eq(&old.spec, spec));
+        let old = old.filter(|old| same(&old.spec, spec));
         let assignments = match &old {
             Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
             _ => assignments(spec, endpoints),
@@ -213,6 +213,11 @@ impl Translated {
     fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.assignments.iter().chain(&self.own).chain(&self.inbound).chain(&self.api_listeners)
     }
+}
+
+/// Whether two descriptions say the same: where they are written is nothing to Envoy.
+fn same(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> bool {
+    Arc::ptr_eq(old, new) || old.says_the_same(new)
 }
 
 /// The service as a whole, and each version of it that a rule names.

@@ -76,7 +76,8 @@ impl Shell {
         let output = self.command(line)?.output().with_context(|| format!("running `{line}`"))?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "`{line}` failed: {}\n{out}{err}", output.status);
-        ensure!(!out.trim().is_empty() || !err.trim().is_empty(), "`{line}` said nothing");
+        let is_told = !out.trim().is_empty() || !err.trim().is_empty() || line.contains(" > ");
+        ensure!(is_told, "`{line}` said nothing");
         Ok(())
     }
 
@@ -146,7 +147,23 @@ async fn guide(scene: &Scene) -> anyhow::Result<()> {
     }
     ensure!(ran > 10, "only {ran} commands were found in the README");
     shell.run("legation validate services.yaml")?;
+    rendered_as_served(&shell, &stage).await?;
     stage.close().await
+}
+
+/// The recorded world of the estate, rendered without a server, is what its server serves.
+async fn rendered_as_served(shell: &Shell, stage: &Stage) -> anyhow::Result<()> {
+    shell.run("legation world > live.json")?;
+    shell.run("legation render --world live.json --output json > live.out.json")?;
+    let text = std::fs::read_to_string(shell.folder.join("live.out.json"))?;
+    let rendered: serde_json::Value = serde_json::from_str(&text).context("what was rendered")?;
+    for kind in ["clusters", "endpoints", "listeners", "routes"] {
+        let path = format!("namespaces/{}/resources/{kind}", estate::NAMESPACE);
+        let served = stage.server.items(&path).await?;
+        let rendered = &rendered["namespaces"][estate::NAMESPACE][kind];
+        ensure!(!served.is_empty() && *rendered == json!(served), "{kind}: {rendered:#} and {served:#?}");
+    }
+    Ok(())
 }
 
 /// The targets themselves are run elsewhere: `make test` is what runs this, and the demo has a test of its own.

@@ -63,7 +63,8 @@ pub(super) fn one(kind: &str, generation: Option<u64>, item: Value) -> Answer {
 /// The fallback of the admin pages.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
     const PREFIX: &str = "/api/v1/";
-    const PAGES: [&str; 7] = ["status", "findings", "policy", "explain", "namespaces", "proxies", "changes"];
+    const PAGES: [&str; 8] =
+        ["status", "findings", "policy", "world", "explain", "namespaces", "proxies", "changes"];
     let page = uri.path().strip_prefix(PREFIX).and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let near = nearest(page, PAGES).map(|near| format!("{PREFIX}{near}"));
     Failure::not_found("such path", uri.path(), near.as_deref())

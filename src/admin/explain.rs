@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, between, one};
+use super::namespaces::treatment;
 use super::proxies::{Sync, sync};
 use super::{AdminState, Pages};
 use crate::diagnostic::words::{did_you_mean, spell};
@@ -106,20 +107,28 @@ fn is_whole(expression: &str, text: &str) -> bool {
 
 /// The steps so far.
 #[derive(Debug, Default)]
-struct Ladder(Vec<Value>);
+struct Ladder {
+    steps: Vec<Value>,
+    /// How the request is treated.
+    treatment: Option<Value>,
+}
 
 impl Ladder {
     fn step(&mut self, name: &str, is_fine: bool, says: impl Into<String>) {
-        self.0.push(json!({ "step": name, "ok": is_fine, "says": says.into() }));
+        self.steps.push(json!({ "step": name, "ok": is_fine, "says": says.into() }));
     }
 
     fn answer(self) -> Answer {
-        let failed = self.0.iter().find(|step| step["ok"] == false);
+        let failed = self.steps.iter().find(|step| step["ok"] == false);
         let verdict = match failed {
             Some(step) => format!("it fails at: {}", step["step"].as_str().unwrap_or_default()),
             None => "it goes through".to_owned(),
         };
-        one("Explanation", None, json!({ "ok": failed.is_none(), "verdict": verdict, "steps": self.0 }))
+        let is_fine = failed.is_none();
+        let item = json!({
+            "ok": is_fine, "verdict": verdict, "steps": self.steps, "treatment": self.treatment,
+        });
+        one("Explanation", None, item)
     }
 }
 
@@ -151,7 +160,9 @@ pub(super) async fn explain(
         return ladder.answer();
     };
     listener(&mut ladder, namespace, service, client);
-    let backends = route(&mut ladder, &asked, service);
+    let (rule, backends) = route(&mut ladder, &asked, service);
+    let policy = Arc::clone(&state.policy.borrow().policy);
+    ladder.treatment = Some(treatment(&policy.effective(&service.spec, rule)));
     for backend in backends {
         endpoints(&mut ladder, namespace, &backend);
     }
@@ -212,22 +223,22 @@ fn listener(ladder: &mut Ladder, namespace: &MeshNamespace, service: &Service, c
     }
 }
 
-/// Tells of the route, and returns where it leads.
-fn route(ladder: &mut Ladder, asked: &Asked, service: &Service) -> Vec<Backend> {
+/// Tells of the route, and returns the rule and where it leads.
+fn route<'a>(ladder: &mut Ladder, asked: &Asked, service: &'a Service) -> (Option<&'a Rule>, Vec<Backend>) {
     let spec = &service.spec;
     let itself = Backend { service: spec.key.name.clone(), version: None, weight: 1 };
     if !spec.protocol.is_http() {
         ladder.step("route", true, "bytes go to the service as they come");
-        return vec![itself];
+        return (None, vec![itself]);
     }
     let Some(rule) = spec.rules.iter().find(|rule| asked.fits(&rule.matches)) else {
         let says =
-            format!("no rule is about it, so it goes to the service itself; {}", treatment(&spec.knobs));
+            format!("no rule is about it, so it goes to the service itself; {}", in_short(&spec.knobs));
         ladder.step("route", true, says);
-        return vec![itself];
+        return (None, vec![itself]);
     };
     let (of, knobs) = (format!("{} ({})", rule.name, rule.origin), rule.knobs.clone().over(&spec.knobs));
-    match &rule.action {
+    let backends = match &rule.action {
         Action::Redirect(to) => {
             let place = format!(
                 "{}{}",
@@ -238,14 +249,15 @@ fn route(ladder: &mut Ladder, asked: &Asked, service: &Service) -> Vec<Backend> 
             Vec::new()
         }
         Action::Forward(backends) => {
-            ladder.step("route", true, format!("{of}; {}{}", treatment(&knobs), extras(rule)));
+            ladder.step("route", true, format!("{of}; {}{}", in_short(&knobs), extras(rule)));
             backends.clone()
         }
-    }
+    };
+    (Some(rule), backends)
 }
 
 /// Timeouts and retries in force; what is not said is the profile's.
-fn treatment(knobs: &Knobs) -> String {
+fn in_short(knobs: &Knobs) -> String {
     let time = |said: Option<std::time::Duration>, usual: &str| match said {
         Some(time) if time.is_zero() => "none".to_owned(),
         Some(time) => spell(time),

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, anyhow};
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::snapshot::Resource;
 
@@ -18,6 +18,12 @@ pub fn resource_json(resource: &Resource) -> anyhow::Result<Value> {
     let json =
         serde_json::to_value(message(resource)?).with_context(|| format!("{} as JSON", resource.name))?;
     Ok(ordered(json))
+}
+
+/// The resource as it is shown in lists: with its name and version.
+pub fn shown(resource: &Resource) -> anyhow::Result<Value> {
+    let version = resource.version.to_string();
+    Ok(json!({ "name": resource.name, "version": version, "resource": resource_json(resource)? }))
 }
 
 /// What protobuf keeps in no order: the fields of an access log, and what routes say to filters.

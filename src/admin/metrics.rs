@@ -79,6 +79,7 @@ impl Collector for Figures {
             ("revision", option_env!("LEGATION_REVISION").unwrap_or("unknown").to_owned()),
         ];
         gauges(&mut encoder, "legation_build_info", "What runs.", &Values::from([(build, 1.0)]))?;
+        self.policy(&mut encoder)?;
         self.sources(&mut encoder)?;
         self.mesh(&mut encoder)?;
         self.sidecars(&mut encoder)
@@ -86,6 +87,22 @@ impl Collector for Figures {
 }
 
 impl Figures {
+    fn policy(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (is_good, good_at, rejections) = {
+            let loaded = self.0.policy.borrow();
+            (loaded.rejected.is_empty(), loaded.good_at, loaded.rejections)
+        };
+        let help = "Whether the policy files, as they are now, are in force.";
+        gauge(encoder, "legation_config_last_reload_successful", help, f64::from(u8::from(is_good)))?;
+        let help = "When they were last found good, after a change or a rejection.";
+        let good_at = seconds(SystemTime::UNIX_EPOCH, good_at);
+        gauge(encoder, "legation_config_last_reload_success_timestamp_seconds", help, good_at)?;
+        let (name, help) =
+            ("legation_config_rejected_reloads", "Reloads that left the last good policy in force.");
+        let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(rejections).encode(counter)
+    }
+
     fn sources(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let readings: Vec<(&Cell, Reading)> =
             self.0.every_cell().map(|cell| (cell, cell.reading())).collect();
@@ -173,6 +190,10 @@ impl Figures {
         }
         gauges(encoder, "legation_findings", "Diagnosed problems.", &findings)
     }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
 fn gauges<const N: usize>(

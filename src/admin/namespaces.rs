@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
-use super::{AdminState, Pages, json::resource_json};
-use crate::model::{Mesh, MeshNamespace, Readiness, Service, State as Rotation};
+use super::{AdminState, Pages, json};
+use crate::model::{Mesh, MeshNamespace, Service, State as Rotation};
+use crate::policy::Effective;
 use crate::snapshot::ResourceType;
 use crate::vip;
 
@@ -50,7 +51,10 @@ pub(super) async fn service(
         let known = namespace.services.keys().map(|name| name.as_str());
         Failure::not_found(&format!("service in namespace `{name}` called"), &service, known)
     })?;
-    one("Service", generation(&pages.state, &name), describe(namespace, found))
+    let mut item = describe(namespace, found);
+    let policy = Arc::clone(&pages.state.policy.borrow().policy);
+    item["treatment"] = treatment(&policy.effective(&found.spec, None));
+    one("Service", generation(&pages.state, &name), item)
 }
 
 /// `/api/v1/namespaces/{namespace}/hosts`.
@@ -79,10 +83,7 @@ pub(super) async fn resources(
     // A dump is long work: it must neither hold up streams nor run many times at once.
     let _turn = pages.dumps.acquire().await.map_err(|error| broken(&error))?;
     let dump = tokio::task::spawn_blocking(move || {
-        let items = snapshot.table(kind).values().map(|resource| {
-            let version = resource.version.to_string();
-            Ok(json!({ "name": resource.name, "version": version, "resource": resource_json(resource)? }))
-        });
+        let items = snapshot.table(kind).values().map(|resource| json::shown(resource));
         items.collect::<anyhow::Result<Vec<_>>>().map(|items| (snapshot.generation, items))
     });
     let (generation, items) =
@@ -100,17 +101,23 @@ fn find<'a>(state: &AdminState, mesh: &'a Mesh, name: &str) -> Result<&'a Arc<Me
     Err(Failure::not_found("namespace", name, mesh.namespaces.keys().map(|name| name.as_str())))
 }
 
-fn not_yet() -> Failure {
+pub(super) fn not_yet() -> Failure {
     let message = "nothing is served until every source has been read once: see /readyz?verbose";
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", message)
 }
 
-fn broken(error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn broken(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", error.to_string())
 }
 
 fn generation(state: &AdminState, namespace: &str) -> Option<u64> {
     state.store.latest(namespace).map(|snapshot| snapshot.generation)
+}
+
+/// What is in force, and where each value was said.
+pub(super) fn treatment(effective: &[Effective]) -> Value {
+    let value = |it: &Effective| json!({ "key": it.key, "value": it.value, "origin": it.origin });
+    effective.iter().map(value).collect()
 }
 
 fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
@@ -138,12 +145,9 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         "requestTimeoutMs": spec.knobs.request_timeout.map(milliseconds),
         "idleTimeoutMs": spec.knobs.idle_timeout.map(milliseconds),
         "retryAttempts": spec.knobs.retry_attempts,
-        "readiness": match spec.readiness {
-            Readiness::Healthy => "healthy",
-            Readiness::Running => "running",
-        },
+        "readiness": spec.readiness.as_str(),
         "createdAt": time(spec.created_at),
-        "origin": spec.origin,
+        "origin": &*spec.origin,
         "counts": {
             "healthy": count(Rotation::Healthy),
             "draining": count(Rotation::Draining),

@@ -1,6 +1,7 @@
 //! One look at everything: sources, counts, findings.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -129,12 +130,14 @@ pub(super) async fn policy(State(pages): State<Pages>) -> Answer {
         let suggestion = it.suggestion.as_deref();
         json!({ "code": it.code, "place": it.place(), "message": it.message, "suggestion": suggestion })
     };
+    let text = |(file, text): &(PathBuf, String)| json!({ "file": file.display().to_string(), "text": text });
     one(
         "Policy",
         None,
         json!({
             "since": time(loaded.since),
             "files": loaded.files().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+            "texts": loaded.texts().iter().map(text).collect::<Vec<_>>(),
             "rejected": loaded.rejected.iter().map(problem).collect::<Vec<_>>(),
         }),
     )

@@ -23,7 +23,7 @@ use crate::xds::clients::{Connected, Nack, Node, Progress, Registered, Watched};
 use crate::xds::session::{self, Names, Protocol, Session, Terms};
 
 mod csds;
-mod explain;
+pub(crate) mod explain;
 mod figures;
 mod health;
 mod inspection;
@@ -102,6 +102,13 @@ impl World {
         self.writer.confirm(Instant::now());
     }
 
+    /// Publishes what follows from the mesh as it is now.
+    pub(crate) fn republish(&self) {
+        let mesh = Arc::clone(&self.mesh.borrow());
+        let tables = Translator::default().translate(&mesh.namespaces["prod"]);
+        self.writer.publish(Snapshot::first("prod".into(), tables, Vec::new(), at(0)));
+    }
+
     /// Connects a sidecar that holds `generation`.
     pub(crate) fn connect(&mut self, id: &str, generation: u64, progress: Progress) {
         let session = self.session();
@@ -158,7 +165,7 @@ impl World {
         });
     }
 
-    async fn admin(&self, path: &str) -> (StatusCode, Value) {
+    pub(crate) async fn admin(&self, path: &str) -> (StatusCode, Value) {
         let request = Request::get(path).header(header::HOST, "localhost:19000").body(Body::empty()).unwrap();
         let (status, text) = text(admin_router(self.state.clone()).oneshot(request).await.unwrap()).await;
         (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))

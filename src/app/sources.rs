@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -33,6 +34,8 @@ pub(super) struct Sources {
     pub(super) cells: Vec<Cell>,
     /// Of the queue of events, which is no source of its own.
     pub(super) queue: Option<Cell>,
+    /// The clock of what they read; our own where there is no AWS.
+    pub(super) clock: Arc<aws::Clock>,
 }
 
 /// What it takes to start a source.
@@ -57,9 +60,14 @@ impl Starting<'_> {
 
     /// The cell of a source that can be wrong and look complete.
     fn guarded_cell(&mut self, name: &str) -> CellWriter {
-        let Guard { service_percent, namespace_percent, at_least } = self.config.guard;
-        let at_least = at_least.get();
-        self.cell(name).guarded(GuardLimits { service_percent, namespace_percent, at_least })
+        let Guard { max_withdrawal_percent, max_namespace_withdrawal_percent, min_endpoints, confirmations } =
+            self.config.guard;
+        self.cell(name).guarded(GuardLimits {
+            service_percent: max_withdrawal_percent,
+            namespace_percent: max_namespace_withdrawal_percent,
+            at_least: min_endpoints.get(),
+            confirmations,
+        })
     }
 
     fn run(&mut self, name: String, part: impl Future<Output = ()> + Send + 'static) {
@@ -136,8 +144,9 @@ pub(super) async fn start(
     clients: &Clients,
 ) -> anyhow::Result<Sources> {
     let mut starting = Starting { config, metrics, parts, stopping, cells: Vec::new() };
-    let mut queue = None;
+    let (mut queue, mut clock) = (None, Arc::default());
     if let Some(mut accounts) = load_aws(config, metrics).await? {
+        clock = accounts.clock();
         let addressees = starting.clusters(&mut accounts).await;
         starting.hints(clients, addressees.clone());
         if let Some(settings) = &config.ecs_queue {
@@ -154,7 +163,7 @@ pub(super) async fn start(
     for (namespace, settings) in &config.namespaces {
         settings.files.iter().for_each(|path| starting.file(namespace, path));
     }
-    Ok(Sources { cells: starting.cells, queue })
+    Ok(Sources { cells: starting.cells, queue, clock })
 }
 
 /// Passes on which sidecars come and go to the sources of their tasks' clusters.

@@ -195,8 +195,31 @@ pub(super) fn explain(explain: &Explain, terminal: &mut Terminal<'_>) -> Outcome
         vec![word(&step["step"]), state.to_owned(), word(&step["says"])]
     };
     write!(terminal.out, "{}", table(&["STEP", "STATE", "SAYS"], steps.map(row)))?;
+    if !item["treatment"].is_null() {
+        write!(terminal.out, "\n{}", describe_treatment(&item["treatment"]))?;
+    }
     writeln!(terminal.out, "\n{}", clean(&word(&item["verdict"])))?;
     Ok(exit)
+}
+
+/// Each value in force, and where it was said.
+fn describe_treatment(treatment: &Value) -> String {
+    let values = treatment.as_array().map_or(&[][..], Vec::as_slice).iter();
+    let row = |value: &Value| ["key", "value", "origin"].map(|column| word(&value[column])).to_vec();
+    table(&["KEY", "VALUE", "ORIGIN"], values.map(row))
+}
+
+/// `legation services` of one service.
+pub(super) fn service(namespace: &str, service: &str, ask: &Ask, terminal: &mut Terminal<'_>) -> Outcome {
+    let path = format!("/api/v1/namespaces/{}/services/{}", segment(namespace), segment(service));
+    let answer = get(&ask.server, &path)?;
+    if ask.output == Format::Json {
+        return json(&answer, terminal);
+    }
+    let item = &answer["item"];
+    let (services, treatment) = (describe_services(std::slice::from_ref(item)), &item["treatment"]);
+    write!(terminal.out, "{services}\n{}", describe_treatment(treatment))?;
+    Ok(Exit::Done)
 }
 
 /// `legation services`.

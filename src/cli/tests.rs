@@ -165,6 +165,8 @@ mod files {
     }
 }
 
+mod policy;
+
 mod asking {
     use super::*;
     use crate::admin::tests::{World, world};
@@ -173,7 +175,10 @@ mod asking {
     use tokio_util::sync::CancellationToken;
 
     /// Calls commands against a real server over `world`.
-    async fn ask(world: &World, calls: &'static [&'static [&'static str]]) -> Vec<(Exit, String, String)> {
+    pub(super) async fn ask(
+        world: &World,
+        calls: &'static [&'static [&'static str]],
+    ) -> Vec<(Exit, String, String)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}/", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

@@ -90,6 +90,9 @@ fn validate(path: &Path, text: &str) -> Vec<Problem> {
         Ok(keys) => keys,
         Err(problem) => return vec![problem],
     };
+    if file::world::is_world(text) {
+        return file::world::read(path, text).err().unwrap_or_default();
+    }
     if keys.0.iter().any(|(key, _)| key.text == "kind" || key.text == "apiVersion") {
         let text = (path.to_owned(), text.to_owned());
         return Policy::parse(&[text], &BTreeSet::new()).err().unwrap_or_default();

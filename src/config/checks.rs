@@ -80,9 +80,14 @@ fn guard(checker: &mut Checker<'_>, written: written::Guard) -> Guard {
         written.and_then(|written| checker.number(&written, least, most))
     };
     Guard {
-        service_percent: number(written.service_percent, 0, 100).unwrap_or(usual.service_percent),
-        namespace_percent: number(written.namespace_percent, 0, 100).unwrap_or(usual.namespace_percent),
-        at_least: number(written.at_least, 1, 1_000_000).and_then(NonZeroU32::new).unwrap_or(usual.at_least),
+        max_withdrawal_percent: number(written.max_withdrawal_percent, 0, 100)
+            .unwrap_or(usual.max_withdrawal_percent),
+        max_namespace_withdrawal_percent: number(written.max_namespace_withdrawal_percent, 0, 100)
+            .unwrap_or(usual.max_namespace_withdrawal_percent),
+        min_endpoints: number(written.min_endpoints, 1, 1_000_000)
+            .and_then(NonZeroU32::new)
+            .unwrap_or(usual.min_endpoints),
+        confirmations: number(written.confirmations, 2, 10).unwrap_or(usual.confirmations),
     }
 }
 

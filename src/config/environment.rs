@@ -5,7 +5,7 @@ use crate::diagnostic::words::did_you_mean;
 use crate::diagnostic::{Place, Problem, UNKNOWN_KEY, Written};
 
 /// Every variable that is read. Two have no section; the other variables of Legation belong to its client.
-const VARIABLES: [&str; 26] = [
+const VARIABLES: [&str; 27] = [
     "LEGATION_LISTEN__XDS",
     "LEGATION_LISTEN__METRICS",
     "LEGATION_LISTEN__ADMIN",
@@ -20,9 +20,10 @@ const VARIABLES: [&str; 26] = [
     "LEGATION_CLOUD_MAP__HEALTH_INTERVAL",
     "LEGATION_MAX_BACKOFF",
     "LEGATION_SHUTDOWN_GRACE",
-    "LEGATION_GUARD__SERVICE_PERCENT",
-    "LEGATION_GUARD__NAMESPACE_PERCENT",
-    "LEGATION_GUARD__AT_LEAST",
+    "LEGATION_GUARD__MAX_WITHDRAWAL_PERCENT",
+    "LEGATION_GUARD__MAX_NAMESPACE_WITHDRAWAL_PERCENT",
+    "LEGATION_GUARD__MIN_ENDPOINTS",
+    "LEGATION_GUARD__CONFIRMATIONS",
     "LEGATION_XDS__MAX_STREAM_AGE",
     "LEGATION_XDS__MAX_STREAMS",
     "LEGATION_XDS__MAX_STREAMS_PER_NAMESPACE",
@@ -75,9 +76,14 @@ fn slot<'a>(file: &'a mut File, name: &str) -> Option<&'a mut Option<Written>> {
         "LEGATION_CLOUD_MAP__HEALTH_INTERVAL" => &mut file.cloud_map.get_or_insert_default().health_interval,
         "LEGATION_MAX_BACKOFF" => &mut file.max_backoff,
         "LEGATION_SHUTDOWN_GRACE" => &mut file.shutdown_grace,
-        "LEGATION_GUARD__SERVICE_PERCENT" => &mut file.guard.get_or_insert_default().service_percent,
-        "LEGATION_GUARD__NAMESPACE_PERCENT" => &mut file.guard.get_or_insert_default().namespace_percent,
-        "LEGATION_GUARD__AT_LEAST" => &mut file.guard.get_or_insert_default().at_least,
+        "LEGATION_GUARD__MAX_WITHDRAWAL_PERCENT" => {
+            &mut file.guard.get_or_insert_default().max_withdrawal_percent
+        }
+        "LEGATION_GUARD__MAX_NAMESPACE_WITHDRAWAL_PERCENT" => {
+            &mut file.guard.get_or_insert_default().max_namespace_withdrawal_percent
+        }
+        "LEGATION_GUARD__MIN_ENDPOINTS" => &mut file.guard.get_or_insert_default().min_endpoints,
+        "LEGATION_GUARD__CONFIRMATIONS" => &mut file.guard.get_or_insert_default().confirmations,
         _ => return slot_of_xds(file, name.strip_prefix("LEGATION_XDS__")?),
     })
 }

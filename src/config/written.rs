@@ -66,9 +66,10 @@ pub(super) struct CloudMap {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Guard {
-    pub(super) service_percent: Option<Written>,
-    pub(super) namespace_percent: Option<Written>,
-    pub(super) at_least: Option<Written>,
+    pub(super) max_withdrawal_percent: Option<Written>,
+    pub(super) max_namespace_withdrawal_percent: Option<Written>,
+    pub(super) min_endpoints: Option<Written>,
+    pub(super) confirmations: Option<Written>,
 }
 
 /// `xds`.

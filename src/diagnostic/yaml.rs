@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::{Error, Location, MessageFormatter, Spanned, UserMessageFormatter};
 
 use super::words::{choice, short};
@@ -91,6 +91,12 @@ pub(super) fn read_yaml_with_repeated_keys<T: DeserializeOwned>(
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
     read_with(file, text, options)
+}
+
+/// A value as YAML.
+pub fn to_yaml(value: &impl Serialize) -> Result<String, String> {
+    let text = serde_saphyr::to_string(value).map_err(|error| error.to_string())?;
+    Ok(if text.ends_with('\n') { text } else { text + "\n" })
 }
 
 fn read_with<T: DeserializeOwned>(

@@ -30,7 +30,8 @@ pub(super) fn changed(old: &[Arc<View>], new: &[Arc<View>]) -> BTreeMap<Namespac
     changed
 }
 
-fn joined(views: &[Arc<View>], key: &ServiceKey) -> Crew {
+/// One crew, as all sources know it.
+pub(super) fn joined(views: &[Arc<View>], key: &ServiceKey) -> Crew {
     let mut crews = views.iter().filter_map(|view| view.crews.get(key));
     match (crews.next(), crews.next()) {
         (Some(only), None) => Arc::clone(only),

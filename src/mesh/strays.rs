@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::diagnostic::words::did_you_mean;
-use crate::model::{Finding, Namespace, Rule, ServiceName, ServiceSpec};
+use crate::model::{Finding, Namespace, Origin, Rule, ServiceName, ServiceSpec};
 use crate::policy::NamespacePolicy;
 
 /// The findings about a namespace.
@@ -48,6 +48,6 @@ fn of_route(rule: &Rule, why: &str) -> String {
     format!("route {}: {why}; its share goes to the others, and without any the answer is 503", rule.name)
 }
 
-fn finding(origin: &Arc<str>, message: String) -> Finding {
+fn finding(origin: &Origin, message: String) -> Finding {
     Finding { code: "CFG002", object: format!("policy {origin}"), message }
 }

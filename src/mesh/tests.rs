@@ -9,7 +9,9 @@ use crate::model::{
 };
 
 mod again;
+mod gate;
 mod homes;
+mod recorded;
 mod shared;
 
 fn at(seconds: u64) -> Option<SystemTime> {

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::Sighting;
 use crate::model::{
-    Endpoint, Health, InstanceId, Member, Namespace, Phase, Place, Readiness, Reason, Registration,
+    Endpoint, Health, InstanceId, Knobs, Member, Namespace, Phase, Place, Readiness, Reason, Registration,
     ServiceSpec, State, StopCause, TaskState, Verdict, View,
 };
 
@@ -19,6 +20,64 @@ use crate::model::{
 struct Stand<'a> {
     view: &'a View,
     namespace: &'a Namespace,
+}
+
+/// Where an instance is in its life, and when that began.
+#[derive(Clone, Copy)]
+struct Life {
+    phase: Phase,
+    began: Option<SystemTime>,
+}
+
+/// When the tasks of a service are ready, and what time it is.
+#[derive(Clone, Copy)]
+struct Gate {
+    readiness: Readiness,
+    max_wait: Option<Duration>,
+    /// Whether whoever says nothing is held back for good.
+    holds: bool,
+    now: Option<SystemTime>,
+}
+
+impl Gate {
+    fn of(spec: &ServiceSpec, now: Option<SystemTime>) -> Self {
+        let Knobs { max_wait, holds_the_silent, .. } = spec.knobs;
+        Self { readiness: spec.readiness, max_wait, holds: holds_the_silent == Some(true), now }
+    }
+
+    /// When it has been waited for long enough, although its check could take longer.
+    fn ends(self, life: Life) -> Option<SystemTime> {
+        life.began?.checked_add(self.max_wait?)
+    }
+
+    fn is_over(self, life: Life) -> bool {
+        self.ends(life).zip(self.now).is_some_and(|(end, now)| end <= now)
+    }
+}
+
+/// When the next verdict about a service is another although no source says anything: the first end of a wait.
+pub(super) fn next_end<'a>(
+    sightings: &[Sighting<'a>],
+    spec: &'a ServiceSpec,
+    tasks: &Tasks<'a>,
+    now: Option<SystemTime>,
+) -> Option<SystemTime> {
+    let gate = Gate::of(spec, now);
+    gate.max_wait.filter(|_| gate.readiness != Readiness::Running)?;
+    let waits = |life: &Life| {
+        let (Health::Unknown { gate_over } | Health::Unhealthy { gate_over }) = health(life.phase)? else {
+            return None;
+        };
+        (!gate_over).then(|| gate.ends(*life))?.filter(|end| Some(*end) > now)
+    };
+    living(sightings, &spec.key.namespace, tasks).filter_map(|(.., life)| waits(&life?)).min()
+}
+
+fn health(phase: Phase) -> Option<Health> {
+    match phase {
+        Phase::Running(health) => Some(health),
+        _ => None,
+    }
 }
 
 /// Every ECS task of every watched cluster.
@@ -67,14 +126,16 @@ impl<'a> Tasks<'a> {
     /// Where the ECS task behind a Cloud Map instance is in its life; `None` when there is no such task, or
     /// its address now belongs to another task, be it another service's or a standalone one. Where ECS knows of nobody
     /// there and of tasks of the service without an address, Cloud Map is believed.
-    fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Phase> {
+    fn behind(&self, from: Stand<'a>, registration: &Registration, service: Option<&str>) -> Option<Life> {
         let same = |task: &&TaskState| service.is_none() || task.service.as_deref() == service;
         let there = self.at(from, registration);
         if there.is_empty() {
-            return self.is_unplaced(from, &registration.member).then_some(registration.phase);
+            let own = Life { phase: registration.phase, began: registration.started_at };
+            return self.is_unplaced(from, &registration.member).then_some(own);
         }
         let of_it = there.into_iter().filter(same);
-        of_it.max_by_key(|task| (task.started_at, &task.instance)).map(|task| task.phase)
+        let youngest = of_it.max_by_key(|task| (task.started_at, &task.instance));
+        youngest.map(|task| Life { phase: task.phase, began: task.started_at })
     }
 
     /// Whether tasks of the service of `member`, in its cluster, are somewhere that ECS doesn't tell.
@@ -120,8 +181,33 @@ pub(super) fn endpoints<'a>(
     sightings: &[Sighting<'a>],
     spec: &'a ServiceSpec,
     tasks: &Tasks<'a>,
+    now: Option<SystemTime>,
 ) -> Vec<Endpoint> {
-    let namespace = &spec.key.namespace;
+    let gate = Gate::of(spec, now);
+    let endpoint = |(registration, from, life): (&Registration, Stand<'a>, Option<Life>)| Endpoint {
+        instance: registration.instance.clone(),
+        address: registration.address,
+        port: registration.port,
+        zone: registration.zone.clone(),
+        version: registration.version.clone(),
+        verdict: match life {
+            Some(_) if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
+            Some(life) => verdict(registration, from, life, gate, tasks),
+            None => absent(Reason::NoTask),
+        },
+    };
+    let mut endpoints: Vec<_> = living(sightings, &spec.key.namespace, tasks).map(endpoint).collect();
+    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    keep_last_hope(&mut endpoints);
+    endpoints
+}
+
+/// Each instance once, as whoever is trusted most knows it, and where it is in its life; `None` where there is no task to it.
+fn living<'a>(
+    sightings: &[Sighting<'a>],
+    namespace: &'a Namespace,
+    tasks: &Tasks<'a>,
+) -> impl Iterator<Item = (&'a Registration, Stand<'a>, Option<Life>)> {
     let of = |(service, view): &Sighting<'a>| {
         let (stand, service) = (Stand { view, namespace }, *service);
         service.registrations.iter().map(move |registration| (registration, stand))
@@ -134,28 +220,47 @@ pub(super) fn endpoints<'a>(
     let known: BTreeSet<&InstanceId> = of_ecs.map(|(registration, _)| &registration.instance).collect();
     let is_in_ecs = sightings.iter().any(|(_, view)| !view.clusters.is_empty());
     // Service Connect does not say whose an instance is: where a service is ECS's, another service's task is not it.
-    let is_anothers = |registration: &Registration, from: Stand<'a>| {
+    let is_anothers = move |registration: &Registration, from: Stand<'a>| {
         let owners = if is_in_ecs { tasks.at(from, registration) } else { Vec::new() };
         matches!(registration.member, Member::CloudMap { cluster: None, .. })
             && !owners.is_empty()
             && owners.iter().all(|owner| !known.contains(&owner.instance))
     };
-    let endpoint = |(registration, from): (&Registration, Stand<'a>)| Endpoint {
-        instance: registration.instance.clone(),
-        address: registration.address,
-        port: registration.port,
-        zone: registration.zone.clone(),
-        version: registration.version.clone(),
-        verdict: if is_anothers(registration, from) {
-            absent(Reason::NoTask)
-        } else {
-            verdict(registration, from, spec, tasks)
-        },
-    };
-    let mut endpoints: Vec<_> = registrations.into_iter().map(endpoint).collect();
-    endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-    keep_last_hope(&mut endpoints);
-    endpoints
+    registrations.into_iter().map(move |(registration, from)| {
+        let own = Life { phase: registration.phase, began: registration.started_at };
+        let life = match &registration.member {
+            _ if is_anothers(registration, from) => None,
+            // Cloud Map may be stale: its ECS instances live and die as ECS says.
+            member @ Member::CloudMap { service, .. } if tasks.watches(from, member) => {
+                tasks.behind(from, registration, service.as_deref())
+            }
+            _ => Some(own),
+        };
+        (registration, from, life)
+    })
+}
+
+/// Each instance as it is when everything that is known has been looked at: what follows from these alone is what
+/// [`endpoints`] says of the ones that may be served. What has no task, or whose place is another's, is left out.
+pub(super) fn registrations<'a>(
+    sightings: &[Sighting<'a>],
+    namespace: &'a Namespace,
+    tasks: &Tasks<'a>,
+) -> Vec<Registration> {
+    let living = living(sightings, namespace, tasks);
+    let mut registrations: Vec<_> = living
+        .filter(|(registration, from, _)| !tasks.reused(*from, registration))
+        .filter_map(|(registration, _, life)| {
+            let member = match &registration.member {
+                Member::CloudMap { .. } => Member::CloudMap { cluster: None, service: None },
+                member => member.clone(),
+            };
+            let Life { phase, began } = life?;
+            Some(Registration { phase, started_at: began, member, ..registration.clone() })
+        })
+        .collect();
+    registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    registrations
 }
 
 /// Known to several is one endpoint, and the most trusted verdict wins, which comes first. ECS registers a task in Cloud
@@ -195,24 +300,14 @@ fn retain_first_known<'a>(registrations: &mut Vec<(&Registration, Stand<'a>)>, t
 fn verdict<'a>(
     registration: &Registration,
     from: Stand<'a>,
-    spec: &ServiceSpec,
+    life: Life,
+    gate: Gate,
     tasks: &Tasks<'a>,
 ) -> Verdict {
-    let phase = match &registration.member {
-        // Cloud Map may be stale: its ECS instances live and die as ECS says.
-        member @ Member::CloudMap { service, .. } if tasks.watches(from, member) => {
-            match tasks.behind(from, registration, service.as_deref()) {
-                Some(phase) => phase,
-                None => return absent(Reason::NoTask),
-            }
-        }
-        _ => registration.phase,
-    };
-    match by_phase(phase, &registration.member, spec.readiness) {
+    match by_phase(life, &registration.member, gate) {
         out if out.state == State::Absent && !is_leaving(out) => out,
         _ if tasks.reused(from, registration) => absent(Reason::AddressReused),
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
-        _ if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),
         verdict if registration.held => Verdict { reason: Reason::WithdrawalHeld, ..verdict },
@@ -220,25 +315,26 @@ fn verdict<'a>(
     }
 }
 
-fn by_phase(phase: Phase, member: &Member, readiness: Readiness) -> Verdict {
-    match phase {
+fn by_phase(life: Life, member: &Member, gate: Gate) -> Verdict {
+    let is_over = |gate_over| gate_over || gate.is_over(life);
+    match life.phase {
         Phase::Starting => absent(Reason::Starting),
         Phase::Stopped => absent(Reason::Stopped),
         Phase::Stopping(StopCause::Crashed) => absent(Reason::Crashed),
         Phase::Stopping(StopCause::Planned) => absent(Reason::Stopping),
         Phase::Stopping(StopCause::Spot) => absent(Reason::SpotInterruption),
         Phase::Running(Health::NoCheck) => healthy(Reason::NoCheck),
-        Phase::Running(_) if readiness == Readiness::Running => healthy(Reason::Ready),
+        Phase::Running(_) if gate.readiness == Readiness::Running => healthy(Reason::Ready),
         Phase::Running(Health::Healthy) => healthy(Reason::Ready),
-        Phase::Running(Health::Unknown { gate_over: true }) => healthy(Reason::GateExpired),
-        Phase::Running(Health::Unknown { .. } | Health::Unhealthy { gate_over: false }) => {
-            absent(Reason::AwaitingHealth)
+        Phase::Running(Health::Unknown { gate_over }) if is_over(gate_over) && !gate.holds => {
+            healthy(Reason::GateExpired)
         }
-        Phase::Running(Health::Unhealthy { gate_over: true }) => {
+        Phase::Running(Health::Unhealthy { gate_over }) if is_over(gate_over) => {
             let in_cloud_map = matches!(member, Member::CloudMap { .. });
             let reason = if in_cloud_map { Reason::CloudMapUnhealthy } else { Reason::ContainerUnhealthy };
             Verdict { state: State::Unhealthy, reason }
         }
+        Phase::Running(Health::Unknown { .. } | Health::Unhealthy { .. }) => absent(Reason::AwaitingHealth),
     }
 }
 

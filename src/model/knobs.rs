@@ -106,6 +106,10 @@ layer! {
         access_log_query: bool,
         /// Which share of requests is logged.
         access_log_percent: u32,
+        /// How long a task that runs is waited for until its health check passes.
+        max_wait: Duration,
+        /// Whether a task that has said nothing by then is waited for still.
+        holds_the_silent: bool,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Knobs, ServiceName};
+use super::{Knobs, Origin, ServiceName};
 
 /// One rule of a service: what it is about, and what is done with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,8 +25,8 @@ pub struct Rule {
     pub fault: Fault,
     /// Timeouts and retries that differ from the service's.
     pub knobs: Knobs,
-    /// Where it is written: `policy.yaml:12`.
-    pub origin: Arc<str>,
+    /// Where it is written, and where each value of it: `policy.yaml:12`.
+    pub origin: Origin,
 }
 
 /// What a rule is about: all of these.

@@ -21,6 +21,7 @@ struct Running {
     store: Store,
     mesh: watch::Receiver<Arc<Mesh>>,
     ledger: Ledger,
+    policy: watch::Sender<Loaded>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -30,14 +31,20 @@ fn start() -> Running {
 }
 
 fn start_with(cluster_grace: Duration) -> Running {
+    start_under(cluster_grace, Loaded::none())
+}
+
+fn start_under(cluster_grace: Duration, loaded: Loaded) -> Running {
     let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
     let (writer, store) = store();
     let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
     let (ledger, stop) = (Ledger::default(), CancellationToken::new());
+    let (policy, policies) = watch::channel(loaded);
     let pipeline = Pipeline {
         namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
         cells: vec![ecs_cell, map_cell],
-        policy: watch::channel(Loaded::none()).1,
+        policy: policies,
+        clock: Arc::default(),
         writer,
         mesh: mesh_in,
         ledger: ledger.clone(),
@@ -45,7 +52,7 @@ fn start_with(cluster_grace: Duration) -> Running {
         cluster_grace,
     };
     let task = tokio::spawn(pipeline.run(stop.clone()));
-    Running { ecs, map, store, mesh, ledger, stop, task }
+    Running { ecs, map, store, mesh, ledger, policy, stop, task }
 }
 
 fn view(phases: &[Phase]) -> View {
@@ -225,4 +232,47 @@ async fn what_is_back_within_the_grace_has_not_been_withdrawn() {
     assert_eq!((change.withdrawal.instance.as_str(), change.withdrawal.reason), ("task/2", Reason::Stopping));
     assert_eq!(change.withdrawal.generation, back.generation);
     assert_eq!(change.withdrawal.seen_at, back.seen_at);
+}
+
+fn loaded(text: &str) -> Loaded {
+    let text = format!("apiVersion: legation/v1alpha1\nkind: Policy\n{text}");
+    let texts = vec![("policy.yaml".into(), text)];
+    Loaded::read(texts, &["prod".into(), "empty".into()].into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_policy_whose_lines_move_publishes_nothing_but_is_told_with_its_lines() {
+    let text = "services:\n  payments: { namespace: prod, retry: { attempts: 1 } }\n\
+        routes: [{ name: a, namespace: prod, parentRefs: [payments], rules: [{ timeouts: { request: 1s } }] }]\n";
+    let mut running = start_under(GRACE, loaded(text));
+    running.ecs.publish(view(&[UP, UP]), Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    running.mesh.changed().await.unwrap();
+    let rule = |mesh: &Mesh| mesh.namespaces["prod"].services["payments"].spec.rules[0].origin.to_string();
+    assert_eq!(rule(&running.mesh.borrow()), "policy.yaml:5");
+    running.policy.send_replace(loaded(&format!("# moved\n{text}")));
+    running.mesh.changed().await.unwrap();
+    assert_eq!(rule(&running.mesh.borrow()), "policy.yaml:6");
+    assert_eq!(running.store.latest("prod").unwrap().generation, 1);
+    running.policy.send_replace(loaded(&text.replace("1s", "2s")));
+    running.mesh.changed().await.unwrap();
+    assert_eq!(running.store.latest("prod").unwrap().generation, 2);
+}
+
+#[tokio::test]
+async fn a_wait_that_a_policy_shortens_ends_although_no_source_speaks() {
+    let text = "services: { payments: { namespace: prod, readiness: { maxWait: 1s } } }\n";
+    let mut running = start_under(GRACE, loaded(text));
+    let mut seen = view(&[Phase::Running(Health::Unknown { gate_over: false })]);
+    let service = seen.services.get_mut(&ServiceKey::new("prod", "payments")).unwrap();
+    Arc::make_mut(service).registrations[0].started_at = Some(SystemTime::now());
+    running.ecs.publish(seen, Instant::now());
+    running.map.publish(View::default(), Instant::now());
+    let mut reason = async || {
+        running.mesh.changed().await.unwrap();
+        running.mesh.borrow().namespaces["prod"].services["payments"].endpoints[0].verdict.reason
+    };
+    assert_eq!(reason().await, Reason::AwaitingHealth);
+    let came = tokio::time::timeout(Duration::from_secs(20), reason()).await;
+    assert_eq!(came.expect("somebody wakes up"), Reason::GateExpired);
 }

@@ -9,8 +9,8 @@ use super::External;
 use super::read::{Reader, number, protocol, time};
 use crate::diagnostic::{BAD_VALUE, Node, TWO_SERVICES, Written};
 use crate::model::{
-    Alias, Health, Member, Namespace, Phase, RateLimit, Reach, Registration, ServiceKey, ServiceName,
-    ServiceSpec,
+    Alias, Health, Member, Namespace, Origin, Phase, RateLimit, Reach, Registration, Said, ServiceKey,
+    ServiceName, ServiceSpec,
 };
 use crate::vip;
 
@@ -118,11 +118,19 @@ impl Reader<'_, '_> {
         let key = ServiceKey { namespace: namespace.clone(), name: name.text.as_str().into() };
         let is_by_name = places.iter().any(|(_, (host, _))| host.parse::<IpAddr>().is_err());
         let hosts = places.into_iter().filter(|_| is_by_name).map(|(_, (host, port))| (host.into(), port));
+        let document = self.checker.document();
+        let place = |key: &str| node.get(key).map(|node| document.line_of(node.spot()));
+        let protocol_said = node.get("appProtocol").and_then(Node::text).zip(place("appProtocol"));
+        let said = [
+            place("port").map(|place| Said::new("aliases", "", place)),
+            protocol_said.map(|(protocol, place)| Said::new("appProtocol", protocol, place)),
+        ];
+        let origin = Origin::new(document.origin(name), said.into_iter().flatten());
         let spec = ServiceSpec {
             protocol: protocol(node).unwrap_or_default(),
             aliases: vec![Alias { name: key.name.shared(), port }],
             reach: Reach { hosts: hosts.collect(), ..Reach::default() },
-            ..ServiceSpec::new(key, self.checker.document().origin(name))
+            ..ServiceSpec::new(key, origin)
         };
         let external = External { spec: Arc::new(spec), registrations };
         self.of(&namespace).externals.insert(ServiceName::from(name.text.as_str()), external);

@@ -8,11 +8,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, transport};
+use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, said, transport};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, Written, read_tree};
 use crate::model::{Balancing, Knobs, Namespace, Protocol, Readiness};
+
+/// The keys that are about requests, by section.
+pub(super) const OF_REQUESTS: [(&str, &[&str]); 2] = [
+    ("timeouts", &["request", "backendRequest", "streamIdle"]),
+    ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly"]),
+];
 
 /// Where each thing was written first, as `payments.yaml:7:3`: it may be there once in all files.
 #[derive(Debug, Default)]
@@ -170,7 +176,10 @@ impl Reader<'_, '_> {
         if node.get("profile").and_then(Node::text) == Some("envoy") {
             defaults.knobs = defaults.knobs.over(&envoy());
         }
-        self.of(&namespace).defaults = defaults;
+        let document = self.checker.document();
+        let origin = said::of_defaults(document.origin(name), node, document);
+        let known = self.of(&namespace);
+        (known.defaults, known.origin) = (defaults, origin);
     }
 
     fn service(&mut self, name: &Written, node: &Node) {
@@ -187,7 +196,8 @@ impl Reader<'_, '_> {
         let (aliases, local_ports) = aliases.unzip();
         let mut treatment = self.treatment(node);
         treatment.knobs.inbound_port = node.get("inbound").map(|node| self.inbound(node));
-        let origin = Some(self.checker.document().origin(name).into());
+        let document = self.checker.document();
+        let origin = Some(said::of_service(document.origin(name), node, document));
         // A route in another file may have come first.
         let service = self.of(&namespace).services.entry(name.text.as_str().into()).or_default();
         (service.aliases, service.local_ports) = (aliases, local_ports.unwrap_or_default());
@@ -196,10 +206,6 @@ impl Reader<'_, '_> {
 
     /// What has no meaning where there are only bytes.
     fn judge_tcp(&mut self, node: &Node) {
-        const OF_REQUESTS: [(&str, &[&str]); 2] = [
-            ("timeouts", &["request", "backendRequest", "streamIdle"]),
-            ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly"]),
-        ];
         for (section, keys) in OF_REQUESTS {
             for (key, _) in node.get(section).map(Node::entries).unwrap_or_default() {
                 if keys.contains(&key.text.as_str()) {
@@ -215,6 +221,7 @@ impl Reader<'_, '_> {
         let outliers = |key: &str| node.get("outlierDetection")?.get(key);
         let breaker = |key| number(node.get("circuitBreaker")?.get(key));
         let log = |key: &str| node.get("accessLog")?.get(key);
+        let ready = |key: &str| node.get("readiness")?.get(key);
         let balancing = node.get("loadBalancing");
         self.judge_ejections(node.get("outlierDetection"));
         let knobs = Knobs {
@@ -238,9 +245,11 @@ impl Reader<'_, '_> {
             access_log: switch(log("enabled")),
             access_log_query: switch(log("includeQueryParameters")),
             access_log_percent: number(log("samplePercent")),
+            max_wait: time(ready("maxWait")),
+            holds_the_silent: ready("onExpiry").and_then(Node::text).map(|word| word == "hold"),
             ..node.get("retry").map(retry).unwrap_or_default()
         };
-        let gate = node.get("readiness").and_then(|node| node.get("gate")).and_then(Node::text);
+        let gate = ready("gate").and_then(Node::text);
         let readiness =
             gate.map(|gate| if gate == "running" { Readiness::Running } else { Readiness::Healthy });
         let knobs = knobs.over(&transport::knobs(node));

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use super::reach::limit;
 use super::read::{Reader, number, retry, time};
-use super::{NamespacePolicy, Policy};
+use super::{NamespacePolicy, Policy, said};
 use crate::diagnostic::{BAD_VALUE, Node, Written};
 use crate::model::{
-    Action, Backend, Fault, HeaderChanges, Knobs, Match, Mirror, Namespace, PathMatch, Redirect, Rule,
-    ServiceName, ValueMatch,
+    Action, Backend, Fault, HeaderChanges, Knobs, Match, Mirror, Namespace, Origin, PathMatch, Redirect,
+    Rule, ServiceName, ValueMatch,
 };
 
 /// The key of a filter's body, by its type.
@@ -45,9 +45,10 @@ impl Reader<'_, '_> {
             .filter_map(|parent| Some(parent.text()?.into()))
             .collect();
         for rule in node.get("rules").map(Node::items).unwrap_or_default() {
-            let origin = self.checker.document().line_of(rule.spot());
+            let document = self.checker.document();
+            let origin = said::of_rule(document.line_of(rule.spot()), rule, document);
             for parent in &parents {
-                let rules = self.rules(name, rule, parent, &origin.as_str().into());
+                let rules = self.rules(name, rule, parent, &origin);
                 let service = self.of(&namespace).services.entry(parent.clone()).or_default();
                 service.rules.extend(rules);
             }
@@ -55,7 +56,7 @@ impl Reader<'_, '_> {
     }
 
     /// One rule of the file as the rules that it is: one for each match.
-    fn rules(&mut self, name: &Written, node: &Node, parent: &ServiceName, origin: &Arc<str>) -> Vec<Rule> {
+    fn rules(&mut self, name: &Written, node: &Node, parent: &ServiceName, origin: &Origin) -> Vec<Rule> {
         let backends: Vec<_> =
             node.get("backendRefs").map(Node::items).unwrap_or_default().iter().filter_map(backend).collect();
         if let Some(list) = node.get("backendRefs").filter(|_| !backends.is_empty())
@@ -78,7 +79,7 @@ impl Reader<'_, '_> {
                 backend_request_timeout: timeout("backendRequest"),
                 ..node.get("retry").map(retry).unwrap_or_default()
             },
-            origin: Arc::clone(origin),
+            origin: origin.clone(),
         };
         for filter in node.get("filters").map(Node::items).unwrap_or_default() {
             self.filter(filter, node, &mut rule);

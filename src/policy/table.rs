@@ -140,12 +140,20 @@ static ACCESS_LOG: Shape = Shape::Map(&[
 ]);
 
 static GATE: Shape = Shape::Word(&["healthy", "running"]);
-static READINESS: Shape = Shape::Map(&[Key::new(
-    "gate",
-    &GATE,
-    "Whether a task is ready once its health check passes, or as soon as it runs.",
-)
-.or("healthy")]);
+static EXPIRY: Shape = Shape::Word(&["serve", "hold"]);
+static LONGEST_WAIT: Shape = Shape::Duration(Duration::ZERO, Duration::from_secs(480));
+static READINESS: Shape = Shape::Map(&[
+    Key::new("gate", &GATE, "Whether a task is ready once its health check passes, or as soon as it runs.")
+        .or("healthy"),
+    Key::new("maxWait", &LONGEST_WAIT, "How long its check is waited for at most, from its start.")
+        .or("480s"),
+    Key::new(
+        "onExpiry",
+        &EXPIRY,
+        "Whether one whose check has said nothing by then is served, or held back.",
+    )
+    .or("serve"),
+]);
 
 static PROTOCOL: Shape = Shape::Word(&["tcp", "http", "http2", "grpc"]);
 static ALIAS_NAME: Shape = Shape::Name(ALIAS);
@@ -206,11 +214,11 @@ const fn service_keys() -> [Key; 14] {
         log,
     ]
 }
-static SERVICE_KEYS: [Key; 14] = service_keys();
+pub(super) static SERVICE_KEYS: [Key; 14] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
-static DEFAULT_KEYS: [Key; 10] = TREATMENT;
+pub(super) static DEFAULT_KEYS: [Key; 10] = TREATMENT;
 static DEFAULTS: Shape = Shape::Map(&DEFAULT_KEYS);
 static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[

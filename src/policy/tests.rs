@@ -10,6 +10,8 @@ use super::*;
 use crate::model::{Action, PathMatch, ServiceKey};
 
 mod mistakes;
+mod origins;
+mod slips;
 
 fn namespaces() -> BTreeSet<Namespace> {
     ["prod".into()].into()

@@ -34,6 +34,10 @@ pub struct Loaded {
     pub since: SystemTime,
     /// What is wrong with the files as they are now, if they are not in force.
     pub rejected: Arc<[Problem]>,
+    /// When the files were last found to be what is in force, after a change or a rejection.
+    pub good_at: SystemTime,
+    /// How often files were rejected that were there anew.
+    pub rejections: u64,
     texts: Arc<[Text]>,
 }
 
@@ -45,13 +49,27 @@ impl Loaded {
 
     /// The policy that these files say.
     pub(crate) fn of(texts: Vec<Text>, policy: Policy) -> Self {
+        let now = SystemTime::now();
         Self {
             externals: Arc::new(policy.view()),
             policy: Arc::new(policy),
-            since: SystemTime::now(),
+            since: now,
             rejected: Arc::new([]),
+            good_at: now,
+            rejections: 0,
             texts: texts.into(),
         }
+    }
+
+    /// The policy that these files say about these namespaces.
+    pub fn read(texts: Vec<Text>, namespaces: &BTreeSet<Namespace>) -> Result<Self, Vec<Problem>> {
+        let policy = Policy::parse(&texts, namespaces)?;
+        Ok(Self::of(texts, policy))
+    }
+
+    /// The files with their texts, in the order in which they were read.
+    pub fn texts(&self) -> &[Text] {
+        &self.texts
     }
 
     /// The files, in the order in which they were read.
@@ -62,9 +80,7 @@ impl Loaded {
 
 /// Reads the policy in these files and folders.
 pub fn load(paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) -> Result<Loaded, Vec<Problem>> {
-    let texts = texts(paths)?;
-    let policy = Policy::parse(&texts, namespaces)?;
-    Ok(Loaded::of(texts, policy))
+    Loaded::read(texts(paths)?, namespaces)
 }
 
 /// Every file at these paths: of a folder its `.yaml` and `.yml` files, by name.
@@ -141,7 +157,7 @@ fn reload(before: &Loaded, paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) 
             return Ok(None);
         }
         let policy = Policy::parse(&texts, namespaces)?;
-        Ok(Some(Loaded::of(texts, policy)))
+        Ok(Some(Loaded { rejections: before.rejections, ..Loaded::of(texts, policy) }))
     });
     match outcome {
         Ok(Some(loaded)) => {
@@ -150,12 +166,14 @@ fn reload(before: &Loaded, paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) 
         }
         // As it was, and so nothing is wrong any more.
         Ok(None) => {
-            (!before.rejected.is_empty()).then(|| Loaded { rejected: Arc::new([]), ..before.clone() })
+            let good = || Loaded { rejected: Arc::new([]), good_at: SystemTime::now(), ..before.clone() };
+            (!before.rejected.is_empty()).then(good)
         }
         Err(problems) if *problems == *before.rejected => None,
         Err(problems) => {
             warn!("policy rejected, the last good one stays in force:\n{}", render_all(&problems, false));
-            Some(Loaded { rejected: problems.into(), ..before.clone() })
+            let rejections = before.rejections + 1;
+            Some(Loaded { rejected: problems.into(), rejections, ..before.clone() })
         }
     }
 }
@@ -222,7 +240,9 @@ mod tests {
         let rejected = come(&mut loaded, |loaded| !loaded.rejected.is_empty()).await;
         assert_eq!((rejected.rejected.len(), attempts(&rejected)), (2, Some(3)), "{:?}", rejected.rejected);
         std::fs::remove_file(folder.path().join("a.yaml")).expect("it was there");
-        come(&mut loaded, |loaded| loaded.rejected.is_empty()).await;
+        let good = come(&mut loaded, |loaded| loaded.rejected.is_empty()).await;
+        assert_eq!((good.rejections, good.since), (1, rejected.since));
+        assert!(good.good_at > rejected.good_at, "what is there is again what is in force");
     }
 
     fn attempts(loaded: &Loaded) -> Option<u32> {

@@ -28,7 +28,7 @@ use super::SourceError;
 pub use accounts::Accounts;
 pub use budget::Budget;
 pub(super) use budget::Urgency;
-pub(super) use clock::Clock;
+pub use clock::Clock;
 pub(super) use ec2::Ec2;
 
 mod accounts;

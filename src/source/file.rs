@@ -23,6 +23,7 @@ use crate::model::{Namespace, ServiceKey, ServiceView, View};
 mod checks;
 mod read;
 mod together;
+pub mod world;
 
 use checks::Claims;
 pub use together::{examine, examine_together};
@@ -46,8 +47,12 @@ pub fn parse(path: &Path, text: &str, namespace: &Namespace) -> Result<View, Vec
 }
 
 fn checked(path: &Path, text: &str, namespace: &Namespace) -> Result<(View, Claims), Vec<Problem>> {
+    if world::is_world(text) {
+        let view = world::read(path, text)?.of(path, namespace).map_err(|problem| vec![problem])?;
+        return Ok((view, Claims::new()));
+    }
     let written = read_yaml(path, text).map_err(|problem| vec![problem])?;
-    checks::check(Document::new(path, text), written, namespace)
+    checks::check(Document::new(path, text), &written, namespace)
 }
 
 /// Keeps `cell` at what the file says, until `shutdown`.

@@ -3,8 +3,8 @@
 //! It is not about what a source tells: a task that is told to stop, and an instance that is told to be ill, go at once.
 //! Nor about failures, of which a view never shrinks.
 //!
-//! Invariant: what is held back stays as it was until a second complete reading lacks it too, which comes no sooner than
-//! readings usually do.
+//! Invariant: what is held back stays as it was until a second complete reading, or as many as are wanted, lacks it too,
+//! which comes no sooner than readings usually do.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,8 @@ pub struct Limits {
     pub namespace_percent: u32,
     /// Fewer are believed whatever their share.
     pub at_least: u32,
+    /// How many readings have to lack what is held back, until it is believed; 2 at least.
+    pub confirmations: u32,
 }
 
 /// The losses of one source that are held back.
@@ -41,8 +43,8 @@ struct Held {
     /// As it was.
     before: Arc<ServiceView>,
     lost: Vec<Registration>,
-    /// Whether a reading that can confirm losses has lacked them: the next one that does is the second.
-    is_seen: bool,
+    /// How many readings that can confirm losses have lacked them.
+    seen: u32,
 }
 
 impl Guard {
@@ -71,11 +73,16 @@ impl Guard {
                 || (after_failure && !left)
                 || self.exceeds(loss.lost.len(), all, self.limits.service_percent)
         });
-        losses.values_mut().for_each(|loss| loss.is_seen = confirms);
+        let more = u32::from(confirms);
+        losses.values_mut().for_each(|loss| loss.seen = more);
         let known = std::mem::replace(&mut self.held, losses);
-        for (key, held) in known.into_iter().filter(|(_, held)| !(confirms && held.is_seen)) {
+        let needed = self.limits.confirmations;
+        let is_open = |held: &Held| !confirms || held.seen.saturating_add(1) < needed;
+        for (key, held) in known.into_iter().filter(|(_, held)| is_open(held)) {
             match self.held.entry(key) {
-                Entry::Vacant(entry) => _ = entry.insert(Held { is_seen: confirms || held.is_seen, ..held }),
+                Entry::Vacant(entry) => {
+                    _ = entry.insert(Held { seen: held.seen.saturating_add(more), ..held })
+                }
                 Entry::Occupied(mut entry) => entry.get_mut().lost.extend(held.lost),
             }
         }
@@ -168,7 +175,7 @@ fn losses(before: &View, now: &View) -> BTreeMap<ServiceKey, Held> {
         let told = Told { view: now, service: new };
         let lost: Vec<_> = serving(old).filter(|one| told.lacks(one)).cloned().collect();
         if !lost.is_empty() {
-            losses.insert(key.clone(), Held { before: Arc::clone(old), lost, is_seen: false });
+            losses.insert(key.clone(), Held { before: Arc::clone(old), lost, seen: 0 });
         }
     }
     losses
@@ -217,7 +224,11 @@ mod tests {
     use crate::model::{Health, Place, Protocol, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
-        Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
+        of(2)
+    }
+
+    fn of(confirmations: u32) -> Guard {
+        Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3, confirmations })
     }
 
     fn key(name: &str) -> ServiceKey {
@@ -287,6 +298,20 @@ mod tests {
         assert_eq!(judged(&large, false), expected, "two of two are few");
         let back: [&[_]; 3] = [&[("a", 8), ("b", 40)], &[("b", 40)], &[("a", 8), ("b", 40)]];
         assert_eq!(judged(&back, false), ["a=8/8 b=40/0", "a=8/0 b=40/0"], "a service that vanished");
+    }
+
+    #[test]
+    fn as_many_readings_as_are_wanted_confirm_a_loss() {
+        for wanted in 2..6 {
+            let (mut guard, mut seen) = (of(wanted), view(&[("a", 8)]));
+            // Every other reading comes too early to confirm anything, the first too.
+            for number in 1..=2 * wanted {
+                let mut now = view(&[("a", 1)]);
+                guard.judge(&seen, &mut now, false, number % 2 == 0);
+                seen = now;
+                assert_eq!(shown(&seen), if number < 2 * wanted { "a=8/7" } else { "a=1/0" });
+            }
+        }
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub(super) struct TagLayer {
     /// The namespace, unchecked: only the cluster knows which there are.
     pub namespace: Option<(Place, String)>,
     pub role: Option<Role>,
-    pub readiness: Option<Readiness>,
+    /// With the place that says so.
+    pub readiness: Option<(Place, Readiness)>,
     /// By port name, which no one has checked yet; no name where there is but one port.
     pub ports: BTreeMap<String, PortTags>,
     pub findings: Vec<Finding>,
@@ -251,7 +252,7 @@ fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
         }
         "readiness" => {
             let gates = [("healthy", Readiness::Healthy), ("running", Readiness::Running)];
-            layer.readiness = Some(tag.value(|value| one_of(value, &gates))?);
+            layer.readiness = Some((tag.place.clone(), tag.value(|value| one_of(value, &gates))?));
         }
         VERSION => drop(tag.value(words::version)?), // it is about each task, and read there
         word if OF_PORT.contains(&word) => {
@@ -364,7 +365,10 @@ mod tests {
         ]);
         assert_eq!(layer.findings, []);
         assert_eq!(layer.namespace, Some((Place::Tag, "prod".to_owned())));
-        assert_eq!((layer.role, layer.readiness), (Some(Role::Client), Some(Readiness::Running)));
+        assert_eq!(
+            (layer.role, layer.readiness),
+            (Some(Role::Client), Some((Place::Tag, Readiness::Running)))
+        );
         let alias = |name: &str, port| Alias { name: name.into(), port };
         let http = PortTags {
             inbound_port: Some(15006),

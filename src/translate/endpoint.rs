@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 
 use super::{cluster, inbound, number};
 use crate::model::{Crew, Endpoint, Namespace, ServiceName, ServiceSpec, State};
-use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
+use crate::snapshot::{ProxyClass, Resource, ResourceType, local_name};
 
 /// An address, in the order in which addresses are listed.
 type Place = (IpAddr, u16);
@@ -68,14 +68,9 @@ pub(super) fn of_hosts(name: &str, hosts: &[(Arc<str>, u16)]) -> ClusterLoadAssi
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: vec![locality], ..Default::default() }
 }
 
-/// The name of a crew's load assignment, which Envoy's local cluster asks for. `@` is in no service's name.
-pub fn crew_name(namespace: &Namespace, service: &str) -> Name {
-    format!("{namespace}/@local/{service}").into()
-}
-
 /// Where the sidecars of a service are: Envoy compares this with where endpoints are to see how much may stay in its zone.
 pub fn crew_assignment(namespace: &Namespace, service: &ServiceName, crew: &Crew) -> Resource {
-    let name = crew_name(namespace, service.as_str());
+    let name = local_name(namespace, service.as_str());
     let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
     for (zone, address) in crew.iter() {
         // Nobody sends anything there; but Envoy's own schema wants a port.

@@ -118,6 +118,21 @@ fn a_service_described_anew_is_encoded_again_alone() {
 }
 
 #[test]
+fn where_something_is_written_is_nothing_to_envoy() {
+    let before = namespace(estate());
+    let mut translator = Translator::default();
+    let old = translator.translate(&before);
+    let mut after = before.clone();
+    let payments = after.services.get_mut("payments").unwrap();
+    Arc::make_mut(&mut payments.spec).origin = "elsewhere".into();
+    let new = translator.translate(&after);
+    let each = ResourceType::ALL.into_iter().flat_map(|kind| new[kind].values());
+    let again: Vec<_> =
+        each.filter(|it| !Arc::ptr_eq(it, &old[it.kind][&it.name])).map(|it| &it.name).collect();
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
 fn an_alias_that_goes_over_to_another_service_keeps_its_listener() {
     let before =
         Translator::default().translate(&namespace([service("payments", Protocol::Http, 8080, &[2])]));

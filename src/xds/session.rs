@@ -13,7 +13,7 @@ use std::time::Instant;
 use foldhash::HashSet;
 
 use super::subscription::{Batch, Cold, Sent, Sight, Subscription};
-use crate::snapshot::{Name, Resource, ResourceType, Slice, Version};
+use crate::snapshot::{Name, Resource, ResourceType, Slice, Version, is_local};
 
 mod holding;
 mod request;
@@ -284,7 +284,8 @@ impl Session {
 
     fn find_orphan(&mut self, kind: ResourceType, name: &Name) {
         let follower = follower(kind);
-        if self.of(follower).names.contains(name) && self.slice.get(follower, name).is_none() {
+        let asked = self.of(follower).names.contains(name) && !is_local(name);
+        if asked && self.slice.get(follower, name).is_none() {
             self.find_gone(kind, name);
         }
     }

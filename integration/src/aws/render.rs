@@ -115,7 +115,7 @@ pub(super) fn service(state: &State, cluster: &Cluster, service: &Service, with_
         "currentServiceRevisions": revisions.collect::<Value>(),
         "placementConstraints": [],
         "placementStrategy": [],
-        "networkConfiguration": network(),
+        "networkConfiguration": network(service),
         "schedulingStrategy": "REPLICA",
         "deploymentController": { "type": "ECS" },
         "enableECSManagedTags": false,
@@ -134,9 +134,14 @@ fn requested(service: &Service, deployment: &Deployment, counts: Counts) -> u32 
     }
 }
 
-fn network() -> Value {
+/// A VPC has a subnet in each zone.
+fn subnet(zone: &str) -> String {
+    format!("subnet-0a1b2c3d4e5f607{:02x}", zone.bytes().last().unwrap_or_default())
+}
+
+fn network(service: &Service) -> Value {
     json!({ "awsvpcConfiguration": {
-        "subnets": ["subnet-0a1b2c3d4e5f60718"],
+        "subnets": service.zones.iter().map(|zone| subnet(zone)).collect::<Vec<_>>(),
         "securityGroups": ["sg-0a1b2c3d4e5f60718"],
         "assignPublicIp": "DISABLED",
     } })
@@ -157,7 +162,7 @@ fn deployment(state: &State, service: &Service, deployment: &Deployment) -> Valu
         "launchType": "FARGATE",
         "platformVersion": "1.4.0",
         "platformFamily": "Linux",
-        "networkConfiguration": network(),
+        "networkConfiguration": network(service),
         "rolloutState": deployment.rollout.as_str(),
         "rolloutStateReason": format!("ECS deployment {} {}.", deployment.id, match deployment.rollout {
             crate::world::RolloutState::InProgress => "in progress",
@@ -192,7 +197,7 @@ pub(super) fn service_revision(cluster: &Cluster, service: &Service, revision: &
         "launchType": "FARGATE",
         "platformVersion": "1.4.0",
         "platformFamily": "Linux",
-        "networkConfiguration": network(),
+        "networkConfiguration": network(service),
         "containerImages": images.collect::<Value>(),
         "guardDutyEnabled": false,
         "createdAt": time(&revision.created),
@@ -259,7 +264,7 @@ fn attachment_id(task: &Task) -> String {
 }
 
 fn attachment(state: &State, task: &Task) -> Value {
-    let mut details = vec![json!({ "name": "subnetId", "value": "subnet-0a1b2c3d4e5f60718" })];
+    let mut details = vec![json!({ "name": "subnetId", "value": subnet(&task.zone) })];
     if task.last_status > LastStatus::Provisioning {
         let [a, b, c, d] = task.ip.octets();
         let host = format!("ip-{a}-{b}-{c}-{d}.{}.compute.internal", state.region);

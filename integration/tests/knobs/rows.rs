@@ -256,6 +256,15 @@ fn wholes() -> Vec<Row> {
             let answer = shop.ask_with(Method::GET, "/", &[("host", "bytes:8091")]).await?;
             Ok((answer.status == 200).then(|| "it is found by its Host".to_owned()))
         }),
+        row!("readiness.maxWait", "services: { pay: { readiness: { maxWait: 1s } } }\n", |shop| {
+            let young = "awaiting-health, startedAt: '2026-01-01T00:00:00Z'";
+            let is = shop.is_in_rotation(young).await?;
+            Ok(is.then(|| "a task that has said nothing for longer is served".to_owned()))
+        }),
+        row!("readiness.onExpiry", "services: { pay: { readiness: { onExpiry: hold } } }\n", |shop| {
+            let is = shop.is_in_rotation("gate-expired").await?;
+            Ok((!is).then(|| "a task that never said anything is held back".to_owned()))
+        }),
         row!(
             "externals",
             "externals: [{ name: far, port: 8060, appProtocol: http, endpoints: ['127.9.9.103:8080'] }]\n",

@@ -291,6 +291,18 @@ impl Shop {
         .await
     }
 
+    /// Whether the first server is in rotation once `pay` has these words for it. Envoy has them when this returns.
+    pub(crate) async fn is_in_rotation(&self, words: &str) -> anyhow::Result<bool> {
+        self.services.write(&services(&self.places, &[(0, words), (3, "healthy")]))?;
+        let [first, later] = [0, 3].map(|number: usize| self.places.get(number).map(ToString::to_string));
+        let (first, later) = (first.context("no server")?, later.context("no later server")?);
+        wait::until(LIMIT, "the endpoints of pay", async || {
+            let endpoints = self.envoy.endpoints("shop/pay").await?;
+            Ok(endpoints.contains(&later).then(|| endpoints.contains(&first)))
+        })
+        .await
+    }
+
     pub(crate) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
         self.ask_with(method, path, &[]).await
     }

@@ -5,7 +5,7 @@
 use super::*;
 use crate::policy::Policy;
 
-const POLICY: &str = "\
+pub(crate) const POLICY: &str = "\
 apiVersion: legation/v1alpha1
 kind: Policy
 services:
@@ -35,7 +35,7 @@ async fn explained(world: &World, query: &str) -> Vec<String> {
     steps.chain([answer["item"]["verdict"].as_str().unwrap().to_owned()]).collect()
 }
 
-fn with_policy() -> World {
+pub(crate) fn with_policy() -> World {
     let mut world = world();
     world.publish();
     let namespaces = BTreeSet::from(["prod".into()]);
@@ -65,6 +65,10 @@ async fn each_step_from_the_name_to_the_sidecar_is_told() {
         "client=c1&service=payments.prod:8080&path=/v2/x?a=b&method=post&header=x-user:%20anna",
     )
     .await;
+    let (_, answer) =
+        world.admin("/api/v1/explain?client=c1&service=payments&path=/v2&method=POST&header=x-user:a").await;
+    let retries = serde_json::json!({ "key": "retry.attempts", "value": "0", "origin": "policy.yaml:11" });
+    assert!(answer["item"]["treatment"].as_array().unwrap().contains(&retries), "{answer:#}");
     expect_test::expect![[r#"
         name ok: prod/payments speaks http, described by services.yaml:2, treated by policy.yaml:4
         listener ok: payments:8080 is 127.179.154.254:8080

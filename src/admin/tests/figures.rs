@@ -37,6 +37,8 @@ async fn every_line_is_prometheus_text_and_every_name_ends_as_it_should() {
     for wanted in [
         "legation_source_failing{source=\"cloudmap/prod/map\"} 1.0",
         "legation_source_failing{source=\"ecs/prod-a\"} 0.0",
+        "legation_config_last_reload_successful 1.0",
+        "legation_config_rejected_reloads_total 0",
         "legation_source_readings_total{source=\"ecs/prod-a\"} 1",
         "legation_source_errors_total{source=\"cloudmap/prod/map\"} 1",
         "legation_services{namespace=\"prod\"} 2.0",
@@ -54,6 +56,7 @@ async fn every_line_is_prometheus_text_and_every_name_ends_as_it_should() {
         "legation_source_age_seconds{",
         "legation_source_last_success_timestamp_seconds{",
         "legation_build_info{",
+        "legation_config_last_reload_success_timestamp_seconds 1",
     ] {
         assert!(text.contains(wanted), "{wanted}");
     }
@@ -77,4 +80,22 @@ async fn prometheus_gets_open_metrics() {
     assert!(text.ends_with("# EOF\n"), "{text}");
     let (_, classic) = world.metrics("/metrics").await;
     assert!(!classic.contains("# EOF"));
+}
+
+#[tokio::test]
+async fn a_rejected_policy_is_a_figure() {
+    let mut world = world();
+    let mut rejected = Loaded::none();
+    rejected.rejected = [crate::diagnostic::Problem::whole("policy.yaml", "CFG001", "unknown key")].into();
+    (rejected.rejections, rejected.good_at) = (3, at(0));
+    world.state.policy = watch::channel(rejected).1;
+    let (_, text) = world.metrics("/metrics").await;
+    for wanted in [
+        "legation_config_last_reload_successful 0.0",
+        "legation_config_last_reload_success_timestamp_seconds 1767225600.0",
+        "legation_config_rejected_reloads_total 3",
+        "legation_findings{code=\"CFG003\"} 1.0",
+    ] {
+        assert!(text.lines().any(|line| line == wanted), "{wanted} is not in\n{text}");
+    }
 }

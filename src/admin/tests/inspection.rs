@@ -7,8 +7,9 @@ use expect_test::expect;
 async fn a_service_with_its_endpoints() {
     let world = world();
     world.publish();
-    let (status, body) = world.admin("/api/v1/namespaces/prod/services/payments").await;
+    let (status, mut body) = world.admin("/api/v1/namespaces/prod/services/payments").await;
     assert_eq!(status, StatusCode::OK);
+    body["item"].as_object_mut().unwrap().shift_remove("treatment").unwrap(); // see the next one
     expect![[r#"
         {
           "apiVersion": "legation/v1",
@@ -72,6 +73,17 @@ async fn a_service_with_its_endpoints() {
         (&"ServiceList".into(), &1.into(), &Value::Null)
     );
     assert_eq!(list["items"][1], body["item"]);
+}
+
+#[tokio::test]
+async fn a_service_with_what_is_in_force() {
+    let world = world();
+    world.publish();
+    let (_, body) = world.admin("/api/v1/namespaces/prod/services/payments").await;
+    let treatment = body["item"]["treatment"].as_array().unwrap();
+    let request =
+        serde_json::json!({ "key": "timeouts.request", "value": "15s", "origin": "services.yaml:4" });
+    assert!(treatment.contains(&request), "{treatment:#?}");
 }
 
 #[tokio::test]

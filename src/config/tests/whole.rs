@@ -7,7 +7,7 @@ use super::*;
 pub(super) const WHOLE: &str = "\
 listen: { xds: '[::]:18001', metrics: 127.0.0.1:9091, admin: '[::1]:19001' }
 aws: { region: eu-west-1, endpointUrl: http://127.0.0.1:4566, callBudgetPercent: 25 }
-guard: { servicePercent: 40, namespacePercent: 20, atLeast: 5 }
+guard: { maxWithdrawalPercent: 40, maxNamespaceWithdrawalPercent: 20, minEndpoints: 5, confirmations: 3 }
 ecs: { interval: 5s, queueUrl: 'https://sqs.eu-west-1.amazonaws.com/1/legation-a', receivers: 3 }
 cloudMap: { interval: 1m, revisionInterval: 3s, healthInterval: 4s }
 maxBackoff: 20s
@@ -93,9 +93,10 @@ fn every_key() -> Expect {
             max_backoff: 20s,
             shutdown_grace: 500ms,
             guard: Guard {
-                service_percent: 40,
-                namespace_percent: 20,
-                at_least: 5,
+                max_withdrawal_percent: 40,
+                max_namespace_withdrawal_percent: 20,
+                min_endpoints: 5,
+                confirmations: 3,
             },
             xds: Xds {
                 max_stream_age: 1800s,

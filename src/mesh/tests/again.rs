@@ -10,14 +10,14 @@ use crate::snapshot::{ResourceType, Tables};
 use crate::translate::Translator;
 
 /// What one source sees, in numbers: services by name and age, each with an alias and tasks by place and phase.
-type Written = Vec<(u8, u8, u8, Vec<(u8, u8)>)>;
+pub(super) type Written = Vec<(u8, u8, u8, Vec<(u8, u8)>)>;
 
-fn written() -> impl Strategy<Value = Written> {
+pub(super) fn written() -> impl Strategy<Value = Written> {
     let few = |to: u8| -> Range<u8> { 0..to };
     vec((few(4), few(3), few(4), vec((few(5), few(6)), 0..4)), 0..4)
 }
 
-fn seen(ecs: bool, written: &Written) -> Arc<View> {
+pub(super) fn seen(ecs: bool, written: &Written) -> Arc<View> {
     let services = written.iter().map(|(name, age, alias, tasks)| {
         let origin = if ecs { format!("ecs prod-a/{name}-{age}") } else { format!("cloudmap prod/{name}") };
         let alias = format!("a{alias}");
@@ -46,7 +46,7 @@ fn registered(ecs: bool, name: u8, place: u8, phase: u8) -> Registration {
     if place.is_multiple_of(2) { of_service(member, &format!("s{name}")) } else { member }
 }
 
-fn versions(tables: &Tables) -> Vec<(ResourceType, String, String)> {
+pub(super) fn versions(tables: &Tables) -> Vec<(ResourceType, String, String)> {
     let each = ResourceType::ALL.into_iter().flat_map(|kind| tables[kind].values());
     each.map(|it| (it.kind, it.name.to_string(), it.version.to_string())).collect()
 }

@@ -73,6 +73,11 @@ impl Accounts {
         }
     }
 
+    /// AWS's clock.
+    pub fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
+    }
+
     /// The Region that is meant where none is said.
     pub fn region(&self) -> &str {
         self.sdk.region().map_or("", AsRef::as_ref)

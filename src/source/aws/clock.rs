@@ -15,11 +15,11 @@ const UNDER_WAY: i64 = 10_000;
 
 /// How many milliseconds AWS's clock is ahead of ours.
 #[derive(Debug, Default)]
-pub(in crate::source) struct Clock(AtomicI64);
+pub struct Clock(AtomicI64);
 
 impl Clock {
     /// What time it is there.
-    pub(in crate::source) fn now(&self) -> SystemTime {
+    pub fn now(&self) -> SystemTime {
         let (ours, ahead) = (SystemTime::now(), self.0.load(Ordering::Relaxed));
         let by = Duration::from_millis(ahead.unsigned_abs());
         let there = if ahead < 0 { ours.checked_sub(by) } else { ours.checked_add(by) };

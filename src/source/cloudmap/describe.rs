@@ -13,7 +13,9 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 
 use super::members::{Fault, InstanceFacts};
-use crate::model::{Alias, Finding, Knobs, Namespace, Registration, ServiceKey, ServiceSpec, ServiceView};
+use crate::model::{
+    Alias, Finding, Knobs, Namespace, Origin, Registration, ServiceKey, ServiceSpec, ServiceView,
+};
 use crate::source::tags::{Place, PortTags, Role, Tag, TagLayer, key_of_label};
 use crate::source::words::{self, Wrong};
 
@@ -107,6 +109,9 @@ fn describe(
         findings.push(Finding { code: "CFG002", object, message });
     }
     let knobs = kept.map(|kept| kept.knobs.clone()).unwrap_or_default();
+    let readiness = layer.readiness.as_ref().map(|(_, gate)| *gate);
+    let said_where = said.said(service.name).into_iter().chain(layer.said_of_readiness(service.name));
+    let kept_where = kept.iter().flat_map(|kept| kept.origin.said()).cloned();
     let spec = ServiceSpec {
         protocol,
         aliases: said.aliases.or(kept.map(|kept| kept.aliases.clone())).unwrap_or_else(by_name),
@@ -117,9 +122,9 @@ fn describe(
             inbound_port: said.inbound_port.or(knobs.inbound_port),
             ..Knobs::default()
         },
-        readiness: layer.readiness.or(kept.map(|kept| kept.readiness)).unwrap_or_default(),
+        readiness: readiness.or(kept.map(|kept| kept.readiness)).unwrap_or_default(),
         created_at: None, // seniority is for ECS services: another source only adds members and names
-        ..ServiceSpec::new(key, object)
+        ..ServiceSpec::new(key, Origin::new(object, said_where.into_iter().chain(kept_where)))
     };
     Some(known.filter(|known| ***known == spec).map_or_else(|| Arc::new(spec), Arc::clone))
 }

@@ -13,7 +13,10 @@ use super::standalone::{Said, name_of};
 use super::tags::{self, Place, PortTags, Role, Tag, TagLayer, listed};
 use super::task_tags::TaskTags;
 use super::{Discover, NamespaceRule};
-use crate::model::{Alias, Finding, Knobs, Namespace, Protocol, ServiceKey, ServiceName, ServiceSpec};
+use crate::diagnostic::words::spell;
+use crate::model::{
+    self, Alias, Finding, Knobs, Namespace, Origin, Protocol, ServiceKey, ServiceName, ServiceSpec,
+};
 use crate::source::words::{self, Wrong};
 
 /// One port of one ECS service under its name in the mesh.
@@ -244,15 +247,38 @@ impl Reader<'_> {
             protocol,
             aliases,
             knobs: Knobs { zones: self.service.subnets, ..layers.knobs(protocol) },
-            readiness: self.tags.readiness.unwrap_or_default(),
+            readiness: self.tags.readiness.as_ref().map(|(_, gate)| *gate).unwrap_or_default(),
             created_at: self.service.created_at,
             home: name_of(&self.service.name).into(),
-            ..ServiceSpec::new(ServiceKey { namespace: namespace.clone(), name }, self.object.as_str())
+            ..ServiceSpec::new(
+                ServiceKey { namespace: namespace.clone(), name },
+                Origin::new(self.object.as_str(), self.said(layers)),
+            )
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
         let (spec, number) = (Arc::new(spec), layers.number);
         Some(Offer { spec, service, said: None, port, number, active: self.service.active })
+    }
+}
+
+impl Reader<'_> {
+    /// Where each value of one port was said, the upper layers first.
+    fn said(&self, layers: &Layers<'_>) -> Vec<model::Said> {
+        const BLOCK: &str = "serviceConnectConfiguration";
+        let service = &self.service.name;
+        let mut said = layers.tags.said(service);
+        said.extend(self.tags.said_of_readiness(service));
+        if let Some(block) = layers.block {
+            let times = [("timeouts.request", block.request_timeout), ("timeouts.idle", block.idle_timeout)];
+            let times = times.into_iter().filter_map(|(key, time)| Some((key, spell(time?))));
+            let named = (!block.aliases.is_empty()).then(|| ("aliases", String::new()));
+            said.extend(times.chain(named).map(|(key, value)| model::Said::new(key, value, BLOCK)));
+        }
+        let protocol = layers.port.protocol.map(Protocol::as_str);
+        let definition = || format!("task definition {}", self.revision.label);
+        said.extend(protocol.map(|protocol| model::Said::new("appProtocol", protocol, definition())));
+        said
     }
 }
 

@@ -48,12 +48,12 @@ fn every_key_is_read() {
     }
     expect![[r#"
         prod/later Tcp ["later:80"] from services.yaml:12
-          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
+          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None, max_wait: None, holds_the_silent: None }
         prod/ledger Tcp ["ledger:9443"] from services.yaml:10
-          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
+          Knobs { request_timeout: None, backend_request_timeout: None, idle_timeout: None, stream_idle_timeout: None, connect_timeout: None, retry_attempts: None, retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None, max_wait: None, holds_the_silent: None }
           [2001:db8::7]:9443 Some(2001:db8::7) Some(9443) None Running(NoCheck)
         prod/payments Http ["payments:80", "pay.internal:8080"] from services.yaml:2
-          Knobs { request_timeout: Some(15s), backend_request_timeout: None, idle_timeout: Some(300s), stream_idle_timeout: None, connect_timeout: None, retry_attempts: Some(3), retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None }
+          Knobs { request_timeout: Some(15s), backend_request_timeout: None, idle_timeout: Some(300s), stream_idle_timeout: None, connect_timeout: None, retry_attempts: Some(3), retry_triggers: None, retry_codes: None, retry_backoff: None, retry_other_host: None, retry_idempotent_only: None, retry_budget: None, consecutive_5xx: None, outlier_interval: None, base_ejection: None, max_ejection: None, max_ejection_percent: None, balancing: None, slow_start: None, panic_percent: None, zone_aware: None, zone_min_endpoints: None, zones: None, health_check: None, max_requests_per_connection: None, max_connection_duration: None, tcp_keepalive: None, preserve_header_case: None, max_concurrent_streams: None, max_header_kilobytes: None, outbound_limit: None, inbound_port: None, inbound_limit: None, max_connections: None, max_pending_requests: None, max_requests: None, max_retries: None, access_log: None, access_log_query: None, access_log_percent: None, max_wait: None, holds_the_silent: None }
           payments-1 Some(127.0.1.1) Some(8080) Some("eu-west-1a") Running(Healthy)
           payments-2 Some(127.0.1.2) Some(8080) Some("eu-west-1b") Stopping(Planned)
     "#]]
@@ -227,41 +227,41 @@ services:
     check(
         text,
         expect![[r#"
-        error[CFG002]: `payments.internal` is not an IP address
-         --> services.yaml:4:20
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                    ^^^^^^^^^^^^^^^^^ write it like `10.0.1.7`
+            error[CFG002]: `payments.internal` is not an IP address
+             --> services.yaml:4:20
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                    ^^^^^^^^^^^^^^^^^ write it like `10.0.1.7`
 
-        error[CFG002]: `65536` is not a whole number from 1 to 65535
-         --> services.yaml:4:45
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                                             ^^^^^
+            error[CFG002]: `65536` is not a whole number from 1 to 65535
+             --> services.yaml:4:45
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                                             ^^^^^
 
-        error[CFG002]: unknown word `fine`
-         --> services.yaml:4:60
-          |
-        4 |       - { address: payments.internal, port: 65536, health: fine }
-          |                                                            ^^^^ expected one of healthy, unhealthy, draining, starting
+            error[CFG002]: unknown word `fine`
+             --> services.yaml:4:60
+              |
+            4 |       - { address: payments.internal, port: 65536, health: fine }
+              |                                                            ^^^^ expected one of healthy, unhealthy, draining, starting, no-check, awaiting-health, gate-expired, failing-early, interrupted, crashed, stopped
 
-        error[CFG002]: nobody can dial `0.0.0.0`
-         --> services.yaml:5:20
-          |
-        5 |       - { address: 0.0.0.0, port: 80, id: '' }
-          |                    ^^^^^^^ write the address of one instance
+            error[CFG002]: nobody can dial `0.0.0.0`
+             --> services.yaml:5:20
+              |
+            5 |       - { address: 0.0.0.0, port: 80, id: '' }
+              |                    ^^^^^^^ write the address of one instance
 
-        error[CFG002]: expected 1 to 255 characters
-         --> services.yaml:5:43
-          |
-        5 |       - { address: 0.0.0.0, port: 80, id: '' }
-          |                                           ^^
+            error[CFG002]: expected 1 to 255 characters
+             --> services.yaml:5:43
+              |
+            5 |       - { address: 0.0.0.0, port: 80, id: '' }
+              |                                           ^^
 
-        error[CFG002]: the id `10.0.0.2:80` is there twice
-         --> services.yaml:7:20
-          |
-        7 |       - { address: 10.0.0.2, port: 80 }
-          |                    ^^^^^^^^ first at services.yaml:6:44"#]],
+            error[CFG002]: the id `10.0.0.2:80` is there twice
+             --> services.yaml:7:20
+              |
+            7 |       - { address: 10.0.0.2, port: 80 }
+              |                    ^^^^^^^^ first at services.yaml:6:44"#]],
     );
 }
 
@@ -481,4 +481,14 @@ async fn neither_reading_nor_a_busy_neighbour_wakes_it() {
     }
     assert!(running.cell.reading().readings <= 3, "{}", running.cell.reading().readings);
     running.stop().await;
+}
+
+#[test]
+fn a_recorded_world_is_a_file_too() {
+    let text = include_str!("../../../tests/golden/offline/world.json");
+    let parse = |namespace: &str| super::parse(Path::new("world.json"), text, &namespace.into());
+    assert_eq!(parse("prod").unwrap().services.len(), 3);
+    assert_eq!(parse("staging").unwrap().services.len(), 0);
+    let problems = render_all(&parse("prd").unwrap_err(), false);
+    assert!(problems.contains("has no namespace `prd`") && problems.contains("`prod`"), "{problems}");
 }

@@ -224,6 +224,18 @@ fn tags_win_value_by_value() {
     assert_eq!(spec.knobs.idle_timeout, Some(Duration::from_secs(60)), "the lower layer's");
     assert_eq!(spec.knobs.retry_attempts, Some(0));
     assert_eq!(spec.readiness, Readiness::Running);
+    let said = spec.origin.said().iter().map(|said| format!("{} {} {}", said.key, said.value, said.place));
+    assert_eq!(
+        said.collect::<Vec<_>>(),
+        [
+            "aliases  tag service/payments",
+            "appProtocol grpc tag service/payments",
+            "readiness.gate running tag service/payments",
+            "retry.attempts 0 tag service/payments",
+            "timeouts.idle 1m serviceConnectConfiguration",
+            "timeouts.request 500ms tag service/payments",
+        ]
+    );
     // A new discovery name takes the default alias with it, and a tag offers what the block does not.
     let (offers, _) = tagged(&[("legation:discovery-name/http", "pay")]).brief(&one_port());
     assert_eq!(offers, ["prod/pay http pay:8080"]);
