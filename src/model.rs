@@ -21,12 +21,14 @@ pub use place::{Place, Subnet, TaskState, TasksByPlace};
 pub use route::{
     Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
 };
+pub use scope::{Exports, ForeignAddresses, Import, Imported, Pattern, Scope, Scoping, Sight, Uses};
 
 mod cluster;
 mod knobs;
 mod names;
 mod place;
 mod route;
+mod scope;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -255,6 +257,8 @@ pub struct View {
     /// ECS services with running tasks of which it is not known where they are: for these an address that no task
     /// has proves nothing.
     pub unplaced: BTreeSet<Arc<str>>,
+    /// What tags say that clients of these namespaces see beside their own, ordered.
+    pub imports: Vec<(Namespace, Import)>,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
@@ -397,6 +401,8 @@ pub struct MeshNamespace {
     pub addresses: Arc<Addresses>,
     /// How clients treat what is no single service's: the listener for `HTTP_PROXY`.
     pub defaults: Knobs,
+    /// What clients see of other namespaces: nothing but in a scope.
+    pub imported: Imported,
 }
 
 /// What is true, joined from every source.
@@ -406,6 +412,8 @@ pub struct Mesh {
     pub namespaces: BTreeMap<Namespace, Arc<MeshNamespace>>,
     /// Container ports by task, one map for each source that knows any.
     pub occupied: Vec<OccupiedPorts>,
+    /// Which clients see something else than their namespace.
+    pub scoping: Arc<Scoping>,
     /// What is wrong with the descriptions, ordered.
     pub findings: Vec<Finding>,
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
-    Alias, Balancing, Knobs, Namespace, Protocol, Readiness, Registration, Rule, ServiceName, ServiceSpec,
-    ServiceView, Versions, View,
+    Alias, Balancing, Exports, Import, Knobs, Namespace, Protocol, Readiness, Registration, Rule,
+    ServiceName, ServiceSpec, ServiceView, Uses, Versions, View,
 };
 
 mod read;
 mod routes;
+mod scopes;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,10 @@ pub struct NamespacePolicy {
     pub services: BTreeMap<ServiceName, ServicePolicy>,
     /// Services that no other source knows.
     pub externals: BTreeMap<ServiceName, External>,
+    /// What clients see of other namespaces.
+    pub imports: Vec<Import>,
+    /// What others may import; everything where it is not said.
+    pub exports: Option<Exports>,
 }
 
 /// How clients treat a service, and when it is ready.
@@ -66,6 +71,8 @@ pub struct ServicePolicy {
     pub rules: Vec<Rule>,
     /// The versions of it that some rule names.
     pub versions: BTreeSet<Arc<str>>,
+    /// All that it calls itself, if it says so.
+    pub uses: Option<Uses>,
     /// Where most of it is written: `policy.yaml:12`.
     pub origin: Option<Arc<str>>,
 }

@@ -10,6 +10,7 @@ use crate::model::{
 
 mod again;
 mod homes;
+mod scopes;
 mod shared;
 
 fn at(seconds: u64) -> Option<SystemTime> {

@@ -8,11 +8,14 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::model::{
-    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceSpec, ServiceView,
+    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Reason, Registration, ServiceSpec, ServiceView,
     StopCause,
 };
+use crate::snapshot::{ResourceType, Snapshot};
 use crate::source::{self, CellWriter, SourceError};
 use crate::store::{Store, store};
+
+mod scopes;
 
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -31,14 +34,23 @@ fn start() -> Running {
 }
 
 fn start_with(cluster_grace: Duration) -> Running {
+    let namespaces = BTreeSet::from(["prod".into(), "empty".into()]);
+    start_for(namespaces, watch::channel(Loaded::none()).1, cluster_grace)
+}
+
+fn start_for(
+    namespaces: BTreeSet<Namespace>,
+    policy: watch::Receiver<Loaded>,
+    cluster_grace: Duration,
+) -> Running {
     let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
     let (writer, store) = store();
     let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
     let (ledger, stop) = (Ledger::default(), CancellationToken::new());
     let pipeline = Pipeline {
-        namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
+        namespaces,
         cells: vec![ecs_cell, map_cell],
-        policy: watch::channel(Loaded::none()).1,
+        policy,
         writer,
         mesh: mesh_in,
         ledger: ledger.clone(),

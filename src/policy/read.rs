@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes};
+use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes, scopes};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
@@ -80,6 +80,25 @@ impl Known {
         }
         Some(written.text.as_str().into())
     }
+
+    /// The namespace of this name, unless there can be none.
+    pub(super) fn find(&self, name: &str) -> Option<Namespace> {
+        let is_known = !self.is_closed || self.namespaces.contains(name);
+        is_known.then(|| name.into())
+    }
+
+    /// What is known, for people.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.iter().map(Namespace::as_str)
+    }
+
+    /// The namespace that an item says, or the only one, told to nobody if it is neither.
+    pub(super) fn settled(&self, said: Option<&Node>) -> Option<Namespace> {
+        match said.and_then(Node::text) {
+            Some(name) => self.find(name),
+            None => self.namespaces.first().filter(|_| self.namespaces.len() == 1).cloned(),
+        }
+    }
 }
 
 /// Reads all files.
@@ -100,6 +119,10 @@ pub(super) fn read(files: &[Text], namespaces: &BTreeSet<Namespace>) -> Result<P
             Reader { checker: &mut checker, known: &known, seen: &mut seen, policy: &mut policy };
         reader.file(tree);
         problems.extend(checker.finish(()).err().unwrap_or_default());
+    }
+    if problems.is_empty() {
+        let judge = |(document, tree): &(_, _)| scopes::judge(*document, tree, &known, &policy);
+        problems.extend(trees.iter().flat_map(judge));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -122,6 +145,7 @@ fn known<'a>(configured: &BTreeSet<Namespace>, trees: impl Iterator<Item = &'a N
         let of = |node: &'a Node| node.get("namespace").and_then(Node::text);
         entries("services").iter().for_each(|(_, service)| add(of(service)));
         ["routes", "externals"].iter().flat_map(|key| items(key)).for_each(|item| add(of(item)));
+        scopes::named(tree).into_iter().for_each(|name| add(Some(name)));
     }
     if namespaces.is_empty() {
         namespaces.insert(Namespace::from("default"));
@@ -151,6 +175,9 @@ impl Reader<'_, '_> {
         for node in tree.get("routes").map(Node::items).unwrap_or_default() {
             self.route(node);
         }
+        for node in tree.get("imports").map(Node::items).unwrap_or_default() {
+            self.import(node);
+        }
     }
 
     /// What is known of a namespace so far.
@@ -169,7 +196,9 @@ impl Reader<'_, '_> {
         if node.get("profile").and_then(Node::text) == Some("envoy") {
             defaults.knobs = defaults.knobs.over(&envoy());
         }
-        self.of(&namespace).defaults = defaults;
+        let exports = self.exports(name, node);
+        let policy = self.of(&namespace);
+        (policy.defaults, policy.exports) = (defaults, exports);
     }
 
     fn service(&mut self, name: &Written, node: &Node) {
@@ -186,6 +215,7 @@ impl Reader<'_, '_> {
             aliases: node.get("aliases").map(|node| self.aliases(&namespace, node)),
             protocol,
             treatment: self.treatment(node),
+            uses: self.uses(&namespace, name, node),
             origin: Some(self.checker.document().origin(name).into()),
             ..ServicePolicy::default()
         };

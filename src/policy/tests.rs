@@ -10,6 +10,7 @@ use super::*;
 use crate::model::{Action, PathMatch, ServiceKey};
 
 mod mistakes;
+mod scopes;
 
 fn namespaces() -> BTreeSet<Namespace> {
     ["prod".into()].into()

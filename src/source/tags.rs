@@ -69,6 +69,8 @@ pub(super) struct TagLayer {
     pub namespace: Option<(Place, String)>,
     pub role: Option<Role>,
     pub readiness: Option<Readiness>,
+    /// Namespaces that its clients see beside their own, unchecked.
+    pub imports: Option<(Place, Vec<String>)>,
     /// By port name, which no one has checked yet; no name where there is but one port.
     pub ports: BTreeMap<String, PortTags>,
     pub findings: Vec<Finding>,
@@ -99,13 +101,13 @@ pub(super) enum Role {
     None,
 }
 
-const OF_SERVICE: [&str; 4] = ["namespace", "role", "readiness", VERSION];
+const OF_SERVICE: [&str; 5] = ["namespace", "role", "readiness", VERSION, "imports"];
 /// The key of the version of a service that a task is.
 pub(super) const VERSION: &str = "version";
 const OF_PORT: [&str; 6] =
     ["discovery-name", "alias", "protocol", "timeout.request", "timeout.idle", "retry.attempts"];
 /// Keys that are promised for later.
-const NOT_YET: [&str; 3] = ["imports", "drain.window", "inbound"];
+const NOT_YET: [&str; 2] = ["drain.window", "inbound"];
 
 /// Reads the tags of the service called `object`, or of its tasks, as `place` says; their keys have lost their prefix.
 pub(super) fn read(object: &str, place: &Place, tags: &Tags) -> TagLayer {
@@ -172,6 +174,7 @@ impl TagLayer {
             namespace: self.namespace.or(lower.namespace),
             role: self.role.or(lower.role),
             readiness: self.readiness.or(lower.readiness),
+            imports: self.imports.or(lower.imports),
             ..self
         }
     }
@@ -215,19 +218,19 @@ impl Tag<'_> {
         self.finding("CFG002", begin + wrong.at.start..begin + wrong.at.end, &wrong.why)
     }
 
-    fn finding(&self, code: &'static str, at: Range<usize>, why: &str) -> Finding {
-        let (key, is) = (self.place.key(self.key), self.place.is());
-        let shown = words::caret(&format!("{key} = {}", self.value), &at);
+    /// Where it is written, for people.
+    pub(super) fn origin(&self) -> String {
         let of = match self.place {
             Place::Tag | Place::TaskTag | Place::Attribute => String::new(),
             Place::Label(container) => format!(" of container {container}"),
             Place::OfInstance(instance) => format!(" of instance {instance}"),
         };
-        Finding {
-            code,
-            object: format!("{}, {is} {key}{of}", self.object),
-            message: format!("{why}\n{shown}"),
-        }
+        format!("{}, {} {}{of}", self.object, self.place.is(), self.place.key(self.key))
+    }
+
+    fn finding(&self, code: &'static str, at: Range<usize>, why: &str) -> Finding {
+        let shown = words::caret(&format!("{} = {}", self.place.key(self.key), self.value), &at);
+        Finding { code, object: self.origin(), message: format!("{why}\n{shown}") }
     }
 
     fn value<T>(&self, read: impl FnOnce(&str) -> Result<T, Wrong>) -> Result<T, Finding> {
@@ -242,6 +245,11 @@ fn of_service(layer: &mut TagLayer, tag: &Tag<'_>) -> Result<(), Finding> {
                 "the configuration says which namespace the services of Cloud Map join; this has no effect";
             return Err(tag.wrong_key("CFG001", 0..tag.key.len(), why));
         }
+        "imports" if tag.place.is_of_one_port() => {
+            let why = "a policy says what clients outside of ECS import; this has no effect";
+            return Err(tag.wrong_key("CFG001", 0..tag.key.len(), why));
+        }
+        "imports" => layer.imports = Some((tag.place.clone(), tag.value(words::namespaces)?)),
         "namespace" => layer.namespace = Some((tag.place.clone(), tag.value.to_owned())),
         "role" => {
             let roles = [("auto", Role::Auto), ("client", Role::Client), ("none", Role::None)];
@@ -351,6 +359,7 @@ mod tests {
             ("namespace", "prod"),
             ("role", "client"),
             ("readiness", "running"),
+            ("imports", "shared tools"),
             ("discovery-name/http", "pay"),
             ("alias/http", "payments:8080 pay:80"),
             ("protocol/http", "http2"),
@@ -361,6 +370,7 @@ mod tests {
         assert_eq!(layer.findings, []);
         assert_eq!(layer.namespace, Some((Place::Tag, "prod".to_owned())));
         assert_eq!((layer.role, layer.readiness), (Some(Role::Client), Some(Readiness::Running)));
+        assert_eq!(layer.imports, Some((Place::Tag, vec!["shared".to_owned(), "tools".to_owned()])));
         let alias = |name: &str, port| Alias { name: name.into(), port };
         let http = PortTags {
             keys: layer.ports["http"].keys.clone(),
@@ -388,7 +398,6 @@ mod tests {
             ("", "this release knows `namespace`"),
             ("alias", "the key ends in the name of a port: `legation:alias/<portName>`"),
             ("role/http", "`legation:role` is about the whole service"),
-            ("imports", "this release does not support"),
             ("drain.window", "this release does not support"),
             ("inbound/http", "this release does not support `legation:inbound`"),
         ] {
@@ -411,6 +420,8 @@ mod tests {
             ("timeout.request/http", "25h", "expected at most `24h`"),
             ("timeout.idle/http", "1 h", "expected a duration"),
             ("retry.attempts/http", "11", "expected a number from 0 to 10"),
+            ("imports", "Shared", "in lower case"),
+            ("imports", " ", "expected 1 to 8 namespaces"),
         ] {
             let finding = complaint(key, value);
             assert_eq!(finding.code, "CFG002", "{key} = {value}");

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use super::cluster;
 use super::host::Names;
 use super::rule::{self, IsThere};
-use crate::model::{Alias, Namespace, Rule, ServiceName, ServiceSpec};
+use crate::model::{Alias, Namespace, Rule, ServiceKey, ServiceName, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
@@ -59,19 +59,23 @@ fn everything_to(spec: &ServiceSpec, name: Name, is_there: IsThere<'_>, with_fil
 pub fn proxy_routes(
     namespace: &Namespace,
     specs: &[Arc<ServiceSpec>],
-    names: &BTreeMap<ServiceName, Names>,
-    is_there: IsThere<'_>,
+    names: &BTreeMap<ServiceKey, Names>,
+    is_there: &dyn Fn(&ServiceKey) -> bool,
 ) -> Resource {
     let name = proxy_name(namespace);
-    let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
+    let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key)?)));
+    let beside = |spec: &ServiceSpec| {
+        let namespace = spec.key.namespace.clone();
+        move |name: &ServiceName| is_there(&ServiceKey { namespace: namespace.clone(), name: name.clone() })
+    };
     let domains = |names: &Names| names.iter().map(ToString::to_string).collect();
     let host = |(spec, names): (&Arc<ServiceSpec>, _)| {
-        virtual_host(spec, domains(names), rule::routes(spec, is_there, true))
+        virtual_host(spec, domains(names), rule::routes(spec, &beside(spec), true))
     };
     let mut virtual_hosts: Vec<_> = named().map(host).collect();
     virtual_hosts.push(no_such_name());
     let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
-    let clusters = named().flat_map(|(spec, _)| clusters(spec, is_there));
+    let clusters = named().flat_map(|(spec, _)| clusters(spec, &beside(spec)).collect::<Vec<_>>());
     Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters)
 }
 
