@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::shop::Shop;
 
 mod rows;
+mod scopes;
 mod shop;
 mod treatment;
 
