@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use foldhash::HashSet;
 use foldhash::fast::RandomState;
 
-use crate::model::{InstanceId, Reason, ServiceKey};
+use crate::model::{InstanceId, Reason, Scope, ServiceKey};
 use crate::snapshot::Name;
 
 /// How many withdrawals are remembered.
@@ -41,10 +41,29 @@ pub struct Withdrawal {
     pub assignment: Name,
     /// The snapshot that took it out: where the whole service left, the one after its cluster's grace.
     pub generation: u64,
+    /// The same for each scope whose clients have it: generations of one say nothing of another.
+    pub audience: Vec<(Arc<Scope>, u64)>,
     /// When the source's answer arrived.
     pub seen_at: SystemTime,
     /// When the snapshot was published.
     pub published_at: SystemTime,
+}
+
+impl Withdrawal {
+    /// The snapshot that took it out of what clients of a scope are served, if they were served it.
+    pub fn generation_in(&self, scope: &Scope) -> Option<u64> {
+        let mut audience = self.audience.iter();
+        audience.find(|(other, _)| **other == *scope).map(|(_, generation)| *generation)
+    }
+}
+
+/// A stream, and what its client may see.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener<'a> {
+    /// The stream's number.
+    pub stream: u64,
+    /// What its client may see.
+    pub scope: &'a Scope,
 }
 
 /// One sidecar's answer to a withdrawal.
@@ -147,20 +166,19 @@ impl Ledger {
         })
     }
 
-    /// `stream` was sent `assignment` from `generation`, and had been told everything up to the generation `told`.
+    /// A stream was sent `assignment` from `generation`, and had been told everything up to the generation `told`.
     /// Returns the time since the source saw each withdrawal that the sidecar now learns.
     pub fn sent(
         &self,
         assignment: &str,
         told: u64,
         generation: u64,
-        stream: u64,
+        listener: Listener<'_>,
         now: SystemTime,
     ) -> Vec<Duration> {
-        self.each_open(assignment, generation, stream, now, |entry| {
+        self.each_open(assignment, generation, listener, now, |entry, since| {
             // Whoever had not yet been sent an endpoint that came and went had nothing to be told.
-            let never_had_it = entry.change.withdrawal.generation <= told;
-            if never_had_it || !entry.sent_to.insert(stream) {
+            if since <= told || !entry.sent_to.insert(listener.stream) {
                 return Visit::Again;
             }
             let progress = &mut entry.change.progress;
@@ -171,22 +189,22 @@ impl Ledger {
         })
     }
 
-    /// `stream` of `node` accepted `assignment` from `generation`. Returns the time since the source saw
+    /// A stream of `node` accepted `assignment` from `generation`. Returns the time since the source saw
     /// each withdrawal that the sidecar now holds.
     pub fn acked(
         &self,
         assignment: &str,
         generation: u64,
-        stream: u64,
+        listener: Listener<'_>,
         node: &Arc<str>,
         now: SystemTime,
     ) -> Vec<Duration> {
-        self.each_open(assignment, generation, stream, now, |entry| {
+        self.each_open(assignment, generation, listener, now, |entry, _| {
             let after = now.duration_since(entry.change.withdrawal.seen_at).unwrap_or_default();
-            if !entry.sent_to.contains(&stream) {
+            if !entry.sent_to.contains(&listener.stream) {
                 return Visit::NotSent;
             }
-            if !entry.acked_by.insert(stream) {
+            if !entry.acked_by.insert(listener.stream) {
                 return Visit::Again;
             }
             let progress = &mut entry.change.progress;
@@ -206,9 +224,9 @@ impl Ledger {
         &self,
         assignment: &str,
         generation: u64,
-        stream: u64,
+        listener: Listener<'_>,
         now: SystemTime,
-        mut visit: impl FnMut(&mut Entry) -> Visit,
+        mut visit: impl FnMut(&mut Entry, u64) -> Visit,
     ) -> Vec<Duration> {
         let Some(ids) = self.open.get(assignment) else { return Vec::new() };
         let mut since_seen = Vec::new();
@@ -220,8 +238,9 @@ impl Ledger {
             if age > OPEN_FOR {
                 break;
             }
-            if stream < entry.change.streams_before && withdrawal.generation <= generation {
-                match visit(&mut entry) {
+            let Some(since) = withdrawal.generation_in(listener.scope) else { continue };
+            if listener.stream < entry.change.streams_before && since <= generation {
+                match visit(&mut entry, since) {
                     Visit::First(since) => since_seen.push(since),
                     Visit::Again => break,
                     Visit::NotSent => {}
@@ -252,9 +271,16 @@ mod tests {
             reason: Reason::Stopping,
             assignment: "prod/payments".into(),
             generation,
+            audience: vec![(Arc::new(Scope::whole("prod".into())), generation)],
             seen_at: SystemTime::UNIX_EPOCH,
             published_at: SystemTime::UNIX_EPOCH,
         }
+    }
+
+    /// A stream of a client that sees all of prod.
+    fn ear(stream: u64) -> Listener<'static> {
+        static WHOLE: std::sync::LazyLock<Scope> = std::sync::LazyLock::new(|| Scope::whole("prod".into()));
+        Listener { stream, scope: &WHOLE }
     }
 
     fn at(ms: u64) -> SystemTime {
@@ -270,17 +296,20 @@ mod tests {
         let node: Arc<str> = "checkout-1".into();
 
         assert!(
-            ledger.sent("prod/payments", 0, 6, early, at(1)).is_empty(),
+            ledger.sent("prod/payments", 0, 6, ear(early), at(1)).is_empty(),
             "an older snapshot tells nothing"
         );
-        assert_eq!(ledger.sent("prod/payments", 0, 7, early, at(2)), [Duration::from_millis(2)]);
-        assert!(ledger.sent("prod/payments", 0, 8, early, at(3)).is_empty());
-        assert!(ledger.sent("prod/payments", 0, 8, late, at(3)).is_empty());
-        assert!(ledger.acked("prod/payments", 8, other, &node, at(4)).is_empty(), "never sent, never agreed");
-        assert_eq!(ledger.sent("prod/payments", 0, 8, other, at(4)).len(), 1);
-        assert_eq!(ledger.acked("prod/payments", 7, early, &node, at(5)), [Duration::from_millis(5)]);
-        assert_eq!(ledger.acked("prod/payments", 8, other, &node, at(9)), [Duration::from_millis(9)]);
-        assert!(ledger.acked("prod/payments", 8, early, &node, at(10)).is_empty());
+        assert_eq!(ledger.sent("prod/payments", 0, 7, ear(early), at(2)), [Duration::from_millis(2)]);
+        assert!(ledger.sent("prod/payments", 0, 8, ear(early), at(3)).is_empty());
+        assert!(ledger.sent("prod/payments", 0, 8, ear(late), at(3)).is_empty());
+        assert!(
+            ledger.acked("prod/payments", 8, ear(other), &node, at(4)).is_empty(),
+            "never sent, never agreed"
+        );
+        assert_eq!(ledger.sent("prod/payments", 0, 8, ear(other), at(4)).len(), 1);
+        assert_eq!(ledger.acked("prod/payments", 7, ear(early), &node, at(5)), [Duration::from_millis(5)]);
+        assert_eq!(ledger.acked("prod/payments", 8, ear(other), &node, at(9)), [Duration::from_millis(9)]);
+        assert!(ledger.acked("prod/payments", 8, ear(early), &node, at(10)).is_empty());
 
         let [change] = ledger.list().try_into().unwrap();
         assert_eq!((change.progress.sent, change.progress.acked), (2, 2));
@@ -289,14 +318,35 @@ mod tests {
     }
 
     #[test]
+    fn one_withdrawal_counts_the_clients_of_every_scope_by_its_own_generations() {
+        let ledger = Ledger::default();
+        let (whole, narrow, foreign) = (ledger.new_stream(), ledger.new_stream(), ledger.new_stream());
+        let scope = Arc::new(Scope { uses: Some(["payments".into()].into()), ..Scope::whole("prod".into()) });
+        let mut withdrawal = withdrawal(70);
+        withdrawal.audience.push((Arc::clone(&scope), 3));
+        ledger.open(withdrawal);
+        let narrow = Listener { stream: narrow, scope: &scope };
+        let elsewhere = Scope::whole("shared".into());
+        let foreign = Listener { stream: foreign, scope: &elsewhere };
+        assert!(ledger.sent("prod/payments", 1, 2, narrow, at(1)).is_empty(), "before it");
+        assert_eq!(ledger.sent("prod/payments", 2, 3, narrow, at(2)).len(), 1);
+        assert_eq!(ledger.sent("prod/payments", 69, 70, ear(whole), at(3)).len(), 1);
+        assert!(ledger.sent("prod/payments", 0, 99, foreign, at(3)).is_empty(), "who does not see it");
+        assert_eq!(ledger.acked("prod/payments", 3, narrow, &"checkout-1".into(), at(4)).len(), 1);
+        assert_eq!(ledger.acked("prod/payments", 70, ear(whole), &"web-1".into(), at(5)).len(), 1);
+        let [change] = ledger.list().try_into().unwrap();
+        assert_eq!((change.progress.sent, change.progress.acked), (2, 2));
+    }
+
+    #[test]
     fn a_sidecar_that_never_had_the_endpoint_does_not_count() {
         let ledger = Ledger::default();
         let (slow, quick) = (ledger.new_stream(), ledger.new_stream());
         // At 6 the endpoint came, which only one of the two was sent; at 7 it went; at 8 another one changes.
         ledger.open(withdrawal(7));
-        assert_eq!(ledger.sent("prod/payments", 6, 7, quick, at(2)), [Duration::from_millis(2)]);
-        assert!(ledger.sent("prod/payments", 7, 8, slow, at(2_000)).is_empty());
-        assert!(ledger.acked("prod/payments", 8, slow, &"checkout-1".into(), at(2_001)).is_empty());
+        assert_eq!(ledger.sent("prod/payments", 6, 7, ear(quick), at(2)), [Duration::from_millis(2)]);
+        assert!(ledger.sent("prod/payments", 7, 8, ear(slow), at(2_000)).is_empty());
+        assert!(ledger.acked("prod/payments", 8, ear(slow), &"checkout-1".into(), at(2_001)).is_empty());
         assert_eq!(ledger.list()[0].progress.sent, 1);
     }
 
@@ -305,7 +355,7 @@ mod tests {
         let ledger = Ledger::default();
         let stream = ledger.new_stream();
         ledger.open(withdrawal(7));
-        assert!(ledger.sent("prod/payments", 0, 7, stream, at(61_000)).is_empty());
+        assert!(ledger.sent("prod/payments", 0, 7, ear(stream), at(61_000)).is_empty());
         assert_eq!(ledger.list()[0].progress.sent, 0);
     }
 

@@ -15,13 +15,14 @@ use imbl::ordmap::DiffItem;
 
 use self::verdict::Tasks;
 use crate::model::{
-    Addresses, Crew, Endpoint, Finding, Knobs, Mesh, MeshNamespace, Namespace, Service, ServiceKey,
-    ServiceName, ServiceSpec, ServiceView, Services, View,
+    Addresses, Crew, Endpoint, Finding, Imported, Knobs, Mesh, MeshNamespace, Namespace, Scoping, Service,
+    ServiceKey, ServiceName, ServiceSpec, ServiceView, Services, View,
 };
 use crate::policy::{NamespacePolicy, Policy};
 
 mod crews;
 mod names;
+pub mod scope;
 mod strays;
 mod verdict;
 mod world;
@@ -41,6 +42,10 @@ pub struct Joiner {
     now: Option<SystemTime>,
     /// When something is to be said anew of a service although no source says anything.
     due: BTreeMap<ServiceKey, SystemTime>,
+    /// Who sees what.
+    scoping: Arc<Scoping>,
+    /// What is wrong with that.
+    of_scoping: Vec<Finding>,
 }
 
 /// What is remembered of one namespace.
@@ -70,6 +75,8 @@ impl Joiner {
             findings: BTreeMap::new(),
             now: None,
             due: BTreeMap::new(),
+            scoping: Arc::default(),
+            of_scoping: Vec::new(),
         }
     }
 
@@ -110,17 +117,32 @@ impl Joiner {
         }
         let is_new = !Arc::ptr_eq(&self.policy, policy);
         let mut crews = crews::changed(&self.views, views);
+        let mut described_anew = is_new || !scope::says_the_same(&self.views, views);
         for (name, known) in &mut self.namespaces {
             let services = touched.remove(name).unwrap_or_default();
             if is_new || !services.is_empty() {
-                known.renew(services, policy.of(name), is_new);
+                described_anew |= known.renew(services, policy.of(name), is_new);
             }
             if let Some(crews) = crews.remove(name) {
                 known.renew_crews(crews);
             }
         }
+        if described_anew {
+            self.see_anew(views, policy);
+        }
         (self.views, self.policy) = (views.to_vec(), Arc::clone(policy));
         self.mesh()
+    }
+
+    /// Says anew who sees what, and what is wrong with that.
+    fn see_anew(&mut self, views: &[Arc<View>], policy: &Policy) {
+        let known: BTreeMap<_, _> =
+            self.namespaces.iter().map(|(name, known)| (name, &*known.joined)).collect();
+        let (scoping, findings) = scope::scoping(policy, views, &known);
+        if *self.scoping != scoping {
+            self.scoping = Arc::new(scoping);
+        }
+        self.of_scoping = findings;
     }
 
     fn mesh(&self) -> Mesh {
@@ -128,7 +150,8 @@ impl Joiner {
         let in_views = self.views.iter().flat_map(|view| &view.findings);
         let of_names = self.namespaces.values().flat_map(|known| &known.findings);
         let of_services = self.findings.values().flatten();
-        let findings: BTreeSet<_> = in_views.chain(of_names).chain(of_services).collect();
+        let findings: BTreeSet<_> =
+            in_views.chain(of_names).chain(of_services).chain(&self.of_scoping).collect();
         Mesh {
             namespaces: self
                 .namespaces
@@ -136,6 +159,7 @@ impl Joiner {
                 .map(|(name, known)| (name.clone(), Arc::clone(&known.joined)))
                 .collect(),
             occupied: occupied.cloned().collect(),
+            scoping: Arc::clone(&self.scoping),
             findings: findings.into_iter().cloned().collect(),
         }
     }
@@ -194,17 +218,18 @@ fn services_of<'a>(
 impl Known {
     fn new(name: Namespace) -> Self {
         let (services, addresses, defaults) = (Services::new(), Arc::default(), Knobs::default());
-        let joined = MeshNamespace { name, services, addresses, defaults, crews: OrdMap::new() };
+        let (imported, crews) = (Imported::default(), OrdMap::new());
+        let joined = MeshNamespace { name, services, addresses, defaults, imported, crews };
         Self { described: BTreeMap::new(), findings: Vec::new(), joined: Arc::new(joined) }
     }
 
-    /// Takes in what these services are now.
+    /// Takes in what these services are now. Returns whether any may be described otherwise than before.
     fn renew(
         &mut self,
         touched: Vec<(ServiceName, Joined)>,
         policy: Option<&NamespacePolicy>,
         is_policy_new: bool,
-    ) {
+    ) -> bool {
         let before = Arc::clone(&self.joined);
         let mut services = before.services.clone();
         let mut described_anew = is_policy_new;
@@ -229,13 +254,14 @@ impl Known {
             addresses = self.give_names(&mut services, policy);
         }
         let defaults = policy.map(|policy| policy.defaults.knobs.clone()).unwrap_or_default();
-        let (name, crews) = (before.name.clone(), before.crews.clone());
-        let now = MeshNamespace { name, services, addresses, defaults, crews };
+        let (name, crews, imported) = (before.name.clone(), before.crews.clone(), Imported::default());
+        let now = MeshNamespace { name, services, addresses, defaults, imported, crews };
         if now.services != before.services
             || (&now.addresses, &now.defaults) != (&before.addresses, &before.defaults)
         {
             self.joined = Arc::new(now);
         }
+        described_anew
     }
 
     /// Takes in where the tasks of these ECS services run now.

@@ -22,6 +22,7 @@ pub use place::{Place, Subnet, TaskState, TasksByPlace};
 pub use route::{
     Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
 };
+pub use scope::{Exports, ForeignAddresses, Import, Imported, Pattern, Scope, Scoping, Sight, Uses};
 
 mod cluster;
 mod knobs;
@@ -29,6 +30,7 @@ mod names;
 mod origin;
 mod place;
 mod route;
+mod scope;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -322,6 +324,8 @@ pub struct View {
     pub unplaced: BTreeSet<Arc<str>>,
     /// Where the tasks of each ECS service run.
     pub crews: Crews,
+    /// What tags say that clients of these namespaces see beside their own, ordered.
+    pub imports: Vec<(Namespace, Import)>,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
@@ -475,6 +479,8 @@ pub struct MeshNamespace {
     pub defaults: Knobs,
     /// Where the tasks of each ECS service run.
     pub crews: OrdMap<ServiceName, Crew>,
+    /// What clients see of other namespaces: nothing but in a scope.
+    pub imported: Imported,
 }
 
 /// What is true, joined from every source.
@@ -484,6 +490,8 @@ pub struct Mesh {
     pub namespaces: BTreeMap<Namespace, Arc<MeshNamespace>>,
     /// Container ports by task, one map for each source that knows any.
     pub occupied: Vec<OccupiedPorts>,
+    /// Which clients see something else than their namespace.
+    pub scoping: Arc<Scoping>,
     /// What is wrong with the descriptions, ordered.
     pub findings: Vec<Finding>,
 }

@@ -9,25 +9,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
-use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::changes::{Ledger, Withdrawal};
-use crate::grace::Grace;
 use crate::mesh::Joiner;
-use crate::model::{
-    Endpoint, Mesh, MeshNamespace, Namespace, Reason, Service, ServiceKey, ServiceName, State, View,
-};
+use crate::mesh::scope::scoped;
+use crate::model::{InstanceId, Mesh, Namespace, Scope, ServiceKey, View};
 use crate::policy::Policy;
 use crate::policy::watch::Loaded;
-use crate::snapshot::{ResourceType, Snapshot, Tables};
 use crate::source::aws::Clock;
 use crate::source::{Cell, Reading};
 use crate::store::Writer;
 use crate::telemetry::Metrics;
-use crate::translate::{Translator, cluster};
+use crate::translate::cluster;
+
+mod memory;
+
+use self::memory::{Leaving, Memory, Publication, Turn};
 
 /// What the crank is connected to.
 #[derive(Debug)]
@@ -52,39 +52,32 @@ pub struct Pipeline {
     pub cluster_grace: Duration,
 }
 
-/// What is remembered of a namespace from turn to turn.
-#[derive(Debug)]
-struct Memory {
-    translator: Translator,
-    grace: Grace,
-    /// Services that left the mesh and whose load assignments are still published.
-    left: BTreeMap<ServiceName, Held>,
+/// How long a scope is served when no client is in it any more.
+const SCOPE_IDLE: Duration = Duration::from_secs(60);
+
+/// What is remembered from turn to turn.
+#[derive(Debug, Default)]
+struct Memories {
+    namespaces: BTreeMap<Namespace, Memory>,
+    scopes: BTreeMap<Arc<Scope>, Memory>,
 }
 
-/// A service whose endpoints are in a published load assignment.
-#[derive(Debug)]
-struct Held {
-    service: Service,
-    /// When it was seen that it is no longer as it was.
-    seen_at: SystemTime,
-}
-
-/// An endpoint about to leave a load assignment.
-#[derive(Debug)]
-struct Leaving {
-    service: ServiceKey,
-    endpoint: Endpoint,
-    reason: Reason,
-    seen_at: SystemTime,
+impl Memories {
+    /// When a cluster may leave although no source speaks.
+    fn next_deadline(&self) -> Option<Instant> {
+        let all = self.namespaces.values().chain(self.scopes.values());
+        all.filter_map(|memory| memory.grace.next_deadline()).min()
+    }
 }
 
 impl Pipeline {
     /// Turns until `shutdown`. Ends early only if a source ended, which is fatal.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut memories: BTreeMap<Namespace, Memory> = BTreeMap::new();
+        let mut memories = Memories::default();
         let mut joiner = Joiner::new(&self.namespaces);
         let mut joined: Vec<Arc<View>> = Vec::new();
         let mut treated: Option<Arc<Policy>> = None;
+        let mut is_scope_asked = false;
         loop {
             let readings: Vec<_> = self.cells.iter().map(Cell::reading).collect();
             let Loaded { policy, externals, since, .. } = self.policy.borrow_and_update().clone();
@@ -95,7 +88,8 @@ impl Pipeline {
                 let is_treated_anew = treated.as_ref().is_some_and(|before| !Arc::ptr_eq(before, &policy));
                 if is_treated_anew
                     || !same(&joined, &views)
-                    || next_deadline(&memories).is_some_and(|at| at <= now)
+                    || memories.next_deadline().is_some_and(|at| at <= now)
+                    || std::mem::take(&mut is_scope_asked)
                     || joiner.next_due().is_some_and(|at| at <= self.clock.now())
                 {
                     let seen_at = if is_treated_anew { since } else { seen_at(&readings, &joined) };
@@ -105,12 +99,16 @@ impl Pipeline {
                 let began = readings.iter().map(|reading| reading.began).min().flatten();
                 began.into_iter().for_each(|began| self.writer.confirm(began));
             }
-            let deadline = next_deadline(&memories).into_iter().chain(self.next_due(&joiner)).min();
+            let deadline = memories.next_deadline().into_iter().chain(self.next_due(&joiner)).min();
             let changes = select_all(self.cells.iter_mut().map(|cell| Box::pin(cell.changed())));
             let alive = tokio::select! {
                 () = shutdown.cancelled() => return,
                 (alive, _, _) = changes => alive,
                 Ok(()) = self.policy.changed() => true,
+                () = self.writer.scope_asked() => {
+                    is_scope_asked = true;
+                    true
+                }
                 () = sleep_until(deadline) => true,
             };
             if !alive {
@@ -125,115 +123,104 @@ impl Pipeline {
         Instant::now().checked_add(due)
     }
 
-    fn turn(
-        &self,
-        mesh: Mesh,
-        seen_at: SystemTime,
-        started: Instant,
-        memories: &mut BTreeMap<Namespace, Memory>,
-    ) {
-        let before = Arc::clone(&self.mesh.borrow());
-        let mesh = Arc::new(mesh);
+    fn turn(&self, mesh: Mesh, seen_at: SystemTime, started: Instant, memories: &mut Memories) {
+        let (before, mesh) = (Arc::clone(&self.mesh.borrow()), Arc::new(mesh));
+        let is_occupied_anew = before.occupied != mesh.occupied;
+        let turn = Turn { mesh: &mesh, is_occupied_anew, seen_at, started };
+        let mut publications = Vec::new();
         for (name, namespace) in &mesh.namespaces {
-            let latest = self.writer.latest(name);
-            let known = before.namespaces.get(name);
-            let unchanged = known.is_some_and(|old| Arc::ptr_eq(old, namespace));
-            let memory = memories.entry(name.clone()).or_insert_with(|| Memory {
-                translator: Translator::default(),
-                grace: Grace::new(self.cluster_grace),
-                left: BTreeMap::new(),
-            });
-            let due = memory.grace.next_deadline().is_some_and(|at| at <= started);
-            if unchanged && latest.is_some() && before.occupied == mesh.occupied && !due {
-                continue;
-            }
-            let mut tables = memory.translator.translate(namespace);
-            if let Some(latest) = &latest {
-                tables = memory.grace.stage(tables, latest.tables(), started);
-            }
-            let leaving = memory.leaving(known, namespace, &tables, seen_at);
-            let occupied = mesh.occupied.clone();
-            let snapshot = match latest {
-                Some(latest) => latest.next(tables, occupied, seen_at),
-                None => Some(Snapshot::first(name.clone(), tables, occupied, seen_at)),
-            };
-            let Some(snapshot) = snapshot else { continue };
-            self.enter_withdrawals(leaving, snapshot.generation);
-            debug!(namespace = %name, generation = snapshot.generation, "published");
+            let memory = memories.namespaces.entry(name.clone());
+            let memory = memory.or_insert_with(|| Memory::new(self.cluster_grace));
+            let (scope, latest) = (Arc::new(Scope::whole(name.clone())), self.writer.latest(name));
+            publications.extend(memory.turn(turn, &scope, namespace, latest, &|_| None));
+        }
+        self.turn_scopes(turn, &before, memories, &mut publications);
+        self.enter_withdrawals(&mut publications);
+        for Publication { snapshot, .. } in publications {
+            debug!(scope = %snapshot.scope, generation = snapshot.generation, "published");
             self.writer.publish(snapshot);
         }
+        self.writer.rule(&mesh.scoping);
         self.mesh.send_replace(mesh);
         self.metrics.build.observe(started.elapsed().as_secs_f64());
     }
 
-    fn enter_withdrawals(&self, leaving: Vec<Leaving>, generation: u64) {
+    /// The same for the scopes that clients are in; whole namespaces are translated already.
+    fn turn_scopes(&self, turn: Turn<'_>, before: &Mesh, memories: &mut Memories, to: &mut Vec<Publication>) {
+        let Memories { namespaces, scopes } = memories;
+        let translators = |name: &Namespace| namespaces.get(name).map(|memory| &memory.translator);
+        let known = self.writer.scopes();
+        scopes.retain(|scope, _| known.contains(scope));
+        for scope in known {
+            let memory = scopes.entry(Arc::clone(&scope));
+            let memory = memory.or_insert_with(|| Memory::new(self.cluster_grace));
+            if self.writer.is_wanted(&scope) {
+                memory.idle_since = None;
+            } else {
+                let since = *memory.idle_since.get_or_insert(turn.started);
+                if turn.started.duration_since(since) >= SCOPE_IDLE && self.writer.forget(&scope) {
+                    scopes.remove(&scope);
+                    continue;
+                }
+            }
+            let shown = match &memory.shown {
+                Some(shown) if is_same(&scope, before, turn.mesh) => Arc::clone(shown),
+                known => scoped(turn.mesh, &scope, known.as_ref()),
+            };
+            let latest = self.writer.latest_in(&scope);
+            to.extend(memory.turn(turn, &scope, &shown, latest, &translators));
+        }
+    }
+
+    /// One entry for each endpoint, whoever is served it.
+    fn enter_withdrawals(&self, publications: &mut [Publication]) {
         let published_at = SystemTime::now();
-        for Leaving { service, endpoint, reason, seen_at } in leaving {
-            info!(%service, task = %endpoint.instance, reason = reason.as_str(), "endpoint withdrawn");
-            self.ledger.open(Withdrawal {
-                assignment: cluster::name(&service),
-                service,
-                instance: endpoint.instance,
-                address: endpoint.address,
-                port: endpoint.port,
-                reason,
-                generation,
-                seen_at,
-                published_at,
-            });
+        let mut withdrawals: Vec<Withdrawal> = Vec::new();
+        let mut places: BTreeMap<(ServiceKey, InstanceId, Option<u16>), usize> = BTreeMap::new();
+        for Publication { snapshot, leaving } in publications {
+            let audience = (Arc::clone(&snapshot.scope), snapshot.generation);
+            for Leaving { service, endpoint, reason, seen_at } in leaving.drain(..) {
+                let place = (service.clone(), endpoint.instance.clone(), endpoint.port);
+                let known = places.get(&place).and_then(|at| withdrawals.get_mut(*at));
+                if let Some(known) = known {
+                    known.audience.push(audience.clone());
+                    continue;
+                }
+                places.insert(place, withdrawals.len());
+                withdrawals.push(Withdrawal {
+                    assignment: cluster::name(&service),
+                    service,
+                    instance: endpoint.instance,
+                    address: endpoint.address,
+                    port: endpoint.port,
+                    reason,
+                    generation: snapshot.generation,
+                    audience: vec![audience.clone()],
+                    seen_at,
+                    published_at,
+                });
+            }
+        }
+        for withdrawal in withdrawals {
+            let Withdrawal { service, instance, reason, .. } = &withdrawal;
+            info!(%service, task = %instance, reason = reason.as_str(), "endpoint withdrawn");
+            self.ledger.open(withdrawal);
         }
     }
 }
 
-impl Memory {
-    /// The endpoints that leave rotation when `tables` are published. Those of a service that left the mesh stay
-    /// in its load assignment for the grace, and whoever is sent that meanwhile has not been told: they leave
-    /// when it goes, and not at all if the service is back before.
-    fn leaving(
-        &mut self,
-        before: Option<&Arc<MeshNamespace>>,
-        after: &MeshNamespace,
-        tables: &Tables,
-        seen_at: SystemTime,
-    ) -> Vec<Leaving> {
-        let changes = before.into_iter().flat_map(|before| before.services.diff(&after.services));
-        let changed = changes.filter_map(|change| match change {
-            DiffItem::Remove(name, old) | DiffItem::Update { old: (name, old), .. } => {
-                Some((name.clone(), Held { service: old.clone(), seen_at }))
-            }
-            DiffItem::Add(..) => None,
-        });
-        let held: Vec<_> = std::mem::take(&mut self.left).into_iter().chain(changed).collect();
-        let mut leaving = Vec::new();
-        for (name, held) in held {
-            let key = &held.service.spec.key;
-            let (now, seen_at) = match after.services.get(&name) {
-                Some(now) => (&*now.endpoints, seen_at),
-                None if tables[ResourceType::Endpoint].contains_key(&cluster::name(key)) => {
-                    self.left.insert(name, held);
-                    continue;
-                }
-                None => (&[][..], held.seen_at),
-            };
-            leaving.extend(withdrawn(&held.service.endpoints, now).map(|(endpoint, reason)| Leaving {
-                service: key.clone(),
-                endpoint: endpoint.clone(),
-                reason,
-                seen_at,
-            }));
-        }
-        leaving
-    }
+/// Whether nothing that a scope has can be another.
+fn is_same(scope: &Scope, before: &Mesh, after: &Mesh) -> bool {
+    let is_same = |name| match (before.namespaces.get(name), after.namespaces.get(name)) {
+        (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+        (before, after) => before.is_none() && after.is_none(),
+    };
+    Arc::ptr_eq(&before.scoping, &after.scoping) && scope.namespaces().all(is_same)
 }
 
 /// Every source's view, once each has spoken.
 fn every_view(readings: &[Reading]) -> Option<Vec<Arc<View>>> {
     readings.iter().map(|reading| reading.view.clone()).collect()
-}
-
-/// When a cluster may leave although no source speaks.
-fn next_deadline(memories: &BTreeMap<Namespace, Memory>) -> Option<Instant> {
-    memories.values().filter_map(|memory| memory.grace.next_deadline()).min()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -254,23 +241,6 @@ fn seen_at(readings: &[Reading], joined: &[Arc<View>]) -> SystemTime {
         !reading.view.as_ref().zip(old).is_some_and(|(new, old)| Arc::ptr_eq(new, old))
     });
     fresh.filter_map(|(_, reading)| reading.changed_at).min().unwrap_or_else(SystemTime::now)
-}
-
-/// The endpoints that were in rotation before and are not after, with the reason.
-fn withdrawn<'a>(
-    before: &'a [Endpoint],
-    after: &'a [Endpoint],
-) -> impl Iterator<Item = (&'a Endpoint, Reason)> {
-    let in_rotation = before.iter().filter(|endpoint| endpoint.verdict.state == State::Healthy);
-    in_rotation.filter_map(|endpoint| {
-        let place = after.binary_search_by(|other| {
-            (&other.instance, other.port).cmp(&(&endpoint.instance, endpoint.port))
-        });
-        match place.ok().map(|place| after[place].verdict) {
-            Some(verdict) => (verdict.state != State::Healthy).then_some((endpoint, verdict.reason)),
-            None => Some((endpoint, Reason::Stopped)),
-        }
-    })
 }
 
 #[cfg(test)]

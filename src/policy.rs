@@ -14,14 +14,15 @@ use std::time::Duration;
 use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
-    Alias, Balancing, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration, Rule, ServiceName,
-    ServiceSpec, ServiceView, Versions, View,
+    Alias, Balancing, Exports, Import, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration,
+    Rule, ServiceName, ServiceSpec, ServiceView, Uses, Versions, View,
 };
 
 mod reach;
 mod read;
 mod routes;
 mod said;
+mod scopes;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,10 @@ pub struct NamespacePolicy {
     limits: BTreeMap<ServiceName, Knobs>,
     /// Where the defaults are written, with what the profile says below them.
     pub origin: Origin,
+    /// What clients see of other namespaces.
+    pub imports: Vec<Import>,
+    /// What others may import; everything where it is not said.
+    pub exports: Option<Exports>,
 }
 
 /// How clients treat a service, and when it is ready.
@@ -80,6 +85,8 @@ pub struct ServicePolicy {
     pub rules: Vec<Rule>,
     /// The versions of it that some rule names.
     pub versions: BTreeSet<Arc<str>>,
+    /// All that it calls itself, if it says so.
+    pub uses: Option<Uses>,
     /// Where most of it is written, and where each value: `policy.yaml:12`.
     pub origin: Option<Origin>,
 }

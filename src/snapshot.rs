@@ -19,7 +19,7 @@ use imbl::ordmap::DiffItem;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::model::{InstanceId, Namespace, OccupiedPorts};
+use crate::model::{InstanceId, Namespace, OccupiedPorts, Scope};
 
 mod index;
 mod slice;
@@ -304,12 +304,14 @@ struct Change {
 /// How many generations back a slow stream may look before it compares everything.
 pub const REMEMBERED_CHANGES: usize = 64;
 
-/// Everything that one namespace serves.
+/// Everything that one namespace serves, to all its clients or to those of one scope.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Whose it is.
     pub namespace: Namespace,
-    /// Counts up by one with each snapshot of this namespace in this process.
+    /// Which of its clients are meant.
+    pub scope: Arc<Scope>,
+    /// Counts up by one with each snapshot of this scope in this process.
     pub generation: u64,
     /// When the answer arrived at the source that led to this snapshot.
     pub seen_at: SystemTime,
@@ -327,8 +329,13 @@ impl Snapshot {
         occupied: Vec<OccupiedPorts>,
         seen_at: SystemTime,
     ) -> Self {
-        let index = Index::of(&tables);
-        Self { namespace, generation: 1, seen_at, tables, index, occupied, changes: VecDeque::new() }
+        let (index, scope) = (Index::of(&tables), Arc::new(Scope::whole(namespace.clone())));
+        Self { namespace, scope, generation: 1, seen_at, tables, index, occupied, changes: VecDeque::new() }
+    }
+
+    /// The same for the clients of one scope.
+    pub fn in_scope(self, scope: &Arc<Scope>) -> Self {
+        Self { scope: Arc::clone(scope), ..self }
     }
 
     /// The snapshot after this one, or `None` when nothing differs.
@@ -354,8 +361,8 @@ impl Snapshot {
         });
         let gone = gone.collect();
         changes.push_back(Arc::new(Change { generation, names, gone, tasks }));
-        let namespace = self.namespace.clone();
-        Some(Self { namespace, generation, seen_at, tables, index, occupied, changes })
+        let (namespace, scope) = (self.namespace.clone(), Arc::clone(&self.scope));
+        Some(Self { namespace, scope, generation, seen_at, tables, index, occupied, changes })
     }
 
     /// The first reference that nothing here answers, as (who, to what), if what it followed was closed. Where

@@ -1,4 +1,4 @@
-//! The model turned into Envoy's words: one namespace in, its encoded resources out.
+//! The model turned into Envoy's words: one namespace in, or one scope of it, its encoded resources out.
 //!
 //! It is not a policy engine and knows no sidecar: how Envoy treats a service is in the model, and the
 //! numbers where the model says nothing are in [`profile`].
@@ -20,7 +20,10 @@ use imbl::ordmap::DiffItem;
 use self::host::Names;
 use self::route::Host;
 use self::rule::IsThere;
-use crate::model::{Alias, Crew, Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
+use crate::model::{
+    Alias, Crew, Endpoint, MeshNamespace, Namespace, Rule, Service, ServiceKey, ServiceName, ServiceSpec,
+    Services,
+};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
@@ -41,8 +44,8 @@ mod rule;
 pub struct Translator {
     /// What was translated last.
     before: Option<MeshNamespace>,
-    services: BTreeMap<ServiceName, Translated>,
-    names: BTreeMap<ServiceName, Names>,
+    services: BTreeMap<ServiceKey, Translated>,
+    names: BTreeMap<ServiceKey, Names>,
     /// The Host-routed listener for `HTTP_PROXY` and its routes, which follow from all descriptions together.
     proxy: Vec<Arc<Resource>>,
     crews: BTreeMap<ServiceName, Arc<Resource>>,
@@ -50,7 +53,7 @@ pub struct Translator {
 }
 
 /// A service's resources, with the model that they were made from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Translated {
     spec: Arc<ServiceSpec>,
     endpoints: Arc<[Endpoint]>,
@@ -72,24 +75,33 @@ struct Translated {
 impl Translator {
     /// The resources of `namespace`, closed: whatever a resource refers to is among them.
     pub fn translate(&mut self, namespace: &MeshNamespace) -> Tables {
+        self.translate_with(namespace, &|_| None)
+    }
+
+    /// The same, sharing what others have translated already: `others` says who translates a namespace.
+    pub fn translate_with<'a>(
+        &mut self,
+        namespace: &MeshNamespace,
+        others: &dyn Fn(&Namespace) -> Option<&'a Self>,
+    ) -> Tables {
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         let touched = self.touched(namespace);
         if touched.is_described_anew {
-            let specs: Vec<_> =
-                namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
+            let specs: Vec<_> = namespace.all().map(|service| Arc::clone(&service.spec)).collect();
             self.names = host::names(&namespace.name, &specs);
         }
-        for name in touched.services {
-            let before = self.services.remove(&name);
+        for key in touched.services {
+            let before = self.services.remove(&key);
             let old: Vec<_> = before.iter().flat_map(Translated::resources).cloned().collect();
-            let now = namespace
-                .services
-                .get(&name)
-                .map(|service| Translated::renewed(before, service, namespace, self.names.get(&name)));
+            let now = namespace.get(&key).map(|service| {
+                let other = others(&key.namespace).and_then(|other| other.services.get(&key));
+                let before = other.filter(|other| other.is_of(service)).cloned().or(before);
+                Translated::renewed(before, service, namespace, self.names.get(&key))
+            });
             let new: Vec<_> = now.iter().flat_map(Translated::resources).cloned().collect();
             gone.extend(without(&old, &new));
             come.extend(without(&new, &old));
-            self.services.extend(now.map(|now| (name, now)));
+            self.services.extend(now.map(|now| (key, now)));
         }
         if touched.is_described_anew {
             gone.append(&mut self.proxy);
@@ -129,23 +141,28 @@ impl Translator {
 
     /// What may have to be said anew since the last translation.
     fn touched(&self, namespace: &MeshNamespace) -> Touched {
-        let all = || namespace.services.keys().cloned();
+        let all = || namespace.all().map(|service| service.spec.key.clone());
         let Some(before) = &self.before else {
             return Touched { is_described_anew: true, services: all().collect() };
         };
-        let changes = || before.services.diff(&namespace.services);
-        let described_anew = |change: DiffItem<'_, '_, _, Service>| match change {
-            DiffItem::Update { old: (_, old), new: (_, new) } => !same(&old.spec, &new.spec),
-            DiffItem::Add(..) | DiffItem::Remove(..) => true,
-        };
-        let is_described_anew = changes().any(described_anew)
-            || (&before.addresses, &before.defaults) != (&namespace.addresses, &namespace.defaults);
-        let name = |change| match change {
-            DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
-                name
+        let others = before.imported.services.keys().chain(namespace.imported.services.keys());
+        let names: BTreeSet<_> = std::iter::once(&namespace.name).chain(others).collect();
+        let (mut services, empty) = (BTreeSet::new(), Services::new());
+        let mut is_described_anew = (&before.addresses, &before.defaults, &before.imported.addresses)
+            != (&namespace.addresses, &namespace.defaults, &namespace.imported.addresses);
+        for name in names {
+            let (old, new) = (before.of(name).unwrap_or(&empty), namespace.of(name).unwrap_or(&empty));
+            for change in old.diff(new) {
+                let (service, anew) = match change {
+                    DiffItem::Update { old: (_, old), new: (name, new) } => {
+                        (name, !same(&old.spec, &new.spec))
+                    }
+                    DiffItem::Add(name, _) | DiffItem::Remove(name, _) => (name, true),
+                };
+                is_described_anew |= anew;
+                services.insert(ServiceKey { namespace: name.clone(), name: service.clone() });
             }
-        };
-        let mut services: BTreeSet<ServiceName> = changes().map(name).cloned().collect();
+        }
         if is_described_anew {
             services.extend(all()); // another's description may take or give a name
         }
@@ -157,10 +174,15 @@ impl Translator {
 struct Touched {
     /// Whether any description or address is another.
     is_described_anew: bool,
-    services: BTreeSet<ServiceName>,
+    services: BTreeSet<ServiceKey>,
 }
 
 impl Translated {
+    /// Whether it is all that is to be said of this service, but for its names.
+    fn is_of(&self, service: &Service) -> bool {
+        Arc::ptr_eq(&self.spec, &service.spec) && Arc::ptr_eq(&self.endpoints, &service.endpoints)
+    }
+
     /// The service's resources, those that can be from `old`.
     fn renewed(
         old: Option<Self>,
@@ -169,7 +191,8 @@ impl Translated {
         names: Option<&Names>,
     ) -> Self {
         let (spec, endpoints) = (&service.spec, &service.endpoints);
-        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
+        let neighbours = namespace.of(&spec.key.namespace);
+        let is_there = |name: &ServiceName| neighbours.is_some_and(|services| services.contains_key(name));
         let addresses = listener::addresses(namespace, spec);
         let missing: Vec<_> = spec
             .rules

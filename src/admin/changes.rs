@@ -18,10 +18,10 @@ const NAMED: usize = 10;
 
 /// The sidecars that were there before the withdrawal and don't hold it yet.
 pub(super) fn waiting<'a>(change: &Change, clients: &'a [Client]) -> impl Iterator<Item = &'a Client> {
-    let (streams, generation) = (change.streams_before, change.withdrawal.generation);
-    let namespace = change.withdrawal.service.namespace.clone();
+    let (streams, withdrawal) = (change.streams_before, change.withdrawal.clone());
     clients.iter().filter(move |client| {
-        client.namespace == namespace && client.stream < streams && client.synced_generation < generation
+        let generation = withdrawal.generation_in(&client.scope);
+        client.stream < streams && generation.is_some_and(|generation| client.synced_generation < generation)
     })
 }
 

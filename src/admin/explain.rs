@@ -12,6 +12,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use self::scope::Asking;
 use super::answer::{Answer, Failure, between, one};
 use super::namespaces::treatment;
 use super::proxies::{Sync, sync};
@@ -22,6 +23,8 @@ use crate::model::{
 };
 use crate::vip;
 use crate::xds::clients::Client;
+
+mod scope;
 
 /// A request that somebody wonders about.
 #[derive(Debug, Default)]
@@ -155,7 +158,13 @@ pub(super) async fn explain(
         ));
     };
     let mut ladder = Ladder::default();
-    let Some(service) = name(&mut ladder, state, namespace, &asked.service) else {
+    let called = client.map_or(asked.client.as_str(), |client| &client.node.service);
+    let scope = client.map(|client| Arc::clone(&client.scope));
+    let scope = scope.unwrap_or_else(|| Arc::new(mesh.scoping.of(&namespace.name, called)));
+    let asking =
+        Asking { mesh: &mesh, own: namespace, scope: &scope, client: called, wanted: &asked.service };
+    let (namespace, wanted) = asking.home(&mut ladder);
+    let Some(service) = name(&mut ladder, state, namespace, wanted) else {
         sidecar(&mut ladder, state, client, &asked.client);
         return ladder.answer();
     };

@@ -1,5 +1,6 @@
 //! The connected sidecars: how far each has come, and what it refused.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, between, list as answer_list, time};
 use super::{AdminState, Pages};
+use crate::model::{Scope, ServiceName};
 use crate::snapshot::ResourceType;
 use crate::xds::clients::{Client, TypeStatus};
 
@@ -41,7 +43,7 @@ pub(super) fn sync(state: &AdminState, client: &Client) -> (Sync, SystemTime) {
     if let Some(first) = types().filter_map(|it| it.nack.as_ref()).map(|nack| nack.at).min() {
         return (Sync::Nacked, first);
     }
-    let latest = state.store.latest(client.namespace.as_str());
+    let latest = state.store.latest_in(&client.scope);
     match latest.filter(|latest| latest.generation > client.synced_generation) {
         None => {
             let answered = types().filter_map(|it| it.acked).map(|(_, at)| at).max();
@@ -68,11 +70,12 @@ pub(super) async fn list(State(pages): State<Pages>) -> Answer {
 
 fn describe(state: &AdminState, client: &Client, now: SystemTime) -> Value {
     let (sync, since) = sync(state, client);
-    let latest = state.store.latest(client.namespace.as_str()).map(|snapshot| snapshot.generation);
+    let latest = state.store.latest_in(&client.scope).map(|snapshot| snapshot.generation);
     let types = client.types.iter().map(|(kind, status)| describe_type(*kind, status, now));
     json!({
         "id": client.node.id,
         "namespace": client.namespace.as_str(),
+        "scope": describe_scope(&client.scope),
         "service": client.node.service,
         "cluster": client.node.cluster,
         "zone": client.node.zone,
@@ -90,6 +93,18 @@ fn describe(state: &AdminState, client: &Client, now: SystemTime) -> Value {
         "withheldListeners": client.withheld,
         "containerPorts": client.node.occupied_ports,
     })
+}
+
+/// What a sidecar sees: `null` is a whole namespace, or all that another exports.
+fn describe_scope(scope: &Scope) -> Value {
+    let names = |names: &Option<BTreeSet<ServiceName>>| {
+        names
+            .as_ref()
+            .map(|names| names.iter().map(ServiceName::as_str).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let imports = scope.imports.iter();
+    let imports = imports.map(|(namespace, services)| (namespace.to_string(), json!(names(services))));
+    json!({ "uses": names(&scope.uses), "imports": imports.collect::<serde_json::Map<_, _>>() })
 }
 
 fn describe_type(kind: ResourceType, status: &TypeStatus, now: SystemTime) -> Value {

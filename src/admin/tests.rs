@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::changes::Withdrawal;
 use crate::mesh::Joiner;
-use crate::model::{Finding, Namespace, Reason, ServiceKey};
+use crate::model::{Finding, Namespace, Reason, Scope, ServiceKey};
 use crate::policy::watch::Loaded;
 use crate::snapshot::{ProxyClass, ResourceType, Slice, Snapshot, Tables, Version};
 use crate::source::{CellWriter, SourceError, cell, file};
@@ -28,6 +28,7 @@ mod figures;
 mod health;
 mod inspection;
 mod refusals;
+mod scopes;
 mod sidecars;
 
 const SERVICES: &str = "\
@@ -141,6 +142,7 @@ impl World {
             stream: self.state.ledger.new_stream(),
             node: Node { id: id.into(), service: "checkout".into(), zone, ..Node::default() },
             namespace: "prod".into(),
+            scope: Arc::clone(&session.slice().snapshot().scope),
             peer: "10.0.9.9:40000".to_owned(),
             connected_at: at(100),
         };
@@ -160,6 +162,7 @@ impl World {
             reason: Reason::Stopping,
             assignment: "prod/payments".into(),
             generation: 1,
+            audience: vec![(Arc::new(Scope::whole("prod".into())), 1)],
             seen_at: at(1_000),
             published_at: at(1_001),
         });

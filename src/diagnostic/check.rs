@@ -31,6 +31,12 @@ pub struct NameRule {
 }
 
 impl NameRule {
+    /// Whether this can be a name.
+    pub fn admits(&self, name: &str) -> bool {
+        let sound = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        sound && name.len() <= self.longest && name.chars().all(|c| self.allows(c))
+    }
+
     fn allows(&self, c: char) -> bool {
         c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-') || (self.dots && c == '.')
     }
@@ -123,8 +129,7 @@ impl<'a> Checker<'a> {
     /// A name in lower case.
     pub fn name<'w>(&mut self, written: &'w Written, rule: NameRule) -> Option<&'w str> {
         let name = written.text.as_str();
-        let sound = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        if sound && name.len() <= rule.longest && name.chars().all(|c| rule.allows(c)) {
+        if rule.admits(name) {
             return Some(name);
         }
         let marks = if rule.dots { "`_`, `-`, `.`" } else { "`_`, `-`" };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::words::did_you_mean;
 use crate::model::{Finding, Namespace, Origin, Rule, ServiceName, ServiceSpec};
-use crate::policy::NamespacePolicy;
+use crate::policy::{NamespacePolicy, ServicePolicy};
 
 /// The findings about a namespace.
 pub(super) fn strays(
@@ -23,7 +23,16 @@ pub(super) fn strays(
         format!("no service of {namespace} is called `{name}`{near}")
     };
     for (name, service) in &policy.services {
+        let only_calls = ServicePolicy {
+            uses: service.uses.clone(),
+            origin: service.origin.clone(),
+            ..Default::default()
+        };
         let Some(spec) = described.get(name) else {
+            // Who only calls needs no name that others call.
+            if *service == only_calls && service.uses.is_some() {
+                continue;
+            }
             let origins = service.origin.iter().chain(service.rules.first().map(|rule| &rule.origin));
             findings.extend(origins.map(|origin| finding(origin, unknown(name))));
             continue;

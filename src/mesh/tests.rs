@@ -12,6 +12,7 @@ mod again;
 mod gate;
 mod homes;
 mod recorded;
+mod scopes;
 mod shared;
 
 fn at(seconds: u64) -> Option<SystemTime> {

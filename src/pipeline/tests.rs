@@ -8,10 +8,13 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::model::{
-    Alias, Health, Member, Phase, Protocol, Registration, ServiceSpec, ServiceView, StopCause,
+    Alias, Health, Member, Phase, Protocol, Reason, Registration, ServiceSpec, ServiceView, StopCause,
 };
+use crate::snapshot::{ResourceType, Snapshot};
 use crate::source::{self, CellWriter, SourceError};
 use crate::store::{Store, store};
+
+mod scopes;
 
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -35,15 +38,23 @@ fn start_with(cluster_grace: Duration) -> Running {
 }
 
 fn start_under(cluster_grace: Duration, loaded: Loaded) -> Running {
+    let namespaces = BTreeSet::from(["prod".into(), "empty".into()]);
+    start_for(namespaces, watch::Sender::new(loaded), cluster_grace)
+}
+
+fn start_for(
+    namespaces: BTreeSet<Namespace>,
+    policy: watch::Sender<Loaded>,
+    cluster_grace: Duration,
+) -> Running {
     let ((ecs, ecs_cell), (map, map_cell)) = (source::cell("ecs/prod-a"), source::cell("cloudmap/prod"));
     let (writer, store) = store();
     let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
     let (ledger, stop) = (Ledger::default(), CancellationToken::new());
-    let (policy, policies) = watch::channel(loaded);
     let pipeline = Pipeline {
-        namespaces: BTreeSet::from(["prod".into(), "empty".into()]),
+        namespaces,
         cells: vec![ecs_cell, map_cell],
-        policy: policies,
+        policy: policy.subscribe(),
         clock: Arc::default(),
         writer,
         mesh: mesh_in,

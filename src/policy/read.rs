@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, said, transport};
+use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, said, scopes, transport};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, Written, read_tree};
@@ -81,6 +81,25 @@ impl Known {
         }
         Some(written.text.as_str().into())
     }
+
+    /// The namespace of this name, unless there can be none.
+    pub(super) fn find(&self, name: &str) -> Option<Namespace> {
+        let is_known = !self.is_closed || self.namespaces.contains(name);
+        is_known.then(|| name.into())
+    }
+
+    /// What is known, for people.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.iter().map(Namespace::as_str)
+    }
+
+    /// The namespace that an item says, or the only one, told to nobody if it is neither.
+    pub(super) fn settled(&self, said: Option<&Node>) -> Option<Namespace> {
+        match said.and_then(Node::text) {
+            Some(name) => self.find(name),
+            None => self.namespaces.first().filter(|_| self.namespaces.len() == 1).cloned(),
+        }
+    }
 }
 
 /// Reads all files.
@@ -101,6 +120,10 @@ pub(super) fn read(files: &[Text], namespaces: &BTreeSet<Namespace>) -> Result<P
             Reader { checker: &mut checker, known: &known, seen: &mut seen, policy: &mut policy };
         reader.file(tree);
         problems.extend(checker.finish(()).err().unwrap_or_default());
+    }
+    if problems.is_empty() {
+        let judge = |(document, tree): &(_, _)| scopes::judge(*document, tree, &known, &policy);
+        problems.extend(trees.iter().flat_map(judge));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -126,6 +149,7 @@ fn known<'a>(configured: &BTreeSet<Namespace>, trees: impl Iterator<Item = &'a N
             .iter()
             .flat_map(|key| items(key))
             .for_each(|item| add(of(item)));
+        scopes::named(tree).into_iter().for_each(|name| add(Some(name)));
     }
     if namespaces.is_empty() {
         namespaces.insert(Namespace::from("default"));
@@ -158,6 +182,9 @@ impl Reader<'_, '_> {
         for node in tree.get("rateLimits").map(Node::items).unwrap_or_default() {
             self.rate_limit(node);
         }
+        for node in tree.get("imports").map(Node::items).unwrap_or_default() {
+            self.import(node);
+        }
     }
 
     /// What is known of a namespace so far.
@@ -176,10 +203,11 @@ impl Reader<'_, '_> {
         if node.get("profile").and_then(Node::text) == Some("envoy") {
             defaults.knobs = defaults.knobs.over(&envoy());
         }
+        let exports = self.exports(name, node);
         let document = self.checker.document();
         let origin = said::of_defaults(document.origin(name), node, document);
         let known = self.of(&namespace);
-        (known.defaults, known.origin) = (defaults, origin);
+        (known.defaults, known.origin, known.exports) = (defaults, origin, exports);
     }
 
     fn service(&mut self, name: &Written, node: &Node) {
@@ -196,11 +224,13 @@ impl Reader<'_, '_> {
         let (aliases, local_ports) = aliases.unzip();
         let mut treatment = self.treatment(node);
         treatment.knobs.inbound_port = node.get("inbound").map(|node| self.inbound(node));
+        let uses = self.uses(&namespace, name, node);
         let document = self.checker.document();
         let origin = Some(said::of_service(document.origin(name), node, document));
         // A route in another file may have come first.
         let service = self.of(&namespace).services.entry(name.text.as_str().into()).or_default();
         (service.aliases, service.local_ports) = (aliases, local_ports.unwrap_or_default());
+        service.uses = uses;
         (service.protocol, service.treatment, service.origin) = (protocol, treatment, origin);
     }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::scopes::{is_pattern, is_service};
 use crate::diagnostic::check::NameRule;
 use crate::diagnostic::shape::{Key, Shape};
 
@@ -195,7 +196,19 @@ static INBOUND: Shape = Shape::Map(&[
         .or("15006"),
 ]);
 
-const fn service_keys() -> [Key; 14] {
+static USED: Shape = Shape::Kind("a service, alone or behind its namespace", "shared/audit", is_service);
+static USES: Shape = Shape::List(&USED);
+static PATTERN: Shape = Shape::Kind("a name, in which `*` stands for any text", "batch-*", is_pattern);
+static EXPORTS: Shape = Shape::List(&PATTERN);
+static IMPORTED: Shape = Shape::List(&NAMESPACE_NAME);
+static IMPORT: Shape = Shape::Map(&[
+    Key::new("client", &PATTERN, "Which clients, by the name of their service; `*` is everybody.").required(),
+    Key::new("namespace", &NAMESPACE_NAME, "Their namespace, where there are several."),
+    Key::new("from", &IMPORTED, "The namespaces that they see beside their own.").required(),
+]);
+static IMPORTS: Shape = Shape::List(&IMPORT);
+
+const fn service_keys() -> [Key; 15] {
     let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, log] = TREATMENT;
     [
         Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
@@ -212,9 +225,10 @@ const fn service_keys() -> [Key; 14] {
         options,
         readiness,
         log,
+        Key::new("uses", &USES, "All that it calls itself; without it, the whole namespace and all imports."),
     ]
 }
-pub(super) static SERVICE_KEYS: [Key; 14] = service_keys();
+pub(super) static SERVICE_KEYS: [Key; 15] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
@@ -224,6 +238,7 @@ static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[
     Key::new("profile", &PROFILE, "Whose numbers hold where nobody says any.").or("service-connect"),
     Key::new("defaults", &DEFAULTS, "How clients treat every service of the namespace."),
+    Key::new("exports", &EXPORTS, "Which services others may import; without it, every one."),
 ]);
 static NAMESPACES: Shape = Shape::Names(NAMESPACE, &NAMESPACE_SHAPE);
 
@@ -393,6 +408,7 @@ pub(super) static POLICY: Shape = Shape::File(&[
     Key::new("routes", &ROUTES, "Where requests go."),
     Key::new("rateLimits", &RATE_LIMITS, "How much each sidecar sends or lets in."),
     Key::new("externals", &EXTERNALS, "Services that are neither in ECS nor in Cloud Map."),
+    Key::new("imports", &IMPORTS, "What clients see of other namespaces."),
 ]);
 
 /// Whether this can be the name of a header: a token of HTTP (RFC 9110, section 5.6.2).

@@ -11,6 +11,7 @@ use crate::model::{Action, PathMatch, ServiceKey};
 
 mod mistakes;
 mod origins;
+mod scopes;
 mod slips;
 
 fn namespaces() -> BTreeSet<Namespace> {

@@ -15,6 +15,9 @@ pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most retries that may be written.
 pub const MOST_RETRIES: u32 = 10;
 
+/// The most namespaces that a tag may import.
+pub const MOST_IMPORTS: usize = 8;
+
 const LONGEST_DISCOVERY_NAME: usize = 64;
 const LONGEST_ALIAS_NAME: usize = 127;
 
@@ -122,6 +125,22 @@ pub fn aliases(text: &str) -> Result<Vec<Alias>, Wrong> {
         return Err(Wrong::all(text, "expected `name:port`, such as `payments:8080`"));
     }
     Ok(aliases)
+}
+
+/// Up to [`MOST_IMPORTS`] namespaces, separated by spaces.
+pub fn namespaces(text: &str) -> Result<Vec<String>, Wrong> {
+    let mut names = Vec::new();
+    for (at, word) in words(text) {
+        name(word, LONGEST_ALIAS_NAME, "_.-", "a-z, 0-9, `_`, `.` and `-`").map_err(|it| it.shifted(at))?;
+        names.push(word.to_owned());
+    }
+    if !(1..=MOST_IMPORTS).contains(&names.len()) {
+        return Err(Wrong::all(
+            text,
+            format!("expected 1 to {MOST_IMPORTS} namespaces, such as `shared tools`"),
+        ));
+    }
+    Ok(names)
 }
 
 /// The words of `text` with the byte where each begins.

@@ -30,9 +30,15 @@ const MANAGER: &str = "type.googleapis.com/\
 
 /// The loopback address of each alias of a service, in the order of its aliases.
 pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr> {
-    let address =
-        |alias: &Alias| namespace.addresses.get(vip::base_name(namespace.name.as_str(), &alias.name));
-    spec.aliases.iter().filter_map(|alias| address(alias).copied()).collect()
+    let home = &spec.key.namespace;
+    let address = |alias: &Alias| {
+        let base = vip::base_name(home.as_str(), &alias.name);
+        if *home == namespace.name {
+            return namespace.addresses.get(base).copied();
+        }
+        namespace.imported.addresses.get(&(home.clone(), base.into())).copied()
+    };
+    spec.aliases.iter().filter_map(address).collect()
 }
 
 /// The listener of one alias: `prod/payments:8080`.

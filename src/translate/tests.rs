@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::model::{Alias, Knobs, Protocol, Reason, Service, ServiceKey, State, Verdict};
+use crate::model::{Alias, Imported, Knobs, Protocol, Reason, Service, ServiceKey, State, Verdict};
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
@@ -50,6 +50,7 @@ fn namespace(services: impl IntoIterator<Item = Service>) -> MeshNamespace {
         services,
         addresses: Arc::new(addresses),
         defaults: Knobs::default(),
+        imported: Imported::default(),
     }
 }
 
@@ -206,7 +207,7 @@ fn domains(routes: &Resource) -> Vec<String> {
 
 fn proxy_routes(namespace: &crate::model::Namespace, specs: &[Arc<ServiceSpec>]) -> Resource {
     let names = host::names(namespace, specs);
-    let named = specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
+    let named = specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key)?)));
     let hosts: Vec<_> =
         named.map(|(spec, names)| route::host(spec, names, &|_: &ServiceName| true)).collect();
     route::proxy_routes(namespace, hosts.iter())
@@ -301,4 +302,40 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             verdict: Verdict { state, reason: Reason::Ready },
         },
     )
+}
+
+#[test]
+fn imported_services_have_their_long_name_and_the_short_one_where_nobody_has_it() {
+    let of = |namespace: &str, name: &str, port| {
+        let service = service(name, Protocol::Http, port, &[2]);
+        let key = ServiceKey::new(namespace, name);
+        Service { spec: Arc::new(ServiceSpec { key, ..(*service.spec).clone() }), ..service }
+    };
+    let mut scope = namespace([of("prod", "payments", 8080), of("prod", "mail", 25)]);
+    let foreign = [("shared", "audit", 80), ("shared", "mail", 80), ("tools", "audit", 80)];
+    let mut addresses = crate::model::ForeignAddresses::new();
+    for (home, name, port) in foreign {
+        let services = scope.imported.services.entry(home.into()).or_default();
+        services.insert(name.into(), of(home, name, port));
+        addresses.insert((home.into(), name.into()), vip::address(home, name, 0));
+    }
+    scope.imported.addresses = Arc::new(addresses);
+    let mut translator = Translator::default();
+    let tables = translator.translate(&scope);
+    assert_eq!(tables.dangling(), None);
+    let clusters: Vec<_> = tables[ResourceType::Cluster].keys().map(|name| &**name).collect();
+    assert_eq!(clusters, ["prod/mail", "prod/payments", "shared/audit", "shared/mail", "tools/audit"]);
+    assert!(listeners(&tables, ProxyClass::Sidecar).contains(&"shared/audit:80"));
+    let specs: Vec<_> = scope.all().map(|service| Arc::clone(&service.spec)).collect();
+    let names = host::names(&scope.name, &specs);
+    let names = |namespace, name| names[&ServiceKey::new(namespace, name)].join(" ");
+    assert_eq!(names("shared", "audit"), "audit:80 audit.shared:80 audit audit.shared");
+    assert_eq!(names("shared", "mail"), "mail.shared:80 mail.shared", "prod has a mail");
+    assert_eq!(names("tools", "audit"), "audit.tools:80 audit.tools", "shared comes first");
+    assert_eq!(names("prod", "mail"), "mail:25 mail.prod:25 mail mail.prod");
+    // Again from nothing it is the same, and what is imported no longer leaves nothing behind.
+    assert_eq!(versions(&tables), versions(&Translator::default().translate(&scope)));
+    scope.imported = Imported::default();
+    let alone = translator.translate(&scope);
+    assert_eq!(versions(&alone), versions(&Translator::default().translate(&scope)));
 }

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use tokio::sync::broadcast;
 
 use super::session::{Asked, Holding, Protocol, Rejection, Session};
-use crate::model::Namespace;
+use crate::model::{Namespace, Scope};
 use crate::snapshot::{Name, ProxyClass, ResourceType};
 use crate::store::Follower;
 
@@ -77,8 +77,10 @@ pub struct Connected {
     pub stream: u64,
     /// Who it is.
     pub node: Node,
-    /// What it sees.
+    /// Where it belongs.
     pub namespace: Namespace,
+    /// What of it, and of others, it sees.
+    pub scope: Arc<Scope>,
     /// Its address.
     pub peer: String,
     /// Since when.

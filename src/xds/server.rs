@@ -101,6 +101,13 @@ impl Running {
         })
     }
 
+    /// How long until a client that must come again does: all of them are as many as may come.
+    pub(super) fn moment_to_return(&self) -> Duration {
+        let clients = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        let each = Duration::from_secs(1) / self.limits.streams.new_per_second.get();
+        each.saturating_mul(clients).mul_f64(fastrand::f64())
+    }
+
     /// How long after shutdown began one connection closes: each at its own moment.
     pub(super) fn moment_to_close(&self) -> Duration {
         let others = u32::try_from(self.clients.len()).unwrap_or(u32::MAX).saturating_sub(1);

@@ -26,10 +26,14 @@ use super::reader::Reader;
 use super::server::Running;
 use super::session::{Heard, Protocol, Refusal, Request, Response, Session, Terms};
 use super::wire::Pieces;
+use crate::changes::Listener;
+use crate::model::{Scope, Scoping};
 use crate::snapshot::{Name, ResourceType, Slice};
 use crate::store::Follower;
 use crate::telemetry::{Metrics, RefusedLabels, StreamLabels};
 
+/// How long a client may wait for a scope that nobody was in before.
+const SCOPE_MADE: Duration = Duration::from_secs(10);
 /// How long a stream that is to end waits for the answers to what it has sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -76,7 +80,7 @@ pub(super) fn run(
     async_stream::try_stream! {
         let link = Arc::clone(&opening.link);
         let Some((node, request)) = first_request(&link, &mut requests).await? else { return };
-        let mut stream = OpenStream::open(opening, node.as_ref())?;
+        let mut stream = OpenStream::open(opening, node.as_ref()).await?;
         stream.on_asked(request)?;
         loop {
             while let Some(response) = stream.next_response() {
@@ -119,6 +123,10 @@ pub(super) fn refused(metrics: &Metrics, why: Refused, status: Status) -> Status
     status
 }
 
+fn not_made(scope: &Scope) -> Status {
+    Status::unavailable(format!("what {scope} is was not made in {} s; try again", SCOPE_MADE.as_secs()))
+}
+
 /// One open stream.
 struct OpenStream {
     server: Arc<Running>,
@@ -127,26 +135,33 @@ struct OpenStream {
     counts: Arc<Counts>,
     protocol: Protocol,
     follower: Arc<Follower>,
+    scoping: watch::Receiver<Arc<Scoping>>,
     confirmed: watch::Receiver<Option<Instant>>,
     early: Early,
     /// The generation up to which everything about endpoints is said.
     told: u64,
     /// Set when the stream is to end as soon as everything is answered, at the latest then.
     ends_by: Option<Instant>,
+    /// Set when the client is to see something else, which another stream will serve: this one begins to end then.
+    leaves_scope_at: Option<Instant>,
     _permit: Permit,
 }
 
 impl OpenStream {
-    fn open(opening: Opening, node: Option<&ProtoNode>) -> Result<Self, Status> {
+    async fn open(opening: Opening, node: Option<&ProtoNode>) -> Result<Self, Status> {
         let Opening { server, link, terms, mut permit, opened } = opening;
         let refuse = |(why, status)| refused(&server.metrics, why, status);
         let (node, namespace) = identify(node).map_err(|status| refuse((Refused::Identity, status)))?;
-        let follower = server.store.follower(&namespace, &node.id).ok_or_else(|| {
-            refuse((Refused::UnknownNamespace, unknown_namespace(&namespace, &server.store)))
-        })?;
+        let unknown = || refuse((Refused::UnknownNamespace, unknown_namespace(&namespace, &server.store)));
+        // Before the look at it: whoever sees something else from then on is told.
+        let scoping = server.store.scoping();
+        let scope = server.store.scope_of(&namespace, &node.service).ok_or_else(unknown)?;
+        permit.enter_namespace(&scope.namespace).map_err(refuse)?;
+        let follower = server.store.follower_in(&scope, &node.id);
+        let follower = tokio::time::timeout(SCOPE_MADE, follower).await.map_err(|_| not_made(&scope))?;
+        let follower = follower.ok_or_else(unknown)?;
         let snapshot = follower.take();
-        let namespace = snapshot.namespace.clone();
-        permit.enter_namespace(&namespace).map_err(refuse)?;
+        let (namespace, scope) = (snapshot.namespace.clone(), Arc::clone(&snapshot.scope));
         let slice =
             Slice::new(snapshot, node.class, &node.id, &node.occupied_ports).in_service(&node.service);
         let confirmed = server.store.confirmed();
@@ -154,13 +169,14 @@ impl OpenStream {
         server.metrics.streams.get_or_create(&labels).inc();
         let counts = server.counts(&namespace);
         info!(
-            node = %node.id, %namespace, service = &*node.service, client = node.user_agent,
+            node = %node.id, %scope, service = &*node.service, client = node.user_agent,
             protocol = terms.protocol.word(), "sidecar connected"
         );
         let connected = Connected {
             stream: server.ledger.new_stream(),
             node,
             namespace,
+            scope,
             peer: link.peer.to_string(),
             connected_at: SystemTime::now(),
         };
@@ -175,11 +191,13 @@ impl OpenStream {
             counts,
             protocol,
             follower,
+            scoping,
             confirmed,
             // On a stream for one type the order says nothing.
             early: if terms.only.is_some() { Early::Done } else { Early::default() },
             told: 0,
             ends_by: None,
+            leaves_scope_at: None,
             _permit: permit,
         })
     }
@@ -194,7 +212,9 @@ impl OpenStream {
         let ending = self.ends_by.is_some();
         tokio::select! {
             biased;
-            () = self.link.retired(), if !ending => self.ends_by = Some(Instant::now() + LAST_ANSWERS),
+            () = self.link.retired(), if !ending => self.end(),
+            () = sleep_until(self.leaves_scope_at), if !ending => self.end(),
+            Ok(()) = self.scoping.changed(), if !ending => self.on_scoping(),
             message = requests.next() => match message? {
                 Some((node, request)) => {
                     self.check_node(node.as_ref())?;
@@ -213,6 +233,27 @@ impl OpenStream {
             }
         }
         Ok(true)
+    }
+
+    /// From now on the stream ends as soon as everything is answered.
+    fn end(&mut self) {
+        self.ends_by = Some(Instant::now() + LAST_ANSWERS);
+    }
+
+    /// A client that is to see something else is served that by a stream of its own, and comes for it at once. Where there
+    /// are many they come one after the other, as they are admitted.
+    fn on_scoping(&mut self) {
+        let scope = {
+            let Connected { node, namespace, .. } = &*self.registered.connected;
+            self.scoping.borrow_and_update().of(namespace, &node.service)
+        };
+        if scope == *self.registered.connected.scope {
+            self.leaves_scope_at = None;
+        } else if self.leaves_scope_at.is_none() {
+            let wait = self.server.moment_to_return();
+            info!(node = %self.registered.connected.node.id, %scope, "sidecar sees something else from now on");
+            self.leaves_scope_at = Some(Instant::now() + wait);
+        }
     }
 
     /// Whether the stream was to end and now may: between responses, so that nothing is torn.
@@ -267,9 +308,10 @@ impl OpenStream {
         self.counts.acks[kind as usize].inc();
         self.registered.shared.lock().types[kind as usize].acked = Some((generation, now));
         if kind == ResourceType::Endpoint {
-            let Connected { stream, node, .. } = &*self.registered.connected;
+            let Connected { stream, scope, node, .. } = &*self.registered.connected;
+            let listener = Listener { stream: *stream, scope };
             for name in names {
-                let after = self.server.ledger.acked(name, generation, *stream, &node.id, now);
+                let after = self.server.ledger.acked(name, generation, listener, &node.id, now);
                 self.counts.acked(&after);
             }
         }
@@ -340,13 +382,14 @@ impl OpenStream {
     }
 
     fn note_sent(&self, response: &Response, now: SystemTime) {
-        let Connected { stream, node, .. } = &*self.registered.connected;
+        let Connected { stream, scope, node, .. } = &*self.registered.connected;
+        let listener = Listener { stream: *stream, scope };
         self.counts.responses[response.kind as usize].inc();
         match response.kind {
             ResourceType::Endpoint => {
                 let resources = response.resources.iter().map(|resource| &resource.name);
                 for name in resources.chain(&response.removed) {
-                    let after = self.server.ledger.sent(name, self.told, response.generation, *stream, now);
+                    let after = self.server.ledger.sent(name, self.told, response.generation, listener, now);
                     self.counts.pushed(&after);
                 }
             }

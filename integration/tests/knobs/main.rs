@@ -11,6 +11,7 @@ use crate::shop::Shop;
 
 mod reach;
 mod rows;
+mod scopes;
 mod shop;
 mod still;
 mod streams;

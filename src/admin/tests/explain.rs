@@ -22,7 +22,7 @@ routes:
 ";
 
 /// The steps of an explanation, and its verdict.
-async fn explained(world: &World, query: &str) -> Vec<String> {
+pub(super) async fn explained(world: &World, query: &str) -> Vec<String> {
     let (status, answer) = world.admin(&format!("/api/v1/explain?{query}")).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let step = |step: &Value| {

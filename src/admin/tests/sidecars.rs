@@ -1,10 +1,17 @@
 //! Sidecars and withdrawals.
 
 use super::*;
+use crate::changes::Listener;
 use expect_test::expect;
 
 fn sent(generation: u64, milliseconds: u64) -> Progress {
     Progress { sent: Some((generation, at(milliseconds))), responses: 1, ..Progress::default() }
+}
+
+/// A stream of a client that sees all of prod.
+fn ear(stream: u64) -> Listener<'static> {
+    static WHOLE: std::sync::LazyLock<Scope> = std::sync::LazyLock::new(|| Scope::whole("prod".into()));
+    Listener { stream, scope: &WHOLE }
 }
 
 #[tokio::test]
@@ -62,9 +69,9 @@ async fn a_withdrawal_names_whom_it_waits_for() {
     world.withdraw();
     world.connect("late", 0, Progress::default());
     let ledger = &world.state.ledger;
-    assert_eq!(ledger.sent("prod/payments", 0, 1, 0, at(1_002)).len(), 1);
-    assert_eq!(ledger.sent("prod/payments", 0, 1, 1, at(1_004)).len(), 1);
-    assert_eq!(ledger.acked("prod/payments", 1, 0, &"quick".into(), at(1_007)).len(), 1);
+    assert_eq!(ledger.sent("prod/payments", 0, 1, ear(0), at(1_002)).len(), 1);
+    assert_eq!(ledger.sent("prod/payments", 0, 1, ear(1), at(1_004)).len(), 1);
+    assert_eq!(ledger.acked("prod/payments", 1, ear(0), &"quick".into(), at(1_007)).len(), 1);
     let (_, mut body) = world.admin("/api/v1/changes").await;
     let item = &mut body["items"][0];
     assert!(item["ageMs"].as_f64().unwrap() > 0.0);

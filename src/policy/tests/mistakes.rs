@@ -32,7 +32,7 @@ fn an_unknown_section() {
          --> policy.yaml:3:1
           |
         3 | service: {}
-          | ^^^^^^^ did you mean `services`? expected one of apiVersion, kind, namespaces, services, routes, rateLimits, externals"#]],
+          | ^^^^^^^ did you mean `services`? expected one of apiVersion, kind, namespaces, services, routes, rateLimits, externals, imports"#]],
     );
 }
 

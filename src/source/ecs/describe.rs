@@ -15,7 +15,7 @@ use super::task_tags::TaskTags;
 use super::{Discover, NamespaceRule};
 use crate::diagnostic::words::spell;
 use crate::model::{
-    self, Alias, Finding, Knobs, Namespace, Origin, Protocol, ServiceKey, ServiceName, ServiceSpec,
+    self, Alias, Finding, Import, Knobs, Namespace, Origin, Protocol, ServiceKey, ServiceName, ServiceSpec,
 };
 use crate::source::words::{self, Wrong};
 
@@ -54,19 +54,33 @@ pub(super) fn describe(
     told: &TaskTags,
     revision: &Revision,
 ) -> (Vec<Offer>, Vec<Finding>) {
-    let object = format!("ecs {}/{}", cluster.name, service.name);
-    let labels = tags::read_labels(&object, &revision.labels);
-    let tags = tags::read(&object, &Place::TaskTag, &told.tags).over(labels);
-    let tags = tags::read(&object, &Place::Tag, &service.tags).over(tags);
-    if tags.role == Some(Role::None) {
+    let mut reader = Reader::new(cluster, service, told, revision);
+    if reader.tags.role == Some(Role::None) {
         return (Vec::new(), Vec::new());
     }
-    let mut findings = tags.findings.clone();
-    findings.extend(told.conflicts(&object, &service.tags));
-    let is_written = !service.tags.is_empty() || !told.tags.is_empty() || !revision.labels.is_empty();
-    let mut reader = Reader { cluster, service, revision, object, tags, is_written, findings };
+    reader.findings.extend(reader.tags.findings.clone());
+    reader.findings.extend(told.conflicts(&reader.object, &service.tags));
     let offers = reader.namespace().map(|namespace| reader.offers(&namespace)).unwrap_or_default();
     (offers, reader.findings)
+}
+
+/// What the tags of `service` say that its tasks, as clients, see of other namespaces, and in which one they are.
+pub(super) fn import(
+    cluster: Cluster<'_>,
+    service: &ServiceFacts,
+    told: &TaskTags,
+    revision: &Revision,
+) -> Option<(Namespace, Import)> {
+    let mut reader = Reader::new(cluster, service, told, revision);
+    let (place, names) = reader.tags.imports.take().filter(|_| reader.tags.role != Some(Role::None))?;
+    let namespace = reader.namespace()?; // what is wrong with it is told where the service is described
+    let tag = Tag { object: &reader.object, place: &place, key: "imports", value: "" };
+    let import = Import {
+        client: name_of(&service.name).into(),
+        from: names.into_iter().map(Namespace::from).collect(),
+        origin: tag.origin().into(),
+    };
+    Some((namespace, import))
 }
 
 struct Reader<'a> {
@@ -81,7 +95,17 @@ struct Reader<'a> {
     findings: Vec<Finding>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// What is known of the service from all layers of tags, without anything wrong so far.
+    fn new(cluster: Cluster<'a>, service: &'a ServiceFacts, told: &TaskTags, revision: &'a Revision) -> Self {
+        let object = format!("ecs {}/{}", cluster.name, service.name);
+        let labels = tags::read_labels(&object, &revision.labels);
+        let tags = tags::read(&object, &Place::TaskTag, &told.tags).over(labels);
+        let tags = tags::read(&object, &Place::Tag, &service.tags).over(tags);
+        let is_written = !service.tags.is_empty() || !told.tags.is_empty() || !revision.labels.is_empty();
+        Self { cluster, service, revision, object, tags, is_written, findings: Vec::new() }
+    }
+
     fn find(&mut self, code: &'static str, place: &str, message: String) {
         self.findings.push(Finding { code, object: format!("{}{place}", self.object), message });
     }

@@ -45,13 +45,18 @@ pub(super) fn name_of(group: &str) -> &str {
 /// Whether a task is a standalone one that serves, under whatever name. What asks for nothing is none, unless a namespace
 /// takes all.
 pub(super) fn is_member(task: &TaskFacts, revision: &Revision, rules: &[NamespaceRule]) -> bool {
-    let Some(tags) = task.tags.as_deref().filter(|_| task.service.is_none()) else { return false };
+    role_of(task, revision, rules) == Some(Role::Auto)
+}
+
+/// What a standalone task that asks for anything is in the mesh.
+fn role_of(task: &TaskFacts, revision: &Revision, rules: &[NamespaceRule]) -> Option<Role> {
+    let tags = task.tags.as_deref().filter(|_| task.service.is_none())?;
     let is_written = !tags.is_empty() || !revision.labels.is_empty();
     if !is_written && rules.iter().all(|rule| rule.discover != Discover::All) {
-        return false;
+        return None;
     }
     let layer = tags::read("", &Place::TaskTag, tags).over(tags::read_labels("", &revision.labels));
-    layer.role.unwrap_or_default() == Role::Auto
+    Some(layer.role.unwrap_or_default())
 }
 
 /// What a member says of its name; a namespace that it belongs to anyway is not worth a word.
@@ -78,16 +83,17 @@ pub(super) struct Family<'a> {
     pub revision: &'a Revision,
 }
 
-/// The services that these tasks form.
+/// The services that these tasks form; those that only call are one for themselves.
 pub(super) fn families<'a>(tasks: &[Judged<'a>], cluster: Cluster<'_>) -> Vec<Family<'a>> {
-    let mut members: BTreeMap<(Arc<str>, Said), Vec<Judged<'a>>> = BTreeMap::new();
+    let mut members: BTreeMap<(Arc<str>, Said, bool), Vec<Judged<'a>>> = BTreeMap::new();
     for one in tasks {
         let facts = &one.task.facts;
-        if one.revision.is_some_and(|revision| is_member(facts, revision, cluster.rules)) {
-            members.entry((group_of(facts), said(facts, cluster))).or_default().push(*one);
-        }
+        let role = one.revision.and_then(|revision| role_of(facts, revision, cluster.rules));
+        let Some(role @ (Role::Auto | Role::Client)) = role else { continue };
+        let family = (group_of(facts), said(facts, cluster), role == Role::Client);
+        members.entry(family).or_default().push(*one);
     }
-    members.into_iter().filter_map(|((group, said), tasks)| family(group, said, tasks)).collect()
+    members.into_iter().filter_map(|((group, said, _), tasks)| family(group, said, tasks)).collect()
 }
 
 fn family(group: Arc<str>, said: Said, mut tasks: Vec<Judged<'_>>) -> Option<Family<'_>> {

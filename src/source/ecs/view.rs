@@ -16,13 +16,13 @@ use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::instances::Instances;
 use super::place::Location;
 use super::read::Unread;
-use super::standalone::{self, families, group_of};
+use super::standalone::{self, Family, families, group_of};
 use super::tags::{Tags, VERSION};
 use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
-    Crew, Crews, Finding, InstanceId, Member, OccupiedPorts, Phase, Place, Registration, ServiceKey,
-    ServiceName, ServiceView, TaskState, TasksByPlace, View,
+    Crew, Crews, Finding, Import, InstanceId, Member, Namespace, OccupiedPorts, Phase, Place, Registration,
+    ServiceKey, ServiceName, ServiceView, TaskState, TasksByPlace, View,
 };
 use crate::source::{SourceError, words};
 
@@ -65,6 +65,14 @@ impl Judged<'_> {
     }
 }
 
+/// What the services of a cluster say.
+#[derive(Debug, Default)]
+struct Offered {
+    offers: Vec<Offer>,
+    imports: Vec<(Namespace, Import)>,
+    findings: Vec<Finding>,
+}
+
 /// A view, and what it was drawn from that only a reading changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drawn {
@@ -87,7 +95,8 @@ impl<'a> Knowledge<'a> {
         let judged: Vec<Judged<'_>> = self.tasks.iter().map(|task| self.judge(task)).collect();
         let by_name: HashMap<&str, &ServiceFacts> =
             self.services.values().map(|service| (&*service.name, service)).collect();
-        let (offers, mut findings) = self.offers(&judged);
+        let Offered { offers, mut imports, mut findings } = self.offers(&judged);
+        imports.sort();
         let offers = one_owner(offers, &mut findings);
         let mut services = OrdMap::new();
         for (key, offer) in &offers {
@@ -109,6 +118,7 @@ impl<'a> Knowledge<'a> {
             tasks: by_place(&judged),
             unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),
             crews: self.crews(&judged, &before.view.crews),
+            imports,
             findings,
         };
         let mut offered_by: HashMap<Arc<str>, Vec<ServiceKey>> = HashMap::new();
@@ -257,8 +267,8 @@ impl<'a> Knowledge<'a> {
         })
     }
 
-    fn offers(&self, judged: &[Judged<'a>]) -> (Vec<Offer>, Vec<Finding>) {
-        let (mut offers, mut findings) = (Vec::new(), Vec::new());
+    fn offers(&self, judged: &[Judged<'a>]) -> Offered {
+        let Offered { mut offers, mut imports, mut findings } = Offered::default();
         let mut tagged: HashMap<&str, Vec<Judged<'a>>> = HashMap::new();
         let has_tags =
             |task: &&Judged<'a>| task.task.facts.tags.as_ref().is_some_and(|tags| !tags.is_empty());
@@ -278,6 +288,7 @@ impl<'a> Knowledge<'a> {
             offers.extend(offered);
             if service.active {
                 findings.extend(found);
+                imports.extend(describe::import(self.cluster, service, &told, revision));
             }
         }
         for family in families(judged, self.cluster) {
@@ -287,9 +298,11 @@ impl<'a> Knowledge<'a> {
             offers.extend(offered.into_iter().map(said));
             if family.facts.active {
                 findings.extend(found);
+                let Family { facts, told, revision, .. } = &family;
+                imports.extend(describe::import(self.cluster, facts, told, revision));
             }
         }
-        (offers, findings)
+        Offered { offers, imports, findings }
     }
 }
 

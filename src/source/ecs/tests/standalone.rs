@@ -201,3 +201,31 @@ async fn a_new_member_waits_for_its_tags_and_leaves_when_an_event_says_so() {
     assert_eq!(jobs.registrations[0].phase, Phase::Stopping(StopCause::Planned));
     assert_eq!(cluster.count("DescribeTasks"), asked + 1, "and that costs no call");
 }
+
+#[tokio::test]
+async fn what_tasks_import_is_told_for_the_name_that_their_clients_say() {
+    let cluster = Cluster::payments();
+    {
+        let mut world = cluster.world();
+        world.standalone("c", "batch", 3, &[PROD, ("imports", "shared tools")]);
+        world.standalone("d", "night", 4, &[PROD, ("role", "client"), ("imports", "shared")]);
+        world.standalone("e", "none", 5, &[PROD, ("role", "none"), ("imports", "shared")]);
+    }
+    let view = read(&mut prod(&cluster)).await;
+    assert_eq!(services(&view), ["prod/batch=c", "prod/payments=a,b"]);
+    let told: Vec<_> = view
+        .imports
+        .iter()
+        .map(|(namespace, import)| {
+            let from: Vec<_> = import.from.iter().map(ToString::to_string).collect();
+            format!("{namespace}: {} from {}, {}", import.client.as_str(), from.join(" "), import.origin)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "prod: batch from shared tools, ecs prod-a/family:batch, task tag legation:imports",
+            "prod: night from shared, ecs prod-a/family:night, task tag legation:imports"
+        ]
+    );
+}
