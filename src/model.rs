@@ -21,12 +21,14 @@ pub use place::{Place, Subnet, TaskState, TasksByPlace};
 pub use route::{
     Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
 };
+pub use subset::{Labels, Revision, Share, Shift, Subset, Subsets, TestHeader, Traits, Which};
 
 mod cluster;
 mod knobs;
 mod names;
 mod place;
 mod route;
+mod subset;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -132,12 +134,11 @@ pub struct ServiceSpec {
     pub origin: Arc<str>,
     /// Where its requests go, in the order in which rules are tried; at last to its own endpoints.
     pub rules: Arc<[Rule]>,
-    /// The versions of it that some rule names.
-    pub versions: Versions,
+    /// The parts of it that some rule names.
+    pub subsets: Subsets,
+    /// How a deployment shifts its traffic, while one does.
+    pub shift: Option<Arc<Shift>>,
 }
-
-/// Versions of a service, ordered.
-pub type Versions = Arc<[Arc<str>]>;
 
 /// The health of a running instance as its source reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,8 +210,8 @@ pub struct Registration {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
-    /// Which version of its service it is, where somebody says so.
-    pub version: Option<Arc<str>>,
+    /// What tells it from others of its service.
+    pub traits: Traits,
     /// Where it is in its life.
     pub phase: Phase,
     /// When it began to run; of two instances at one address the younger is believed.
@@ -317,6 +318,7 @@ pub enum Reason {
     AddressReused,
     NoTask,
     WithdrawalHeld,
+    AwaitingShift,
 }
 
 impl Reason {
@@ -341,6 +343,7 @@ impl Reason {
             Self::AddressReused => "address-reused",
             Self::NoTask => "no-task",
             Self::WithdrawalHeld => "withdrawal-held",
+            Self::AwaitingShift => "awaiting-shift",
         }
     }
 }
@@ -365,10 +368,12 @@ pub struct Endpoint {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
-    /// Which version of its service it is, where somebody says so.
-    pub version: Option<Arc<str>>,
+    /// What tells it from others of its service.
+    pub traits: Traits,
     /// Whether it gets traffic, and why.
     pub verdict: Verdict,
+    /// What its part of the service is told of it, where a shift keeps it out of the whole.
+    pub apart: Option<State>,
 }
 
 /// A service as it is: its description and every endpoint, served or not.

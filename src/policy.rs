@@ -14,7 +14,7 @@ use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
     Alias, Balancing, Knobs, Namespace, Protocol, Readiness, Registration, Rule, ServiceName, ServiceSpec,
-    ServiceView, Versions, View,
+    ServiceView, Subset, Subsets, View,
 };
 
 mod read;
@@ -64,8 +64,8 @@ pub struct ServicePolicy {
     pub treatment: Treatment,
     /// Where its requests go, in the order in which rules are tried.
     pub rules: Vec<Rule>,
-    /// The versions of it that some rule names.
-    pub versions: BTreeSet<Arc<str>>,
+    /// The parts of it that some rule names.
+    pub subsets: BTreeSet<Subset>,
     /// Where most of it is written: `policy.yaml:12`.
     pub origin: Option<Arc<str>>,
 }
@@ -118,7 +118,7 @@ impl Policy {
             knobs,
             readiness: service.treatment.readiness.or(policy.defaults.readiness).unwrap_or(spec.readiness),
             rules: service.rules.iter().cloned().collect(),
-            versions: service.versions.iter().cloned().collect::<Versions>(),
+            subsets: service.subsets.iter().cloned().collect::<Subsets>(),
             ..(**spec).clone()
         };
         if over == **spec { Arc::clone(spec) } else { Arc::new(over) }

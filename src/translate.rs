@@ -17,8 +17,8 @@ use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use imbl::ordmap::DiffItem;
 
 use self::host::Names;
-use self::rule::IsThere;
-use crate::model::{Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
+use self::rule::Find;
+use crate::model::{Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec, Shift};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
@@ -29,6 +29,7 @@ mod log;
 pub mod profile;
 pub mod route;
 mod rule;
+mod shift;
 
 /// Turns one namespace into resources, and remembers them to share what did not change.
 #[derive(Debug, Default)]
@@ -55,9 +56,9 @@ struct Translated {
     endpoints: Arc<[Endpoint]>,
     addresses: Vec<Ipv4Addr>,
     names: Option<Names>,
-    /// The services that its rules name and that are not there.
-    missing: Vec<ServiceName>,
-    /// Of the service, and of its versions.
+    /// What matters of the services that its rules name.
+    named: Vec<Named>,
+    /// Of the service, and of its parts.
     assignments: Vec<Arc<Resource>>,
     own: Vec<Arc<Resource>>,
     api_listeners: Vec<Arc<Resource>>,
@@ -128,10 +129,25 @@ impl Described {
     fn of(namespace: &MeshNamespace) -> Self {
         let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
         let names = host::names(&namespace.name, &specs);
-        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
-        let routes = route::proxy_routes(&namespace.name, &specs, &names, &is_there);
+        let find = |name: &ServiceName| namespace.services.get(name).map(|service| &*service.spec);
+        let routes = route::proxy_routes(&namespace.name, &specs, &names, &find);
         let listener = listener::proxy_listener(&namespace.name, &namespace.defaults);
         Self { names, proxy: vec![Arc::new(routes), Arc::new(listener)] }
+    }
+}
+
+/// A service that a rule names, as far as routes follow from it.
+#[derive(PartialEq, Debug)]
+struct Named {
+    name: ServiceName,
+    is_there: bool,
+    shift: Option<Arc<Shift>>,
+}
+
+impl Named {
+    fn of(name: &ServiceName, find: Find<'_>) -> Self {
+        let spec = find(name);
+        Self { name: name.clone(), is_there: spec.is_some(), shift: spec.and_then(|spec| spec.shift.clone()) }
     }
 }
 
@@ -144,34 +160,31 @@ impl Translated {
         names: Option<&Names>,
     ) -> Self {
         let (spec, endpoints) = (&service.spec, &service.endpoints);
-        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
+        let find = |name: &ServiceName| namespace.services.get(name).map(|service| &*service.spec);
         let addresses = listener::addresses(namespace, spec);
-        let missing: Vec<_> = spec
-            .rules
-            .iter()
-            .flat_map(Rule::backends)
-            .map(|backend| backend.service.clone())
-            .filter(|name| !is_there(name))
-            .collect();
+        let backends = spec.rules.iter().flat_map(Rule::backends);
+        let named: Vec<_> = backends.map(|backend| Named::of(&backend.service, &find)).collect();
         let old = old.filter(|old| Arc::ptr_eq(&old.spec, spec));
         let assignments = match &old {
             Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
-            _ => versions(spec)
-                .map(|version| Arc::new(endpoint::load_assignment(&spec.key, version, endpoints)))
-                .collect(),
+            _ => {
+                let assignment =
+                    |part| endpoint::load_assignment(&spec.key, part, spec.shift.as_deref(), endpoints);
+                spec.parts().iter().map(|part| Arc::new(assignment(part))).collect()
+            }
         };
         let (own, api_listeners) = old.map_or_else(Default::default, |old| {
-            let own = (old.addresses == addresses && old.missing == missing).then_some(old.own);
+            let own = (old.addresses == addresses && old.named == named).then_some(old.own);
             (own, (old.names.as_ref() == names).then_some(old.api_listeners))
         });
         Self {
             assignments,
-            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &is_there)),
+            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &find)),
             api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
             spec: Arc::clone(spec),
             endpoints: Arc::clone(endpoints),
             addresses,
-            missing,
+            named,
             names: names.cloned(),
         }
     }
@@ -181,22 +194,17 @@ impl Translated {
     }
 }
 
-/// The service as a whole, and each version of it that a rule names.
-fn versions(spec: &ServiceSpec) -> impl Iterator<Item = Option<&str>> {
-    std::iter::once(None).chain(spec.versions.iter().map(|version| Some(&**version)))
-}
-
 /// Those that the others don't share.
 fn without(these: &[Arc<Resource>], others: &[Arc<Resource>]) -> impl Iterator<Item = Arc<Resource>> {
     these.iter().filter(|it| !others.iter().any(|other| Arc::ptr_eq(it, other))).cloned()
 }
 
 /// What follows from a service's description, and from who else is there: its clusters, routes and listeners.
-fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], is_there: IsThere<'_>) -> Vec<Arc<Resource>> {
-    let mut resources: Vec<_> = versions(spec).map(|version| cluster::cluster(spec, version)).collect();
+fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], find: Find<'_>) -> Vec<Arc<Resource>> {
+    let mut resources: Vec<_> = spec.parts().iter().map(|part| cluster::cluster(spec, part)).collect();
     if spec.protocol.is_http() {
-        resources.push(route::service_routes(spec, is_there));
-        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias, is_there)));
+        resources.push(route::service_routes(spec, find));
+        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias, find)));
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
 use super::{AdminState, Pages, json::resource_json};
-use crate::model::{Mesh, MeshNamespace, Readiness, Service, State as Rotation};
+use crate::model::{Mesh, MeshNamespace, Readiness, Service, Shift, State as Rotation, Which};
 use crate::snapshot::ResourceType;
 use crate::vip;
 
@@ -113,6 +113,21 @@ fn generation(state: &AdminState, namespace: &str) -> Option<u64> {
     state.store.latest(namespace).map(|snapshot| snapshot.generation)
 }
 
+/// Weights are percentages, as ECS has them.
+fn describe_shift(shift: &Shift) -> Value {
+    let percent = |thousandths: u32| f64::from(thousandths) / 10.0;
+    let revisions = shift.revisions.iter().map(|it| {
+        json!({
+            "revision": it.id,
+            "productionWeight": percent(it.production),
+            "testWeight": percent(it.test),
+            "serves": it.serves,
+        })
+    });
+    let header = json!({ "name": shift.header.name, "value": shift.header.value });
+    json!({ "revisions": revisions.collect::<Vec<_>>(), "testHeader": header })
+}
+
 fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
     let spec = &service.spec;
     let aliases = spec.aliases.iter().map(|alias| {
@@ -126,6 +141,9 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
             "address": endpoint.address,
             "port": endpoint.port,
             "zone": endpoint.zone,
+            "version": endpoint.traits.version,
+            "deployment": endpoint.traits.deployment.map(Which::as_str),
+            "revision": endpoint.traits.revision,
             "state": endpoint.verdict.state.as_str(),
             "reason": endpoint.verdict.reason.as_str(),
         })
@@ -144,6 +162,8 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         },
         "createdAt": time(spec.created_at),
         "origin": spec.origin,
+        "subsets": spec.subsets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "shift": spec.shift.as_ref().map(|shift| describe_shift(shift)),
         "counts": {
             "healthy": count(Rotation::Healthy),
             "draining": count(Rotation::Draining),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::model::{
     Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, State,
-    StopCause, Subnet, TaskState, Verdict,
+    StopCause, Subnet, TaskState, Traits, Verdict,
 };
 
 mod again;
@@ -26,7 +26,8 @@ fn spec(name: &str, origin: &str, created: u64, aliases: &[(&str, u16)]) -> Arc<
         created_at: at(created),
         origin: origin.into(),
         rules: Arc::default(),
-        versions: Arc::default(),
+        subsets: Arc::default(),
+        shift: None,
     })
 }
 
@@ -36,7 +37,7 @@ fn task(id: &str, address: &str, phase: Phase) -> Registration {
         address: address.parse().ok(),
         port: Some(8080),
         zone: Some("eu-west-1a".into()),
-        version: None,
+        traits: Traits::default(),
         phase,
         started_at: at(100),
         member: Member::Ecs,

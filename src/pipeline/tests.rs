@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::model::{
     Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceSpec, ServiceView,
-    StopCause,
+    StopCause, Traits,
 };
 use crate::source::{self, CellWriter, SourceError};
 use crate::store::{Store, store};
@@ -60,14 +60,15 @@ fn view(phases: &[Phase]) -> View {
         created_at: None,
         origin: "ecs prod-a/payments".into(),
         rules: Arc::default(),
-        versions: Arc::default(),
+        subsets: Arc::default(),
+        shift: None,
     };
     let registrations = (1..).zip(phases).map(|(n, phase)| Registration {
         instance: format!("task/{n}").into(),
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: None,
-        version: None,
+        traits: Traits::default(),
         phase: *phase,
         started_at: None,
         member: Member::Ecs,

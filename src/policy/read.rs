@@ -16,7 +16,7 @@ use crate::diagnostic::words::{did_you_mean, duration};
 use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
 use crate::model::{
     Alias, Balancing, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceName, ServiceSpec,
+    ServiceName, ServiceSpec, Traits,
 };
 
 /// Where each thing was written first, as `payments.yaml:7:3`: it may be there once in all files.
@@ -334,7 +334,8 @@ impl Reader<'_, '_> {
             created_at: None,
             origin: self.checker.document().origin(name).into(),
             rules: Arc::default(),
-            versions: Arc::default(),
+            subsets: Arc::default(),
+            shift: None,
             key,
         };
         let external = External { spec: Arc::new(spec), registrations };
@@ -350,7 +351,7 @@ fn registration(place: &Node, zone: Option<Arc<str>>) -> Option<Registration> {
         address: Some(place.ip()),
         port: Some(place.port()),
         zone,
-        version: None,
+        traits: Traits::default(),
         phase: Phase::Running(Health::NoCheck),
         started_at: None,
         member: Member::File,

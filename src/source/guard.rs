@@ -214,7 +214,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause, Traits};
 
     fn guard() -> Guard {
         Guard::new(Limits { service_percent: 50, namespace_percent: 30, at_least: 3 })
@@ -237,14 +237,15 @@ mod tests {
                 created_at: None,
                 origin: "test".into(),
                 rules: Arc::default(),
-                versions: Arc::default(),
+                subsets: Arc::default(),
+                shift: None,
             };
             let registration = |number: usize| Registration {
                 instance: format!("{name}-{number:03}").as_str().into(),
                 address: Some([10, 0, name.as_bytes()[0], u8::try_from(number).unwrap()].into()),
                 port: Some(80),
                 zone: None,
-                version: None,
+                traits: Traits::default(),
                 phase: Phase::Running(Health::NoCheck),
                 started_at: None,
                 member: Member::CloudMap { cluster: None, service: None },

@@ -5,7 +5,7 @@
 //!
 //! Invariant: no two virtual hosts of a configuration share a domain, which Envoy would refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -13,10 +13,10 @@ use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route, route_match,
 };
 
-use super::cluster;
 use super::host::Names;
-use super::rule::{self, IsThere};
-use crate::model::{Alias, Namespace, Rule, ServiceName, ServiceSpec};
+use super::rule::{self, Find};
+use super::{cluster, shift};
+use crate::model::{Alias, Backend, Namespace, Rule, ServiceName, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
@@ -36,23 +36,23 @@ pub fn proxy_name(namespace: &Namespace) -> Name {
 }
 
 /// Whatever comes to an alias's listener goes where the service's rules say, and at last to the service.
-pub fn alias_routes(spec: &ServiceSpec, alias: &Alias, is_there: IsThere<'_>) -> Resource {
-    everything_to(spec, alias_name(spec, alias), is_there, true).only_for(ProxyClass::Sidecar)
+pub fn alias_routes(spec: &ServiceSpec, alias: &Alias, find: Find<'_>) -> Resource {
+    everything_to(spec, alias_name(spec, alias), find, true).only_for(ProxyClass::Sidecar)
 }
 
 /// The same for a gRPC library that was told to reach one of the service's names.
-pub fn service_routes(spec: &ServiceSpec, is_there: IsThere<'_>) -> Resource {
-    everything_to(spec, service_name(spec), is_there, false).only_for(ProxyClass::Grpc)
+pub fn service_routes(spec: &ServiceSpec, find: Find<'_>) -> Resource {
+    everything_to(spec, service_name(spec), find, false).only_for(ProxyClass::Grpc)
 }
 
-fn everything_to(spec: &ServiceSpec, name: Name, is_there: IsThere<'_>, with_filters: bool) -> Resource {
-    let routes = rule::routes(spec, is_there, with_filters);
+fn everything_to(spec: &ServiceSpec, name: Name, find: Find<'_>, with_filters: bool) -> Resource {
+    let routes = rule::routes(spec, find, with_filters);
     let routes = RouteConfiguration {
         name: name.to_string(),
         virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()], routes)],
         ..Default::default()
     };
-    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters(spec, is_there))
+    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters(spec, find))
 }
 
 /// Routes by Host to every HTTP service that has `names`; an unknown host gets 404 with the reason.
@@ -60,18 +60,18 @@ pub fn proxy_routes(
     namespace: &Namespace,
     specs: &[Arc<ServiceSpec>],
     names: &BTreeMap<ServiceName, Names>,
-    is_there: IsThere<'_>,
+    find: Find<'_>,
 ) -> Resource {
     let name = proxy_name(namespace);
     let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
     let domains = |names: &Names| names.iter().map(ToString::to_string).collect();
     let host = |(spec, names): (&Arc<ServiceSpec>, _)| {
-        virtual_host(spec, domains(names), rule::routes(spec, is_there, true))
+        virtual_host(spec, domains(names), rule::routes(spec, find, true))
     };
     let mut virtual_hosts: Vec<_> = named().map(host).collect();
     virtual_hosts.push(no_such_name());
     let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
-    let clusters = named().flat_map(|(spec, _)| clusters(spec, is_there));
+    let clusters = named().flat_map(|(spec, _)| clusters(spec, find));
     Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters)
 }
 
@@ -80,14 +80,18 @@ fn virtual_host(spec: &ServiceSpec, domains: Vec<String>, routes: Vec<Route>) ->
 }
 
 /// Every cluster that a service's routes may lead to.
-fn clusters<'a>(
-    spec: &'a ServiceSpec,
-    is_there: IsThere<'a>,
-) -> impl Iterator<Item = (ResourceType, Name)> + 'a {
-    let backends = spec.rules.iter().flat_map(Rule::backends);
-    let named = backends.filter(move |backend| is_there(&backend.service));
-    let named = named.map(|backend| rule::cluster_of(spec, backend).into());
-    std::iter::once(cluster::name(&spec.key)).chain(named).map(|name| (ResourceType::Cluster, name))
+fn clusters(spec: &ServiceSpec, find: Find<'_>) -> BTreeSet<(ResourceType, Name)> {
+    let itself = Backend::all_of(&spec.key.name);
+    let mut names = BTreeSet::from([cluster::name(&spec.key)]);
+    names.extend(shift::tested(spec).into_iter().map(|(name, _)| name.into()));
+    names.extend(shift::clusters_of(spec, &itself, find).into_iter().map(|(name, _)| name.into()));
+    for backend in spec.rules.iter().flat_map(Rule::backends) {
+        if find(&backend.service).is_some() {
+            names.insert(shift::cluster_of(spec, backend).into());
+            names.extend(shift::clusters_of(spec, backend, find).into_iter().map(|(name, _)| name.into()));
+        }
+    }
+    names.into_iter().map(|name| (ResourceType::Cluster, name)).collect()
 }
 
 fn no_such_name() -> VirtualHost {

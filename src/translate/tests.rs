@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::model::{Alias, Knobs, Protocol, Readiness, Reason, Service, ServiceKey, State, Verdict};
+use crate::model::{
+    Alias, Knobs, Protocol, Readiness, Reason, Service, ServiceKey, State, Subset, Traits, Verdict,
+};
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
@@ -24,7 +26,8 @@ fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Servi
         created_at: None,
         origin: "test".into(),
         rules: Arc::default(),
-        versions: Arc::default(),
+        subsets: Arc::default(),
+        shift: None,
     };
     Service { spec: Arc::new(spec), endpoints: endpoints.iter().map(|n| endpoint(*n)).collect() }
 }
@@ -40,8 +43,9 @@ fn endpoint(n: u8) -> Endpoint {
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: (!n.is_multiple_of(5)).then(|| format!("eu-west-1{}", char::from(b'a' + n % 3)).into()),
-        version: None,
+        traits: Traits::default(),
         verdict: Verdict { state, reason },
+        apart: None,
     }
 }
 
@@ -207,7 +211,7 @@ fn no_two_virtual_hosts_share_a_domain() {
         .collect();
     let prod = "prod".into();
     let domains =
-        domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs), &|_: &ServiceName| true));
+        domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs), &|_: &ServiceName| None));
     let distinct: BTreeSet<_> = domains.iter().collect();
     assert_eq!(distinct.len(), domains.len(), "{domains:?}");
 }
@@ -246,7 +250,7 @@ proptest! {
     /// `xds.md`, item 92: gRPC refuses the whole assignment, or skips a locality without a word.
     #[test]
     fn a_load_assignment_is_one_that_grpc_takes(endpoints in prop::collection::vec(any_endpoint(), 0..12)) {
-        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), None, &endpoints);
+        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), &Subset::default(), None, &endpoints);
         let assignment = ClusterLoadAssignment::decode(&*resource.any().unwrap().value).unwrap();
         let (mut localities, mut places) = (BTreeSet::new(), BTreeSet::new());
         for group in &assignment.endpoints {
@@ -279,8 +283,9 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             address: Some(Ipv4Addr::new(10, 0, 0, host).into()),
             port,
             zone: zone.map(Arc::from),
-            version: None,
+            traits: Traits::default(),
             verdict: Verdict { state, reason: Reason::Ready },
+            apart: None,
         },
     )
 }

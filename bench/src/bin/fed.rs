@@ -16,7 +16,7 @@ use legation::app;
 use legation::config::Config;
 use legation::model::{
     Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec,
-    ServiceView, View,
+    ServiceView, Traits, View,
 };
 use legation::source::CellWriter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -94,7 +94,8 @@ fn set(services: &mut Services, name: &str, endpoints: &str) -> anyhow::Result<(
             created_at: None,
             origin: "fed".into(),
             rules: Arc::default(),
-            versions: Arc::default(),
+            subsets: Arc::default(),
+            shift: None,
         }),
     };
     let endpoints = endpoints.split(',').filter(|place| !place.is_empty());
@@ -111,7 +112,7 @@ fn registration(place: &str) -> anyhow::Result<Registration> {
         address: Some((*address.ip()).into()),
         port: Some(address.port()),
         zone: None,
-        version: None,
+        traits: Traits::default(),
         phase: Phase::Running(Health::NoCheck),
         started_at: None,
         member: Member::File,

@@ -31,6 +31,8 @@ async fn a_service_with_its_endpoints() {
             "readiness": "healthy",
             "createdAt": null,
             "origin": "services.yaml:2",
+            "subsets": [],
+            "shift": null,
             "counts": {
               "healthy": 1,
               "draining": 0,
@@ -43,6 +45,9 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.1",
                 "port": 8080,
                 "zone": "eu-west-1a",
+                "version": null,
+                "deployment": null,
+                "revision": null,
                 "state": "healthy",
                 "reason": "no-check"
               },
@@ -51,6 +56,9 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.2",
                 "port": 8080,
                 "zone": "eu-west-1b",
+                "version": null,
+                "deployment": null,
+                "revision": null,
                 "state": "absent",
                 "reason": "stopping"
               },
@@ -59,6 +67,9 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.3",
                 "port": 8080,
                 "zone": "eu-west-1b",
+                "version": null,
+                "deployment": null,
+                "revision": null,
                 "state": "absent",
                 "reason": "starting"
               }

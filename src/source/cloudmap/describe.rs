@@ -120,7 +120,8 @@ fn describe(
         created_at: None, // seniority is for ECS services: another source only adds members and names
         origin: object.into(),
         rules: Arc::default(),
-        versions: Arc::default(),
+        subsets: Arc::default(),
+        shift: None,
         key,
     };
     Some(known.filter(|known| ***known == spec).map_or_else(|| Arc::new(spec), Arc::clone))

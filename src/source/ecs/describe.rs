@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::defaults::Names;
-use super::facts::{Connect, ConnectService, NamedPort, Revision, ServiceFacts};
+use super::facts::{ConnectService, NamedPort, Revision, ServiceFacts};
 use super::standalone::{Said, name_of};
 use super::tags::{self, Place, PortTags, Role, Tag, TagLayer, listed};
 use super::task_tags::TaskTags;
@@ -249,7 +249,8 @@ impl Reader<'_> {
             created_at: self.service.created_at,
             origin: self.object.as_str().into(),
             rules: Arc::default(),
-            versions: Arc::default(),
+            subsets: Arc::default(),
+            shift: None,
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
@@ -309,12 +310,5 @@ impl Layers<'_> {
             retry_attempts: self.tags.retry_attempts,
             ..Knobs::default()
         }
-    }
-}
-
-impl Connect {
-    /// The block about the port called `name`.
-    pub(super) fn port(&self, name: &str) -> Option<&ConnectService> {
-        self.services.iter().find(|service| service.port_name == name)
     }
 }

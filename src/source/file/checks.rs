@@ -11,7 +11,7 @@ use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, TWO_SERVICES, Written};
 use crate::model::{
     Alias, Health, Knobs, Member, Namespace, Phase, Protocol, Readiness, Registration, ServiceKey,
-    ServiceSpec, ServiceView, StopCause, View,
+    ServiceSpec, ServiceView, StopCause, Traits, View,
 };
 
 const SERVICE: NameRule = NameRule { what: "a service", longest: 64, dots: false };
@@ -122,7 +122,8 @@ fn service(
         created_at: None,
         origin: origin.into(),
         rules: Arc::default(),
-        versions: Arc::default(),
+        subsets: Arc::default(),
+        shift: None,
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
 }
@@ -203,7 +204,7 @@ fn registrations(checker: &mut Checker<'_>, written: &[Endpoint]) -> Vec<Registr
             address: Some(address),
             port: Some(port),
             zone: endpoint.zone.as_ref().map(|zone| zone.text.as_str().into()),
-            version: None,
+            traits: Traits::default(),
             phase,
             started_at: None,
             member: Member::File,
