@@ -16,6 +16,8 @@ use crate::model::{
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
+mod shifting;
+
 fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Service {
     let spec = ServiceSpec {
         key: ServiceKey::new("prod", name),

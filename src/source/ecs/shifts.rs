@@ -227,12 +227,10 @@ impl Shifts {
         let target = deployment.target_service_revision()?;
         let sources = deployment.source_service_revisions();
         let of_stage = by_stage(deployment);
-        let said = |of: fn(&ServiceRevisionSummary) -> Option<f64>| {
-            let all = || sources.iter().chain([target]).map(of);
-            all().flatten().sum::<f64>() > 0.0
-        };
-        let production_is_said = said(ServiceRevisionSummary::requested_production_traffic_weight);
-        let test_is_said = said(ServiceRevisionSummary::requested_test_traffic_weight);
+        let all = || sources.iter().chain([target]);
+        let production = all().filter_map(|it| it.requested_production_traffic_weight());
+        let production_is_said = production.sum::<f64>() > 0.0;
+        let test_is_said = production_is_said && all().any(|it| it.requested_test_traffic_weight().is_some());
         let rest = |target: u32| {
             u32::try_from(sources.len()).ok().and_then(|many| (1_000 - target).checked_div(many)).unwrap_or(0)
         };
