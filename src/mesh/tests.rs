@@ -11,6 +11,7 @@ use crate::model::{
 mod again;
 mod homes;
 mod shared;
+mod shifts;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
