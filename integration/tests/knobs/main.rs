@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::shop::Shop;
 
+mod deployments;
 mod rows;
 mod shop;
 mod treatment;
