@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
 use super::{AdminState, Pages, json::resource_json};
-use crate::model::{Mesh, MeshNamespace, Readiness, Service, Shift, State as Rotation, Which};
+use crate::model::{Endpoint, Mesh, MeshNamespace, Readiness, Service, Shift, State as Rotation, Which};
 use crate::snapshot::ResourceType;
 use crate::vip;
 
@@ -113,6 +113,28 @@ fn generation(state: &AdminState, namespace: &str) -> Option<u64> {
     state.store.latest(namespace).map(|snapshot| snapshot.generation)
 }
 
+fn describe_endpoint(endpoint: &Endpoint) -> Value {
+    let mut value = json!({
+        "instance": endpoint.instance.as_str(),
+        "address": endpoint.address,
+        "port": endpoint.port,
+        "zone": endpoint.zone,
+        "state": endpoint.verdict.state.as_str(),
+        "reason": endpoint.verdict.reason.as_str(),
+    });
+    let traits = &endpoint.traits;
+    let deployment = traits.deployment.map(Which::as_str);
+    let told = [
+        ("version", traits.version.as_deref()),
+        ("deployment", deployment),
+        ("revision", traits.revision.as_deref()),
+    ];
+    for (key, word) in told.into_iter().filter_map(|(key, word)| Some((key, word?))) {
+        value[key] = json!(word);
+    }
+    value
+}
+
 /// Weights are percentages, as ECS has them.
 fn describe_shift(shift: &Shift) -> Value {
     let percent = |thousandths: u32| f64::from(thousandths) / 10.0;
@@ -135,19 +157,7 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         json!({ "name": alias.name, "port": alias.port, "address": namespace.addresses.get(base) })
     });
     let count = |state| service.endpoints.iter().filter(|endpoint| endpoint.verdict.state == state).count();
-    let endpoints = service.endpoints.iter().map(|endpoint| {
-        json!({
-            "instance": endpoint.instance.as_str(),
-            "address": endpoint.address,
-            "port": endpoint.port,
-            "zone": endpoint.zone,
-            "version": endpoint.traits.version,
-            "deployment": endpoint.traits.deployment.map(Which::as_str),
-            "revision": endpoint.traits.revision,
-            "state": endpoint.verdict.state.as_str(),
-            "reason": endpoint.verdict.reason.as_str(),
-        })
-    });
+    let endpoints = service.endpoints.iter().map(describe_endpoint);
     json!({
         "name": spec.key.name.as_str(),
         "namespace": spec.key.namespace.as_str(),

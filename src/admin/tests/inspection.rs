@@ -45,9 +45,6 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.1",
                 "port": 8080,
                 "zone": "eu-west-1a",
-                "version": null,
-                "deployment": null,
-                "revision": null,
                 "state": "healthy",
                 "reason": "no-check"
               },
@@ -56,9 +53,6 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.2",
                 "port": 8080,
                 "zone": "eu-west-1b",
-                "version": null,
-                "deployment": null,
-                "revision": null,
                 "state": "absent",
                 "reason": "stopping"
               },
@@ -67,9 +61,6 @@ async fn a_service_with_its_endpoints() {
                 "address": "10.0.0.3",
                 "port": 8080,
                 "zone": "eu-west-1b",
-                "version": null,
-                "deployment": null,
-                "revision": null,
                 "state": "absent",
                 "reason": "starting"
               }
