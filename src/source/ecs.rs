@@ -438,11 +438,7 @@ impl EcsSource {
     fn take_in(&mut self, sighting: Sighting, now: SystemTime) {
         let before = std::mem::replace(&mut self.services, sighting.services);
         for (arn, service) in &mut self.services {
-            service.shift = self.shifts.of(arn);
-            // Of a deployment of which nothing could be read nobody knows yet what it is to get.
-            if let Some(known) = before.get(arn).filter(|_| self.shifts.lacks(arn)) {
-                service.rollout.known.clone_from(&known.rollout.known);
-            }
+            self.shifts.tell(arn, service, before.get(arn).map(|known| &known.rollout));
             // A service whose new task definition can't be read goes on as it was described before.
             if service.definition.as_ref().is_some_and(|definition| self.unread.contains_key(definition)) {
                 service.definition = before.get(arn).and_then(|known| known.definition.clone());

@@ -73,8 +73,8 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
         world.create_service(shared.tag("legation:namespace", NAMESPACE))?;
         // Deployments that shift traffic: one that the service names, and one that has to be looked for.
-        for name in ["named", "unnamed"] {
-            world.create_service(ServiceSpec::new(CLUSTER, name, "shared", 0))?;
+        for (name, count) in [("named", 0), ("unnamed", 1)] {
+            world.create_service(ServiceSpec::new(CLUSTER, name, "shared", count).settled())?;
             world.set_strategy(CLUSTER, name, Strategy::Canary)?;
         }
         world.begin_shift(CLUSTER, "named", "shared")?;

@@ -94,7 +94,9 @@ impl<'a> Following<'a> {
     fn revision(self, task: &TaskFacts) -> Option<&'a Weighed> {
         let number = task.started_by.as_deref().and_then(|id| id.strip_prefix("ecs-svc/"));
         let by_number = || self.weighed.iter().find(|it| Some(&*it.id) == number);
-        let mut alike = self.weighed.iter().filter(|it| it.definition.as_ref() == Some(&task.definition));
+        let is_known = self.is_known(task); // what is new may run the definition of what was
+        let mut alike =
+            self.weighed.iter().filter(|it| is_known && it.definition.as_ref() == Some(&task.definition));
         by_number().or_else(|| alike.next().filter(|_| alike.next().is_none()))
     }
 }
@@ -104,7 +106,8 @@ pub(super) fn is_known(service: Option<&ServiceFacts>, task: &TaskFacts) -> bool
     let Some(rollout) = service.map(|service| &service.rollout).filter(|rollout| rollout.shifts) else {
         return true;
     };
-    task.started_by.as_ref().is_none_or(|id| rollout.known.contains(id))
+    let is_older = rollout.began_at.zip(task.created_at).is_some_and(|(began, created)| created < began);
+    is_older || task.started_by.as_ref().is_none_or(|id| rollout.known.contains(id))
 }
 
 /// Which version of its service a task is: what a tag of its own says, one of the service, a label, or else the revision of

@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_sdk_ecs::types::{
     Deployment, DeploymentRolloutState, DeploymentStrategy, Service, ServiceDeployment,
     ServiceDeploymentLifecycleStage, ServiceDeploymentStatus, ServiceRevisionSummary,
 };
 
+use super::facts::ServiceFacts;
 use super::read::Reader;
 use super::view::Services;
 use crate::model::Finding;
@@ -32,6 +34,8 @@ pub(super) struct Rollout {
     pub known: BTreeSet<Arc<str>>,
     /// Of these the newest.
     pub primary: Option<Arc<str>>,
+    /// When that began: an older task is of none that is new.
+    pub began_at: Option<SystemTime>,
 }
 
 impl Rollout {
@@ -49,6 +53,7 @@ impl Rollout {
                 || deployments.iter().any(is_in_progress),
             known: deployments.iter().filter_map(|one| one.id().map(Into::into)).collect(),
             primary: primary.and_then(|one| one.id()).map(Into::into),
+            began_at: primary.and_then(|one| SystemTime::try_from(*one.created_at()?).ok()),
         }
     }
 }
@@ -100,13 +105,27 @@ fn is_final(error: &SourceError) -> bool {
 
 impl Shifts {
     /// The revisions between which a service's traffic is shifted.
-    pub(super) fn of(&self, service: &str) -> Arc<[Weighed]> {
+    fn of(&self, service: &str) -> Arc<[Weighed]> {
         self.followed.get(service).cloned().unwrap_or_default()
     }
 
-    /// Whether nothing new is known of a service, for now.
-    pub(super) fn lacks(&self, service: &str) -> bool {
-        self.unread.get(service).is_some_and(|error| !is_final(error))
+    /// Tells a service what its traffic is shifted between. `before` is what was known of its deployments.
+    pub(super) fn tell(&self, arn: &str, service: &mut ServiceFacts, before: Option<&Rollout>) {
+        service.shift = self.of(arn);
+        let rollout = &mut service.rollout;
+        match self.unread.get(arn) {
+            // Whoever may not ask takes it for a rolling one.
+            Some(error) if is_final(error) => rollout.shifts = false,
+            // Of a deployment of which nothing could be read nobody knows yet what it is to get.
+            Some(_) if rollout.is_moving => match before.filter(|before| before.shifts) {
+                Some(before) => {
+                    rollout.known.clone_from(&before.known);
+                    rollout.began_at = before.began_at;
+                }
+                None => rollout.known.retain(|id| Some(id) != rollout.primary.as_ref()),
+            },
+            _ => {}
+        }
     }
 
     /// What could not be asked for.

@@ -4,8 +4,11 @@
 //!
 //! Invariant: whatever fails, nobody is taken out who was in, and nobody is let in whose time has not come.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use super::hearing::{Running, newcomer};
 use super::reading::prod;
 use super::world::{ARN, Cluster, definition_arn, refusal, service_arn};
 use crate::model::{ServiceKey, ServiceView, Share, Shift, TestHeader, Traits, View, Which};
@@ -304,6 +307,49 @@ async fn tasks_are_told_apart_by_their_definition_where_their_deployment_does_no
     let view = prod(&cluster).sweep(None).await.expect("a view");
     assert_eq!((weights(&view), codes(&view)), (vec![], vec!["SHIFT001"]));
     assert_eq!(shares(&view), [(None, Share::Full), (None, Share::Full)]);
+}
+
+#[tokio::test]
+async fn a_first_reading_that_lacks_the_weights_lets_nobody_in_who_is_new() {
+    let cluster = under_way(BEFORE);
+    cluster.world().faults = vec![(DESCRIBE, refusal("ServerException"))];
+    let mut source = prod(&cluster);
+    let view = source.sweep(None).await.expect("a view");
+    assert_eq!(shares(&view), [(None, Share::Full), (None, Share::Unknown)]);
+    let view = source.sweep(None).await.expect("a view");
+    assert_eq!(shares(&view), [(Some(BLUE), Share::Full), (Some(GREEN), Share::Awaits)]);
+}
+
+#[tokio::test]
+async fn a_task_that_is_older_than_the_last_deployment_is_not_new() {
+    let cluster = under_way(BEFORE);
+    {
+        let mut world = cluster.world();
+        // After a rollback the last deployment may be one that started none of these.
+        let payments = world.services.get_mut("payments").expect("it");
+        let last = json!({"id": "ecs-svc/300", "status": "PRIMARY", "createdAt": 2_000, "taskDefinition": definition_arn("payments:1")});
+        payments["deployments"] = json!([last]);
+        payments["currentServiceDeployment"] = Value::Null;
+        world.set("b", "createdAt", json!(2_001));
+    }
+    let view = prod(&cluster).sweep(None).await.expect("a view");
+    assert_eq!(shares(&view), [(None, Share::Full), (None, Share::Unknown)]);
+}
+
+#[tokio::test]
+async fn an_event_of_a_new_deployment_lets_its_task_in_only_after_a_reading() {
+    let cluster = under_way(BEFORE);
+    let mut running = Running::start(&cluster).await;
+    let calls = cluster.count("DescribeServices");
+    let now = jiff::Timestamp::now().to_string();
+    running.tell(newcomer(json!({"startedBy": "ecs-svc/300", "createdAt": now}))).await;
+    assert_eq!(shares(&running.view())[2], (None, Share::Unknown));
+    let early = async {
+        while cluster.count("DescribeServices") == calls {
+            assert!(running.cell.changed().await, "it ended");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), early).await.expect("an early reading");
 }
 
 #[tokio::test]
