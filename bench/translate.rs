@@ -15,7 +15,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use legation::mesh::Joiner;
 use legation::model::{
     Alias, Health, Member, Namespace, Phase, Place, Protocol, Registration, ServiceKey, ServiceSpec,
-    ServiceView, StopCause, TaskState, View,
+    ServiceView, StopCause, TaskState, Traits, View,
 };
 use legation::policy::{Policy, Text};
 use legation::translate::Translator;
@@ -30,7 +30,7 @@ fn registration(service: usize, task: usize, phase: Phase) -> Registration {
         address: Some(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))),
         port: Some(8080),
         zone: Some(["eu-west-1a", "eu-west-1b", "eu-west-1c"][task % 3].into()),
-        version: None,
+        traits: Traits::default(),
         phase,
         started_at: None,
         member: Member::Ecs,

@@ -16,7 +16,7 @@ use imbl::ordmap::DiffItem;
 use self::verdict::Tasks;
 use crate::model::{
     Addresses, Crew, Endpoint, Finding, Imported, Knobs, Mesh, MeshNamespace, Namespace, Scoping, Service,
-    ServiceKey, ServiceName, ServiceSpec, ServiceView, Services, View,
+    ServiceKey, ServiceName, ServiceSpec, ServiceView, Services, State, View,
 };
 use crate::policy::{NamespacePolicy, Policy};
 
@@ -107,7 +107,7 @@ impl Joiner {
                 let endpoints = verdict::endpoints(&sightings, &spec, &tasks, self.now);
                 let due = verdict::next_end(&sightings, &spec, &tasks, self.now);
                 self.due.extend(due.map(|at| (key.clone(), at)));
-                (spec, endpoints)
+                (shifted(spec, &endpoints), endpoints)
             });
             touched.entry(key.namespace.clone()).or_default().push((key.name.clone(), joined));
             self.findings.remove(&key);
@@ -314,6 +314,21 @@ fn services_at(views: &[Arc<View>], addresses: &BTreeSet<IpAddr>) -> Vec<Service
     };
     let services = views.iter().flat_map(|view| &view.services);
     services.filter(|(_, service)| is_there(service)).map(|(key, _)| key.clone()).collect()
+}
+
+/// The description with the word on each revision between which traffic is shifted whether it serves.
+fn shifted(spec: Arc<ServiceSpec>, endpoints: &[Endpoint]) -> Arc<ServiceSpec> {
+    let Some(shift) = &spec.shift else { return spec };
+    let serves = |id: &str| {
+        let of_it = endpoints.iter().filter(|endpoint| endpoint.traits.revision.as_deref() == Some(id));
+        of_it.map(|endpoint| endpoint.apart.unwrap_or(endpoint.verdict.state)).any(|it| it == State::Healthy)
+    };
+    let judged = shift.judged(serves);
+    if judged == **shift {
+        spec
+    } else {
+        Arc::new(ServiceSpec { shift: Some(Arc::new(judged)), ..(*spec).clone() })
+    }
 }
 
 fn key_of<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> &'a K {

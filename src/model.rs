@@ -23,6 +23,7 @@ pub use route::{
     Action, Backend, Fault, HeaderChanges, Match, Mirror, PathMatch, Redirect, Rule, ValueMatch,
 };
 pub use scope::{Exports, ForeignAddresses, Import, Imported, Pattern, Scope, Scoping, Sight, Uses};
+pub use subset::{Labels, Revision, Share, Shift, Subset, Subsets, TestHeader, Traits, Which};
 
 mod cluster;
 mod knobs;
@@ -31,6 +32,7 @@ mod origin;
 mod place;
 mod route;
 mod scope;
+mod subset;
 
 /// What is spoken on a port: ECS's `appProtocol`, and `tcp` when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -146,8 +148,10 @@ pub struct ServiceSpec {
     pub origin: Origin,
     /// Where its requests go, in the order in which rules are tried; at last to its own endpoints.
     pub rules: Arc<[Rule]>,
-    /// The versions of it that some rule names.
-    pub versions: Versions,
+    /// The parts of it that some rule names.
+    pub subsets: Subsets,
+    /// How a deployment shifts its traffic, while one does.
+    pub shift: Option<Arc<Shift>>,
     /// What its own tasks are called in ECS: the service, or the family of standalone ones. Their sidecars say the same.
     pub home: ServiceName,
     /// How else it is reached.
@@ -165,7 +169,8 @@ impl ServiceSpec {
             created_at: None,
             origin: origin.into(),
             rules: Arc::default(),
-            versions: Arc::default(),
+            subsets: Arc::default(),
+            shift: None,
             home: key.name.clone(),
             reach: Reach::default(),
             key,
@@ -193,9 +198,6 @@ impl ServiceSpec {
             && *self == Self { origin: self.origin.clone(), rules: Arc::clone(&self.rules), ..other.clone() }
     }
 }
-
-/// Versions of a service, ordered.
-pub type Versions = Arc<[Arc<str>]>;
 
 /// The health of a running instance as its source reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,8 +269,8 @@ pub struct Registration {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
-    /// Which version of its service it is, where somebody says so.
-    pub version: Option<Arc<str>>,
+    /// What tells it from others of its service.
+    pub traits: Traits,
     /// Where it is in its life.
     pub phase: Phase,
     /// When it began to run; of two instances at one address the younger is believed.
@@ -396,6 +398,7 @@ pub enum Reason {
     NoTask,
     WithdrawalHeld,
     Dns,
+    AwaitingShift,
 }
 
 impl Reason {
@@ -421,6 +424,7 @@ impl Reason {
             Self::NoTask => "no-task",
             Self::WithdrawalHeld => "withdrawal-held",
             Self::Dns => "dns",
+            Self::AwaitingShift => "awaiting-shift",
         }
     }
 }
@@ -445,10 +449,12 @@ pub struct Endpoint {
     pub port: Option<u16>,
     /// Its availability zone.
     pub zone: Option<Arc<str>>,
-    /// Which version of its service it is, where somebody says so.
-    pub version: Option<Arc<str>>,
+    /// What tells it from others of its service.
+    pub traits: Traits,
     /// Whether it gets traffic, and why.
     pub verdict: Verdict,
+    /// What its part of the service is told of it, where a shift keeps it out of the whole.
+    pub apart: Option<State>,
 }
 
 /// A service as it is: its description and every endpoint, served or not.

@@ -15,7 +15,7 @@ use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
     Alias, Balancing, Exports, Import, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration,
-    Rule, ServiceName, ServiceSpec, ServiceView, Uses, Versions, View,
+    Rule, ServiceName, ServiceSpec, ServiceView, Subset, Subsets, Uses, View,
 };
 
 mod reach;
@@ -83,8 +83,8 @@ pub struct ServicePolicy {
     pub treatment: Treatment,
     /// Where its requests go, in the order in which rules are tried.
     pub rules: Vec<Rule>,
-    /// The versions of it that some rule names.
-    pub versions: BTreeSet<Arc<str>>,
+    /// The parts of it that some rule names.
+    pub subsets: BTreeSet<Subset>,
     /// All that it calls itself, if it says so.
     pub uses: Option<Uses>,
     /// Where most of it is written, and where each value: `policy.yaml:12`.
@@ -139,7 +139,7 @@ impl Policy {
             knobs,
             readiness: service.treatment.readiness.or(policy.defaults.readiness).unwrap_or(spec.readiness),
             rules: service.rules.iter().cloned().collect(),
-            versions: service.versions.iter().cloned().collect::<Versions>(),
+            subsets: service.subsets.iter().cloned().collect::<Subsets>(),
             reach: Reach { local_ports: service.local_ports.clone(), ..spec.reach.clone() },
             ..(**spec).clone()
         };

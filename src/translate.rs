@@ -19,10 +19,10 @@ use imbl::ordmap::DiffItem;
 
 use self::host::Names;
 use self::route::Host;
-use self::rule::IsThere;
+use self::rule::Find;
 use crate::model::{
     Alias, Crew, Endpoint, MeshNamespace, Namespace, Rule, Service, ServiceKey, ServiceName, ServiceSpec,
-    Services,
+    Services, Shift,
 };
 use crate::snapshot::{Resource, Tables};
 
@@ -38,6 +38,7 @@ pub mod profile;
 mod raw;
 pub mod route;
 mod rule;
+mod shift;
 
 /// Turns one namespace into resources, and remembers them to share what did not change.
 #[derive(Debug, Default)]
@@ -59,9 +60,9 @@ struct Translated {
     endpoints: Arc<[Endpoint]>,
     addresses: Vec<Ipv4Addr>,
     names: Option<Names>,
-    /// The services that its rules name and that are not there.
-    missing: Vec<ServiceName>,
-    /// Of the service, and of its versions.
+    /// What matters of the services that its rules name.
+    named: Vec<Named>,
+    /// Of the service, and of its parts.
     assignments: Vec<Arc<Resource>>,
     own: Vec<Arc<Resource>>,
     /// For sidecars of the service itself, and the ports of its applications that they follow from.
@@ -177,6 +178,21 @@ struct Touched {
     services: BTreeSet<ServiceKey>,
 }
 
+/// A service that a rule names, as far as routes follow from it.
+#[derive(Clone, PartialEq, Debug)]
+struct Named {
+    name: ServiceName,
+    is_there: bool,
+    shift: Option<Arc<Shift>>,
+}
+
+impl Named {
+    fn of(name: &ServiceName, find: Find<'_>) -> Self {
+        let spec = find(name);
+        Self { name: name.clone(), is_there: spec.is_some(), shift: spec.and_then(|spec| spec.shift.clone()) }
+    }
+}
+
 impl Translated {
     /// Whether it is all that is to be said of this service, but for its names.
     fn is_of(&self, service: &Service) -> bool {
@@ -192,35 +208,30 @@ impl Translated {
     ) -> Self {
         let (spec, endpoints) = (&service.spec, &service.endpoints);
         let neighbours = namespace.of(&spec.key.namespace);
-        let is_there = |name: &ServiceName| neighbours.is_some_and(|services| services.contains_key(name));
+        let find = |name: &ServiceName| neighbours?.get(name).map(|service| &*service.spec);
         let addresses = listener::addresses(namespace, spec);
-        let missing: Vec<_> = spec
-            .rules
-            .iter()
-            .flat_map(Rule::backends)
-            .map(|backend| backend.service.clone())
-            .filter(|name| !is_there(name))
-            .collect();
+        let backends = spec.rules.iter().flat_map(Rule::backends);
+        let named: Vec<_> = backends.map(|backend| Named::of(&backend.service, &find)).collect();
         let old = old.filter(|old| same(&old.spec, spec));
         let assignments = match &old {
             Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
             _ => assignments(spec, endpoints),
         };
         let ports = inbound::ports(spec, endpoints);
-        let named = |old: &Self| old.names.as_ref() == names;
-        let led = |old: &Self| old.missing == missing;
-        let host = old.as_ref().filter(|old| named(old) && led(old)).map(|old| old.host.clone());
+        let is_named = |old: &Self| old.names.as_ref() == names;
+        let leads = |old: &Self| old.named == named;
+        let host = old.as_ref().filter(|old| is_named(old) && leads(old)).map(|old| old.host.clone());
         let (own, inbound, api_listeners) = old.map_or_else(Default::default, |old| {
-            let api_listeners = named(&old).then_some(old.api_listeners.clone());
-            let own = (old.addresses == addresses && led(&old)).then_some(old.own);
+            let api_listeners = is_named(&old).then_some(old.api_listeners.clone());
+            let own = (old.addresses == addresses && leads(&old)).then_some(old.own);
             (own, (old.ports == ports).then_some(old.inbound), api_listeners)
         });
         let is_routed = names.filter(|_| spec.protocol.is_http());
         Self {
             assignments,
-            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &is_there)),
+            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &find)),
             api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
-            host: host.unwrap_or_else(|| is_routed.map(|names| route::host(spec, names, &is_there))),
+            host: host.unwrap_or_else(|| is_routed.map(|names| route::host(spec, names, &find))),
             inbound: inbound.unwrap_or_else(|| {
                 ports.iter().flat_map(|port| inbound::resources(spec, *port)).map(Arc::new).collect()
             }),
@@ -228,7 +239,7 @@ impl Translated {
             spec: Arc::clone(spec),
             endpoints: Arc::clone(endpoints),
             addresses,
-            missing,
+            named,
             names: names.cloned(),
         }
     }
@@ -243,15 +254,11 @@ fn same(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> bool {
     Arc::ptr_eq(old, new) || old.says_the_same(new)
 }
 
-/// The service as a whole, and each version of it that a rule names.
-fn versions(spec: &ServiceSpec) -> impl Iterator<Item = Option<&str>> {
-    std::iter::once(None).chain(spec.versions.iter().map(|version| Some(&**version)))
-}
-
-/// The load assignments of a service and of its versions; one whose sidecars look it up themselves has none.
+/// The load assignments of a service and of its parts; one whose sidecars look it up themselves has none.
 fn assignments(spec: &ServiceSpec, endpoints: &[Endpoint]) -> Vec<Arc<Resource>> {
-    let each = versions(spec).filter(|_| spec.reach.hosts.is_empty());
-    each.map(|version| Arc::new(endpoint::load_assignment(spec, version, endpoints))).collect()
+    let parts = spec.parts();
+    let each = parts.iter().filter(|_| spec.reach.hosts.is_empty());
+    each.map(|part| Arc::new(endpoint::load_assignment(spec, part, endpoints))).collect()
 }
 
 /// Those that the others don't share.
@@ -260,11 +267,11 @@ fn without(these: &[Arc<Resource>], others: &[Arc<Resource>]) -> impl Iterator<I
 }
 
 /// What follows from a service's description, and from who else is there: its clusters, routes and listeners.
-fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], is_there: IsThere<'_>) -> Vec<Arc<Resource>> {
-    let mut resources: Vec<_> = versions(spec).map(|version| cluster::cluster(spec, version)).collect();
+fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], find: Find<'_>) -> Vec<Arc<Resource>> {
+    let mut resources: Vec<_> = spec.parts().iter().map(|part| cluster::cluster(spec, part)).collect();
     if spec.protocol.is_http() {
-        resources.push(route::service_routes(spec, is_there));
-        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias, is_there)));
+        resources.push(route::service_routes(spec, find));
+        resources.extend(spec.aliases.iter().map(|alias| route::alias_routes(spec, alias, find)));
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));

@@ -55,7 +55,7 @@ def test_services_are_listed_in_pages_of_ten(ecs):
     pages = ecs.pages("list_services", cluster=CLUSTER)
     assert {len(page["serviceArns"]) for page in pages[:-1]} == {10}
     arns = [arn for page in pages for arn in page["serviceArns"]]
-    assert len(arns) == len(set(arns)) == 32
+    assert len(arns) == len(set(arns)) == 33
     assert not any(arn.endswith("/gone") for arn in arns)
     hundred = ecs.list_services(cluster=CLUSTER, maxResults=100)
     assert hundred["serviceArns"] == arns and "nextToken" not in hundred
@@ -83,6 +83,29 @@ def test_a_deployment_under_way_shows_primary_and_active(ecs):
     assert (active["status"], active["runningCount"]) == ("ACTIVE", 2)
     started_by = {t["startedBy"] for t in described(ecs, task_arns(ecs, cluster=CLUSTER, serviceName="rolling"))}
     assert started_by == {primary["id"], active["id"]}
+
+
+def test_a_canary_shows_what_each_revision_is_to_get(ecs):
+    service = ecs.describe_services(cluster=CLUSTER, services=["canary"])["services"][0]
+    assert service["deploymentConfiguration"]["strategy"] == "CANARY"
+    arn = service["currentServiceDeployment"]
+    listed = ecs.list_service_deployments(cluster=CLUSTER, service="canary", status=["IN_PROGRESS"])
+    brief, = listed["serviceDeployments"]
+    assert (brief["serviceDeploymentArn"], brief["status"]) == (arn, "IN_PROGRESS")
+    over = ecs.list_service_deployments(cluster=CLUSTER, service="canary", status=["SUCCESSFUL"])
+    assert over["serviceDeployments"] == []
+    answer = ecs.describe_service_deployments(serviceDeploymentArns=[arn, arn + "0"])
+    assert [failure["reason"] for failure in answer["failures"]] == ["MISSING"]
+    deployment, = answer["serviceDeployments"]
+    assert deployment["lifecycleStage"] == "PRODUCTION_TRAFFIC_SHIFT"
+    source, = deployment["sourceServiceRevisions"]
+    target = deployment["targetServiceRevision"]
+    assert target["arn"] == brief["targetServiceRevisionArn"]
+    weights = [(it["requestedProductionTrafficWeight"], it["requestedTestTrafficWeight"]) for it in (source, target)]
+    assert weights == [(90.0, 0.0), (10.0, 100.0)]
+    revisions = {it["arn"] for it in service["currentServiceRevisions"]}
+    assert revisions == {source["arn"], target["arn"]}
+    refused("ServiceNotFoundException", ecs.list_service_deployments, cluster=CLUSTER, service="nowhere")
 
 
 def test_service_connect_is_on_the_deployment_and_the_revision(ecs, cloudmap):
@@ -257,10 +280,12 @@ def test_ecs_refusals(ecs):
     refused("ClusterNotFoundException", ecs.describe_services, cluster="nowhere", services=["x"])
     too_many = {
         "describe_tasks": ("tasks", 101), "describe_services": ("services", 11),
-        "describe_service_revisions": ("serviceRevisionArns", 21), "describe_clusters": ("clusters", 101),
+        "describe_service_revisions": ("serviceRevisionArns", 21),
+        "describe_service_deployments": ("serviceDeploymentArns", 21), "describe_clusters": ("clusters", 101),
     }
     for name, (member, count) in too_many.items():
-        arguments = {} if name in ("describe_service_revisions", "describe_clusters") else {"cluster": CLUSTER}
+        without = ("describe_service_revisions", "describe_service_deployments", "describe_clusters")
+        arguments = {} if name in without else {"cluster": CLUSTER}
         arguments[member] = [f"x{n}" for n in range(count)]
         refused("InvalidParameterException", getattr(ecs, name), **arguments)
     refused("InvalidParameterException", ecs.describe_tasks, cluster=CLUSTER, tasks=[])

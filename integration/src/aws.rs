@@ -8,6 +8,7 @@ mod accounts;
 mod buckets;
 mod clock;
 mod cloudmap;
+mod deployments;
 mod ecs;
 mod faults;
 mod machines;

@@ -13,7 +13,8 @@ use serde_json::json;
 use crate::world::{
     AppProtocol, ClientAlias, ContainerDefinition, CrashPlan, DefinitionSpec, Health, HealthCheck,
     LastStatus, NamespaceKind, NetworkMode, PortMapping, ServiceConnect, ServiceConnectService,
-    ServiceRegistry, ServiceSpec, ServiceStatus, StopPlan, Task, TaskSpec, World, WorldError,
+    ServiceRegistry, ServiceSpec, ServiceStatus, Stage, StopPlan, Strategy, Task, TaskSpec, World,
+    WorldError,
 };
 
 /// The zones of the estate.
@@ -137,6 +138,7 @@ pub async fn gallery(prod: &Prod) -> Result<(), WorldError> {
     world.create_service(ServiceSpec::new(CLUSTER, "rolling", "batch", 2).settled())?;
     world.begin_deployment(CLUSTER, "rolling", "batch:1", None)?;
     world.start_task(TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, "rolling") })?;
+    canary(world)?;
     world.create_cluster("spare")?;
     world.set_default_namespace("spare", NAMESPACE)?;
     for _ in 0..120 {
@@ -149,6 +151,15 @@ pub async fn gallery(prod: &Prod) -> Result<(), WorldError> {
         ended(&stopped) && ended(&crashed) && gone
     };
     world.until(Duration::from_secs(10), over).await
+}
+
+/// `canary`, of which a new revision has a tenth of production.
+fn canary(world: &World) -> Result<(), WorldError> {
+    world.create_service(ServiceSpec::new(CLUSTER, "canary", "batch", 2).settled())?;
+    world.set_strategy(CLUSTER, "canary", Strategy::Canary)?;
+    world.begin_shift(CLUSTER, "canary", "batch:1")?;
+    world.start_task(TaskSpec { settled: true, ..TaskSpec::of_service(CLUSTER, "canary") })?;
+    world.shift(CLUSTER, "canary", Stage::ProductionTrafficShift, (10.0, 100.0))
 }
 
 /// `invoices`, still on Service Connect.

@@ -14,6 +14,7 @@ mod model;
 mod protocol;
 mod server;
 mod services;
+mod shifts;
 mod spec;
 mod state;
 mod task;
@@ -35,6 +36,7 @@ pub use model::{
     ServiceRegistry, ServiceStatus, Stamp, StopCode, Tags, TaskDefinition,
 };
 pub use server::{RequestLog, ServerKind};
+pub use shifts::{ShiftStatus, Stage, Strategy, TrafficShift};
 pub use spec::{CrashPlan, DefinitionSpec, Pace, ServiceSpec, StopPlan, TaskSpec, WorldConfig};
 pub(crate) use state::{Counts, State};
 pub use task::{Container, Task, Transition};

@@ -19,7 +19,8 @@ use super::proxies::{Sync, sync};
 use super::{AdminState, Pages};
 use crate::diagnostic::words::{did_you_mean, spell};
 use crate::model::{
-    Action, Backend, Knobs, Match, MeshNamespace, PathMatch, Rule, Service, ServiceName, ValueMatch,
+    Action, Backend, Knobs, Match, MeshNamespace, PathMatch, Revision, Rule, Service, ServiceName,
+    ServiceSpec, Subset, ValueMatch, Verdict,
 };
 use crate::vip;
 use crate::xds::clients::Client;
@@ -172,7 +173,7 @@ pub(super) async fn explain(
     let (rule, backends) = route(&mut ladder, &asked, service);
     let policy = Arc::clone(&state.policy.borrow().policy);
     ladder.treatment = Some(treatment(&policy.effective(&service.spec, rule)));
-    for backend in backends {
+    for backend in spread(namespace, &asked, service, backends) {
         endpoints(&mut ladder, namespace, &backend);
     }
     sidecar(&mut ladder, state, client, &asked.client);
@@ -235,14 +236,20 @@ fn listener(ladder: &mut Ladder, namespace: &MeshNamespace, service: &Service, c
 /// Tells of the route, and returns the rule and where it leads.
 fn route<'a>(ladder: &mut Ladder, asked: &Asked, service: &'a Service) -> (Option<&'a Rule>, Vec<Backend>) {
     let spec = &service.spec;
-    let itself = Backend { service: spec.key.name.clone(), version: None, weight: 1 };
+    let itself = Backend::all_of(&spec.key.name);
     if !spec.protocol.is_http() {
-        ladder.step("route", true, "bytes go to the service as they come");
+        let shifted = spec.shift.as_ref().filter(|shift| !shift.split().is_empty());
+        let shifted =
+            shifted.map(|_| ", each connection by the weights of its deployment").unwrap_or_default();
+        ladder.step("route", true, format!("bytes go to the service as they come{shifted}"));
         return (None, vec![itself]);
     }
     let Some(rule) = spec.rules.iter().find(|rule| asked.fits(&rule.matches)) else {
-        let says =
-            format!("no rule is about it, so it goes to the service itself; {}", in_short(&spec.knobs));
+        let says = format!(
+            "no rule is about it, so it goes to the service itself{}; {}",
+            test(asked, spec),
+            in_short(&spec.knobs)
+        );
         ladder.step("route", true, says);
         return (None, vec![itself]);
     };
@@ -258,11 +265,59 @@ fn route<'a>(ladder: &mut Ladder, asked: &Asked, service: &'a Service) -> (Optio
             Vec::new()
         }
         Action::Forward(backends) => {
-            ladder.step("route", true, format!("{of}; {}{}", in_short(&knobs), extras(rule)));
+            ladder.step(
+                "route",
+                true,
+                format!("{of}{}; {}{}", test(asked, spec), in_short(&knobs), extras(rule)),
+            );
             backends.clone()
         }
     };
     (Some(rule), backends)
+}
+
+/// Whether a request is a test of a deployment under way.
+fn is_test(asked: &Asked, spec: &ServiceSpec) -> bool {
+    let shift = spec.shift.as_ref().filter(|shift| spec.protocol.is_http() && !shift.tested().is_empty());
+    shift.is_some_and(|shift| {
+        let header = &shift.header;
+        let is_it = |(name, value): &(String, String)| {
+            **name == *header.name && header.value.as_ref().is_none_or(|wanted| **wanted == **value)
+        };
+        asked.headers.iter().any(is_it)
+    })
+}
+
+fn test(asked: &Asked, spec: &ServiceSpec) -> String {
+    let header = spec.shift.as_ref().map(|shift| &shift.header.name).filter(|_| is_test(asked, spec));
+    header.map(|name| format!(", as a test of its deployment (header {name})")).unwrap_or_default()
+}
+
+/// The same with the revisions between which a deployment shifts what a whole service gets.
+fn spread(
+    namespace: &MeshNamespace,
+    asked: &Asked,
+    service: &Service,
+    backends: Vec<Backend>,
+) -> Vec<Backend> {
+    let own = &service.spec;
+    let revisions = |backend: &Backend| -> Vec<Backend> {
+        let spec = namespace.services.get(&backend.service).map(|service| &service.spec);
+        let shift = spec.filter(|_| backend.subset.is_whole()).and_then(|spec| spec.shift.as_ref());
+        let is_test = backend.service == own.key.name && is_test(asked, own);
+        let parts = shift.map(|shift| if is_test { shift.tested() } else { shift.split() });
+        let part = |(it, weight): (&Revision, u32)| Backend {
+            service: backend.service.clone(),
+            subset: Subset::revision(&it.id),
+            weight,
+        };
+        parts.unwrap_or_default().into_iter().map(part).collect()
+    };
+    let parts = |backend: Backend| {
+        let revisions = revisions(&backend);
+        if revisions.is_empty() { vec![backend] } else { revisions }
+    };
+    backends.into_iter().flat_map(parts).collect()
 }
 
 /// Timeouts and retries in force; what is not said is the profile's.
@@ -286,10 +341,13 @@ fn extras(rule: &Rule) -> String {
 }
 
 fn shown(backend: &Backend) -> String {
-    match &backend.version {
-        Some(version) => format!("{} version {version}", backend.service),
-        None => backend.service.to_string(),
-    }
+    let Subset { version, deployment, labels, revision } = &backend.subset;
+    let version = version.iter().map(|version| format!(" version {version}"));
+    let deployment = deployment.iter().map(|which| format!(" of the {} deployment", which.as_str()));
+    let labels = labels.iter().map(|(key, value)| format!(" with {key}={value}"));
+    let revision = revision.iter().map(|id| format!(" revision {id}"));
+    let parts: String = version.chain(deployment).chain(labels).chain(revision).collect();
+    format!("{}{parts}", backend.service)
 }
 
 fn endpoints(ladder: &mut Ladder, namespace: &MeshNamespace, backend: &Backend) {
@@ -299,10 +357,11 @@ fn endpoints(ladder: &mut Ladder, namespace: &MeshNamespace, backend: &Backend) 
         return;
     };
     let mut counts: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
-    let is_meant = |version: &Option<_>| backend.version.is_none() || *version == backend.version;
-    for endpoint in service.endpoints.iter().filter(|endpoint| is_meant(&endpoint.version)) {
+    let subset = &backend.subset;
+    for endpoint in service.endpoints.iter().filter(|endpoint| subset.includes(&endpoint.traits)) {
         let zone = endpoint.zone.as_deref().unwrap_or("-");
-        let verdict = endpoint.verdict;
+        let apart = endpoint.apart.filter(|_| !subset.is_whole());
+        let verdict = Verdict { state: apart.unwrap_or(endpoint.verdict.state), ..endpoint.verdict };
         *counts.entry((verdict.state.as_str(), verdict.reason.as_str(), zone)).or_default() += 1;
     }
     let is_served = counts.keys().any(|(state, ..)| *state == "healthy" || *state == "draining");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Segments, list as answer_list, milliseconds, one, time};
 use super::{AdminState, Pages, json};
-use crate::model::{Mesh, MeshNamespace, Service, State as Rotation};
+use crate::model::{Endpoint, Mesh, MeshNamespace, Service, Shift, State as Rotation, Which};
 use crate::policy::Effective;
 use crate::snapshot::ResourceType;
 use crate::vip;
@@ -120,6 +120,43 @@ pub(super) fn treatment(effective: &[Effective]) -> Value {
     effective.iter().map(value).collect()
 }
 
+fn describe_endpoint(endpoint: &Endpoint) -> Value {
+    let mut value = json!({
+        "instance": endpoint.instance.as_str(),
+        "address": endpoint.address,
+        "port": endpoint.port,
+        "zone": endpoint.zone,
+        "state": endpoint.verdict.state.as_str(),
+        "reason": endpoint.verdict.reason.as_str(),
+    });
+    let traits = &endpoint.traits;
+    let deployment = traits.deployment.map(Which::as_str);
+    let told = [
+        ("version", traits.version.as_deref()),
+        ("deployment", deployment),
+        ("revision", traits.revision.as_deref()),
+    ];
+    for (key, word) in told.into_iter().filter_map(|(key, word)| Some((key, word?))) {
+        value[key] = json!(word);
+    }
+    value
+}
+
+/// Weights are percentages, as ECS has them.
+fn describe_shift(shift: &Shift) -> Value {
+    let percent = |thousandths: u32| f64::from(thousandths) / 10.0;
+    let revisions = shift.revisions.iter().map(|it| {
+        json!({
+            "revision": it.id,
+            "productionWeight": percent(it.production),
+            "testWeight": percent(it.test),
+            "serves": it.serves,
+        })
+    });
+    let header = json!({ "name": shift.header.name, "value": shift.header.value });
+    json!({ "revisions": revisions.collect::<Vec<_>>(), "testHeader": header })
+}
+
 fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
     let spec = &service.spec;
     let aliases = spec.aliases.iter().map(|alias| {
@@ -127,16 +164,7 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         json!({ "name": alias.name, "port": alias.port, "address": namespace.addresses.get(base) })
     });
     let count = |state| service.endpoints.iter().filter(|endpoint| endpoint.verdict.state == state).count();
-    let endpoints = service.endpoints.iter().map(|endpoint| {
-        json!({
-            "instance": endpoint.instance.as_str(),
-            "address": endpoint.address,
-            "port": endpoint.port,
-            "zone": endpoint.zone,
-            "state": endpoint.verdict.state.as_str(),
-            "reason": endpoint.verdict.reason.as_str(),
-        })
-    });
+    let endpoints = service.endpoints.iter().map(describe_endpoint);
     json!({
         "name": spec.key.name.as_str(),
         "namespace": spec.key.namespace.as_str(),
@@ -148,6 +176,8 @@ fn describe(namespace: &MeshNamespace, service: &Service) -> Value {
         "readiness": spec.readiness.as_str(),
         "createdAt": time(spec.created_at),
         "origin": &*spec.origin,
+        "subsets": spec.subsets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "shift": spec.shift.as_ref().map(|shift| describe_shift(shift)),
         "counts": {
             "healthy": count(Rotation::Healthy),
             "draining": count(Rotation::Draining),

@@ -13,9 +13,10 @@ use crate::source::aws::probe::{Permission, Probe};
 use crate::source::file;
 
 /// The policies that are shipped: whoever lacks an action is shown its statement.
-const POLICIES: [&str; 6] = [
+const POLICIES: [&str; 7] = [
     include_str!("../../deploy/iam/ecs.json"),
     include_str!("../../deploy/iam/ec2.json"),
+    include_str!("../../deploy/iam/deployments.json"),
     include_str!("../../deploy/iam/cloud-map.json"),
     include_str!("../../deploy/iam/events.json"),
     include_str!("../../deploy/iam/default-namespace.json"),

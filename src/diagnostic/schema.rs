@@ -33,6 +33,12 @@ fn of(shape: &Shape) -> Value {
             "propertyNames": { "pattern": pattern(*rule) },
             "additionalProperties": or_nothing(of(shape)),
         }),
+        Shape::Pairs(longest, shape) => json!({
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": { "minLength": 1, "maxLength": longest },
+            "additionalProperties": of(shape),
+        }),
         Shape::List(shape) => json!({ "type": "array", "items": of(shape) }),
         Shape::Duration(least, most) => {
             let range = format!("{} to {}", spell(*least), spell(*most));

@@ -20,6 +20,8 @@ pub enum Shape {
     Map(&'static [Key]),
     /// A map from names to values of one shape.
     Names(NameRule, &'static Self),
+    /// A map from any words, of at most so many characters, to values of one shape.
+    Pairs(usize, &'static Self),
     /// A list of values of one shape.
     List(&'static Self),
     /// A duration as GEP-2257 has it.
@@ -85,6 +87,12 @@ impl Shape {
                     shape.examine(value, checker);
                 }
             }
+            (Self::Pairs(longest, shape), Node::Map(_, entries)) => {
+                for (word, value) in entries {
+                    Self::Text(*longest).examine_text(word, checker);
+                    shape.examine(value, checker);
+                }
+            }
             (Self::List(shape), Node::List(_, items)) => {
                 items.iter().for_each(|item| shape.examine(item, checker));
             }
@@ -130,13 +138,14 @@ impl Shape {
     }
 
     fn is_collection(&self) -> bool {
-        matches!(self, Self::File(_) | Self::Map(_) | Self::Names(..) | Self::List(_))
+        matches!(self, Self::File(_) | Self::Map(_) | Self::Names(..) | Self::Pairs(..) | Self::List(_))
     }
 
     fn kind(&self) -> &'static str {
         match self {
             Self::File(_) | Self::Map(_) => "a map, with a key on each line",
             Self::Names(..) => "a map from names to descriptions",
+            Self::Pairs(..) => "a map from words to words, like `{ tier: gold }`",
             Self::List(_) => "a list, like `[a, b]`",
             _ => "a single value",
         }

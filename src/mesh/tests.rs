@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::model::{
     Alias, Health, InstanceId, Member, Phase, Place, Protocol, Readiness, Registration, State, StopCause,
-    Subnet, TaskState, Verdict,
+    Subnet, TaskState, Traits, Verdict,
 };
 
 mod again;
@@ -14,6 +14,7 @@ mod homes;
 mod recorded;
 mod scopes;
 mod shared;
+mod shifts;
 
 fn at(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
@@ -34,7 +35,7 @@ fn task(id: &str, address: &str, phase: Phase) -> Registration {
         address: address.parse().ok(),
         port: Some(8080),
         zone: Some("eu-west-1a".into()),
-        version: None,
+        traits: Traits::default(),
         phase,
         started_at: at(100),
         member: Member::Ecs,

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::Sighting;
 use crate::model::{
     Endpoint, Health, InstanceId, Knobs, Member, Namespace, Phase, Place, Readiness, Reason, Registration,
-    ServiceSpec, State, StopCause, TaskState, Verdict, View,
+    ServiceSpec, Share, State, StopCause, TaskState, Verdict, View,
 };
 
 /// Whose registration is judged: the view that tells of it, and the namespace that it serves.
@@ -184,17 +184,22 @@ pub(super) fn endpoints<'a>(
     now: Option<SystemTime>,
 ) -> Vec<Endpoint> {
     let gate = Gate::of(spec, now);
-    let endpoint = |(registration, from, life): (&Registration, Stand<'a>, Option<Life>)| Endpoint {
-        instance: registration.instance.clone(),
-        address: registration.address,
-        port: registration.port,
-        zone: registration.zone.clone(),
-        version: registration.version.clone(),
-        verdict: match life {
+    let endpoint = |(registration, from, life): (&Registration, Stand<'a>, Option<Life>)| {
+        let verdict = match life {
             Some(_) if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
             Some(life) => verdict(registration, from, life, gate, tasks),
             None => absent(Reason::NoTask),
-        },
+        };
+        let is_kept_out = registration.traits.share != Share::Full && verdict.state != State::Absent;
+        Endpoint {
+            instance: registration.instance.clone(),
+            address: registration.address,
+            port: registration.port,
+            zone: registration.zone.clone(),
+            traits: registration.traits.clone(),
+            verdict: if is_kept_out { absent(Reason::AwaitingShift) } else { verdict },
+            apart: is_kept_out.then_some(verdict.state),
+        }
     };
     let mut endpoints: Vec<_> = living(sightings, &spec.key.namespace, tasks).map(endpoint).collect();
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
@@ -351,9 +356,20 @@ fn absent(reason: Reason) -> Verdict {
     Verdict { state: State::Absent, reason }
 }
 
-/// A task that is stopping as planned, and still up, beats no endpoint at all.
+/// One whose share is not known yet beats no endpoint at all, and so does, after it, a task that is stopping as planned
+/// and still up.
 fn keep_last_hope(endpoints: &mut [Endpoint]) {
-    if endpoints.iter().any(|endpoint| endpoint.verdict.state == State::Healthy) {
+    let is_served =
+        |endpoints: &[Endpoint]| endpoints.iter().any(|endpoint| endpoint.verdict.state == State::Healthy);
+    if is_served(endpoints) {
+        return;
+    }
+    for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.traits.share == Share::Unknown) {
+        if let Some(state) = endpoint.apart.take() {
+            endpoint.verdict = Verdict { state, reason: Reason::LastHope };
+        }
+    }
+    if is_served(endpoints) {
         return;
     }
     for endpoint in endpoints.iter_mut() {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Knobs, Origin, ServiceName};
+use super::{Knobs, Origin, ServiceName, Subset};
 
 /// One rule of a service: what it is about, and what is done with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,13 +90,13 @@ pub enum Action {
     Redirect(Redirect),
 }
 
-/// A service, or one version of it.
+/// A service, or a part of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Backend {
     /// A service of the same namespace.
     pub service: ServiceName,
-    /// One version of it, or all.
-    pub version: Option<Arc<str>>,
+    /// Which part of it.
+    pub subset: Subset,
     /// Its share, beside the others'.
     pub weight: u32,
 }
@@ -128,6 +128,13 @@ pub struct Fault {
     pub delay: Option<(std::time::Duration, u32)>,
     /// An answer, for a share of requests.
     pub abort: Option<(u16, u32)>,
+}
+
+impl Backend {
+    /// The whole of a service.
+    pub fn all_of(service: &ServiceName) -> Self {
+        Self { service: service.clone(), subset: Subset::default(), weight: 1 }
+    }
 }
 
 impl Rule {

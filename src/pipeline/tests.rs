@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::model::{
-    Alias, Health, Member, Phase, Protocol, Reason, Registration, ServiceSpec, ServiceView, StopCause,
+    Alias, Health, Member, Phase, Protocol, Reason, Registration, ServiceSpec, ServiceView, StopCause, Traits,
 };
 use crate::snapshot::{ResourceType, Snapshot};
 use crate::source::{self, CellWriter, SourceError};
@@ -78,7 +78,7 @@ fn view(phases: &[Phase]) -> View {
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: None,
-        version: None,
+        traits: Traits::default(),
         phase: *phase,
         started_at: None,
         member: Member::Ecs,

@@ -10,7 +10,7 @@ use super::read::{Reader, number, protocol, time};
 use crate::diagnostic::{BAD_VALUE, Node, TWO_SERVICES, Written};
 use crate::model::{
     Alias, Health, Member, Namespace, Origin, Phase, RateLimit, Reach, Registration, Said, ServiceKey,
-    ServiceName, ServiceSpec,
+    ServiceName, ServiceSpec, Traits,
 };
 use crate::vip;
 
@@ -166,7 +166,7 @@ fn registration(text: &str, (host, port): &(String, u16), zone: Option<Arc<str>>
         address: host.parse().ok(),
         port: Some(*port),
         zone,
-        version: None,
+        traits: Traits::default(),
         phase: Phase::Running(Health::NoCheck),
         started_at: None,
         member: Member::File,

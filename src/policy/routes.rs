@@ -15,7 +15,7 @@ use super::{NamespacePolicy, Policy, said};
 use crate::diagnostic::{BAD_VALUE, Node, Written};
 use crate::model::{
     Action, Backend, Fault, HeaderChanges, Knobs, Match, Mirror, Namespace, Origin, PathMatch, Redirect,
-    Rule, ServiceName, ValueMatch,
+    Rule, ServiceName, Subset, ValueMatch, Which,
 };
 
 /// The key of a filter's body, by its type.
@@ -57,14 +57,14 @@ impl Reader<'_, '_> {
 
     /// One rule of the file as the rules that it is: one for each match.
     fn rules(&mut self, name: &Written, node: &Node, parent: &ServiceName, origin: &Origin) -> Vec<Rule> {
-        let backends: Vec<_> =
-            node.get("backendRefs").map(Node::items).unwrap_or_default().iter().filter_map(backend).collect();
+        let backends = node.get("backendRefs").map(Node::items).unwrap_or_default().iter();
+        let backends: Vec<_> = backends.filter_map(|node| self.backend(node)).collect();
         if let Some(list) = node.get("backendRefs").filter(|_| !backends.is_empty())
             && backends.iter().all(|backend| backend.weight == 0)
         {
             self.bad(list, "the weights of a rule sum to nothing, so its requests go nowhere");
         }
-        let itself = || vec![Backend { service: parent.clone(), version: None, weight: 1 }];
+        let itself = || vec![Backend::all_of(parent)];
         let timeout = |key| time(node.get("timeouts")?.get(key));
         let mut rule = Rule {
             name: name.text.as_str().into(),
@@ -120,8 +120,8 @@ impl Reader<'_, '_> {
             "responseHeaderModifier" => rule.response_headers = header_changes(body),
             "requestMirror" => {
                 let percent = number(body.get("percent")).unwrap_or(100);
-                rule.mirror =
-                    body.get("backendRef").and_then(backend).map(|backend| Mirror { backend, percent });
+                let backend = body.get("backendRef").and_then(|node| self.backend(node));
+                rule.mirror = backend.map(|backend| Mirror { backend, percent });
             }
             "requestRedirect" => {
                 if let Some(backends) = rule_node.get("backendRefs") {
@@ -145,6 +145,32 @@ impl Reader<'_, '_> {
                 rule.fault = Fault { delay, abort };
             }
         }
+    }
+
+    fn backend(&mut self, node: &Node) -> Option<Backend> {
+        let labels = node.get("labels");
+        let mut pairs: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+        for (key, value) in labels.map(Node::entries).unwrap_or_default() {
+            match value.text() {
+                Some(value) => pairs.push((key.text.as_str().into(), value.into())),
+                None => {
+                    self.checker.bad(key, format!("the label `{}` has no value", key.text), "say which it is")
+                }
+            }
+        }
+        pairs.sort();
+        if let Some(labels) = labels.filter(|node| matches!(node, Node::Map(..)) && node.entries().is_empty())
+        {
+            self.bad(labels, "no label, so nothing is told apart: say one, or remove `labels`");
+        }
+        let subset = Subset {
+            version: node.get("version").and_then(Node::text).map(Into::into),
+            deployment: node.get("deployment").and_then(Node::text).and_then(Which::read),
+            labels: pairs,
+            revision: None,
+        };
+        let weight = number(node.get("weight")).unwrap_or(1);
+        Some(Backend { service: node.get("service")?.text()?.into(), subset, weight })
     }
 
     fn matches(&mut self, node: &Node) -> Match {
@@ -198,14 +224,6 @@ impl Reader<'_, '_> {
     }
 }
 
-fn backend(node: &Node) -> Option<Backend> {
-    Some(Backend {
-        service: node.get("service")?.text()?.into(),
-        version: node.get("version").and_then(Node::text).map(Into::into),
-        weight: number(node.get("weight")).unwrap_or(1),
-    })
-}
-
 fn header_changes(node: &Node) -> HeaderChanges {
     let pairs = |key: &str| {
         let items = node.get(key).map(Node::items).unwrap_or_default();
@@ -217,16 +235,17 @@ fn header_changes(node: &Node) -> HeaderChanges {
     HeaderChanges { set: pairs("set"), add: pairs("add"), remove }
 }
 
-/// Orders the rules of each service, lays rate limits over what else is said of it, and notes which versions of which services they name.
+/// Orders the rules of each service, lays rate limits over what else is said of it, and notes which parts of which services
+/// they name.
 pub(super) fn settle(policy: &mut Policy) {
-    let mut named: BTreeMap<(Namespace, ServiceName), BTreeSet<Arc<str>>> = BTreeMap::new();
+    let mut named: BTreeMap<(Namespace, ServiceName), BTreeSet<Subset>> = BTreeMap::new();
     for (namespace, NamespacePolicy { services, .. }) in &mut policy.namespaces {
         for service in services.values_mut() {
             service.rules.sort_by_key(|rule| precedence(&rule.matches));
             for backend in service.rules.iter().flat_map(Rule::backends) {
-                if let Some(version) = &backend.version {
+                if !backend.subset.is_whole() {
                     let key = (namespace.clone(), backend.service.clone());
-                    named.entry(key).or_default().insert(Arc::clone(version));
+                    named.entry(key).or_default().insert(backend.subset.clone());
                 }
             }
         }
@@ -237,9 +256,9 @@ pub(super) fn settle(policy: &mut Policy) {
             treatment.knobs = limits.over(&treatment.knobs);
         }
     }
-    for ((namespace, service), versions) in named {
+    for ((namespace, service), subsets) in named {
         if let Some(known) = policy.namespaces.get_mut(&namespace) {
-            known.services.entry(service).or_default().versions = versions;
+            known.services.entry(service).or_default().subsets = subsets;
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::scopes::{is_pattern, is_service};
 use crate::diagnostic::check::NameRule;
 use crate::diagnostic::shape::{Key, Shape};
+use crate::model::Which;
 
 mod transport;
 use super::reach::read_place;
@@ -57,6 +58,9 @@ static TEXT: Shape = Shape::Text(1024);
 static SERVICE_NAME: Shape = Shape::Name(SERVICE);
 static NAMESPACE_NAME: Shape = Shape::Name(NAMESPACE);
 static VERSION: Shape = Shape::Text(64);
+static DEPLOYMENT: Shape = Shape::Word(&Which::WORDS);
+static LABEL: Shape = Shape::Text(1024);
+static LABELS: Shape = Shape::Pairs(255, &LABEL);
 
 static CONNECT: Shape = Shape::Duration(Duration::from_millis(10), MINUTE);
 static TIMEOUTS: Shape = Shape::Map(&[
@@ -290,6 +294,8 @@ static BACKEND: Shape = Shape::Map(&[
         &VERSION,
         "One version of it: the tag legation:version, or the revision of its task definition.",
     ),
+    Key::new("deployment", &DEPLOYMENT, "Its tasks of the newest ECS deployment, or of those before it."),
+    Key::new("labels", &LABELS, "Its tasks with these docker labels, its instances with these attributes."),
     Key::new("weight", &WEIGHT, "Its share, beside the others'.").or("1"),
 ]);
 static BACKENDS: Shape = Shape::List(&BACKEND);

@@ -106,7 +106,7 @@ fn rules_are_tried_in_the_order_of_gateway_api() {
         ]
     );
     assert_eq!(&*over.rules[4].matches.headers[0].name, "x-a", "headers have no case");
-    assert_eq!(over.versions.iter().map(|it| &**it).collect::<Vec<_>>(), ["58"]);
+    assert_eq!(over.subsets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["58"]);
     assert_eq!(&*over.rules[0].origin, "policy.yaml:7");
     let Action::Forward(backends) = &over.rules[0].action else { panic!("{:?}", over.rules[0]) };
     assert_eq!((backends.len(), backends[0].weight, backends[1].weight), (2, 5, 1));

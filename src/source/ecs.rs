@@ -4,7 +4,7 @@
 //!
 //! Invariant: a reading is taken in whole. Until every call has answered, nothing that is known changes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::defaults::Defaults;
 use self::describe::Cluster;
-use self::facts::{ServiceFacts, Status, TaskFacts};
+use self::facts::{Status, TaskFacts};
 use self::instances::Instances;
 use self::notes::{namespace_arns, needed, never_read};
 use self::questions::Questions;
 use self::read::{Described, Reader, Unread};
+use self::shifts::Shifts;
 use self::tasks::{Answer, Tasks};
 use self::view::{Drawn, Knowledge, Revisions, Services};
 use super::aws::{Access, Clock, Urgency};
@@ -40,6 +41,8 @@ mod notes;
 mod place;
 mod questions;
 mod read;
+mod share;
+mod shifts;
 mod standalone;
 mod task_tags;
 mod tasks;
@@ -99,6 +102,8 @@ pub struct EcsSource {
     /// Task definitions that could not be read last.
     unread: Unread,
     instances: Instances,
+    /// Deployments that shift traffic.
+    shifts: Shifts,
     drawn: Drawn,
     inbox: Inbox,
     /// Whether an event asked for another reading since the last one began.
@@ -150,6 +155,7 @@ impl EcsSource {
             revisions: Revisions::new(),
             unread: Unread::new(),
             instances: Instances::default(),
+            shifts: Shifts::default(),
             drawn: Drawn::default(),
             inbox,
             is_asked_for: false,
@@ -203,6 +209,8 @@ impl EcsSource {
         let services = self.services_of(&listed_services, described, &missing_services);
         let named = self.defaults.clone().named(namespace_arns(&services));
         self.defaults = self.attend(cell, named).await;
+        let shifts = self.shifts.clone();
+        self.shifts = self.attend(cell, shifts.renewed(&reader, &services)).await;
         // Two answers in a row that lack a task prove something only if time passes between them.
         let missing = missing.into_iter().filter(|_| !self.is_early).map(InstanceId::from).collect();
         let sighting = Sighting { services, tasks: Answer { listed, tasks, missing } };
@@ -337,6 +345,7 @@ impl EcsSource {
         letters.iter().flat_map(|letter| &letter.hints).for_each(|hint| self.take_hint(hint));
         self.note(&tasks);
         self.note_untold(&tasks);
+        self.is_asked_for |= self.has_news_of_deployments(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
         if let Some(cell) = cell.filter(|_| !tasks.is_empty()) {
             self.draw_again(cell, &tasks, &places);
@@ -407,27 +416,9 @@ impl EcsSource {
             tasks: &self.tasks,
             unread: &self.unread,
             instances: &self.instances,
+            shifts: &self.shifts,
             now,
         }
-    }
-
-    /// Those described, and those that are not known to have gone: one that is listed and unknown to ECS is a
-    /// contradiction, and ECS answers late at times, so it takes two readings that know nothing of one.
-    fn services_of(&self, listed: &[String], described: Vec<ServiceFacts>, missing: &[String]) -> Services {
-        let described = described.into_iter().filter(|service| !service.inactive);
-        let mut services: BTreeMap<_, _> =
-            described.map(|service| (Arc::clone(&service.arn), service)).collect();
-        let listed: HashSet<&String> = listed.iter().collect();
-        for arn in missing {
-            let Some((key, known)) = self.services.get_key_value(arn.as_str()) else { continue };
-            let is_unknown = !listed.contains(arn);
-            // A reading that comes early proves nothing: no time has passed since the one before.
-            if !(is_unknown && known.missed && !self.is_early) {
-                let missed = is_unknown && (known.missed || !self.is_early);
-                services.insert(Arc::clone(key), ServiceFacts { missed, ..known.clone() });
-            }
-        }
-        services
     }
 
     /// Fetches those of these task definitions that never were fetched. At the first reading there may be more than a
@@ -447,6 +438,7 @@ impl EcsSource {
     fn take_in(&mut self, sighting: Sighting, now: SystemTime) {
         let before = std::mem::replace(&mut self.services, sighting.services);
         for (arn, service) in &mut self.services {
+            self.shifts.tell(arn, service, before.get(arn).map(|known| &known.rollout));
             // A service whose new task definition can't be read goes on as it was described before.
             if service.definition.as_ref().is_some_and(|definition| self.unread.contains_key(definition)) {
                 service.definition = before.get(arn).and_then(|known| known.definition.clone());

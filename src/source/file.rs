@@ -21,6 +21,7 @@ use crate::diagnostic::{Document, Problem, REJECTED, read_yaml, render_all};
 use crate::model::{Namespace, ServiceKey, ServiceView, View};
 
 mod checks;
+mod parts;
 mod read;
 mod together;
 pub mod world;

@@ -221,7 +221,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::model::{Health, Place, Protocol, ServiceSpec, StopCause};
+    use crate::model::{Health, Place, Protocol, ServiceSpec, StopCause, Traits};
 
     fn guard() -> Guard {
         of(2)
@@ -249,7 +249,7 @@ mod tests {
                 address: Some([10, 0, name.as_bytes()[0], u8::try_from(number).unwrap()].into()),
                 port: Some(80),
                 zone: None,
-                version: None,
+                traits: Traits::default(),
                 phase: Phase::Running(Health::NoCheck),
                 started_at: None,
                 member: Member::CloudMap { cluster: None, service: None },

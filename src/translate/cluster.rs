@@ -1,4 +1,4 @@
-//! CDS: one `Cluster` for each service, and one for each version of it that a rule names.
+//! CDS: one `Cluster` for each service, and one for each part of it that a rule names or a deployment tells apart.
 //!
 //! It is not about endpoints, which come over EDS: nothing volatile may be in here, or connection pools are
 //! rebuilt.
@@ -26,7 +26,7 @@ use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use prost::Message;
 
 use super::{ads, endpoint, number, probe, profile, proto};
-use crate::model::{Balancing, Knobs, Protocol, ServiceKey, ServiceSpec};
+use crate::model::{Balancing, Knobs, Protocol, ServiceKey, ServiceSpec, Subset};
 use crate::snapshot::{Name, Resource, ResourceType};
 
 /// The name of a service's cluster, and of its load assignment: `prod/payments`.
@@ -34,17 +34,14 @@ pub fn name(key: &ServiceKey) -> Name {
     key.to_string().into()
 }
 
-/// The same of one version of a service: `prod/payments@58`. `@` is in no service's name.
-pub fn version_name(key: &ServiceKey, version: Option<&str>) -> Name {
-    match version {
-        Some(version) => format!("{key}@{version}").into(),
-        None => name(key),
-    }
+/// The same of a part of a service: `prod/payments@58`. `@` is in no service's name.
+pub fn part_name(key: &ServiceKey, part: &Subset) -> Name {
+    if part.is_whole() { name(key) } else { format!("{key}@{part}").into() }
 }
 
-/// The cluster of a service, or of one version of it.
-pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
-    let (name, knobs) = (version_name(&spec.key, version), &spec.knobs);
+/// The cluster of a service, or of a part of it.
+pub fn cluster(spec: &ServiceSpec, part: &Subset) -> Resource {
+    let (name, knobs) = (part_name(&spec.key, part), &spec.knobs);
     let panic = knobs.panic_percent.unwrap_or(profile::PANIC_THRESHOLD_PERCENT);
     let (lb_policy, lb_config) = balancer(knobs);
     let hosts = &spec.reach.hosts;

@@ -1,4 +1,4 @@
-//! EDS: one `ClusterLoadAssignment` for each service, one for each version of it that a rule names, and one for each crew.
+//! EDS: one `ClusterLoadAssignment` for each service, one for each part of it that has a cluster, and one for each crew.
 //!
 //! It is not a judge: who is in is decided in the mesh.
 //!
@@ -20,31 +20,38 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use super::{cluster, inbound, number};
-use crate::model::{Crew, Endpoint, Namespace, ServiceName, ServiceSpec, State};
+use crate::model::{Crew, Endpoint, Namespace, ServiceName, ServiceSpec, Shift, State, Subset};
 use crate::snapshot::{ProxyClass, Resource, ResourceType, local_name};
 
 /// An address, in the order in which addresses are listed.
 type Place = (IpAddr, u16);
 
-/// The load assignment of a service, or of one version of it.
-pub fn load_assignment(spec: &ServiceSpec, version: Option<&str>, endpoints: &[Endpoint]) -> Resource {
-    let (key, inbound) = (&spec.key, inbound::port(spec));
-    let name = cluster::version_name(key, version);
-    let is_meant = |endpoint: &&Endpoint| version.is_none() || endpoint.version.as_deref() == version;
+/// What is said of an endpoint: its state, its zone, and its weight beside others, where they differ.
+type Said<'a> = (State, &'a str, Option<u32>);
+
+/// The load assignment of a service, or of a part of it.
+pub fn load_assignment(spec: &ServiceSpec, part: &Subset, endpoints: &[Endpoint]) -> Resource {
+    let (name, inbound) = (cluster::part_name(&spec.key, part), inbound::port(spec));
+    let weights = Weights::of(spec.shift.as_deref().filter(|_| part.is_whole()), endpoints);
+    let state = |endpoint: &Endpoint| match endpoint.apart {
+        Some(state) if !part.is_whole() => state,
+        _ => endpoint.verdict.state,
+    };
     // Of several at one place the best is believed; where no zone is known it is called nothing.
-    let mut places: BTreeMap<Place, (State, &str)> = BTreeMap::new();
-    for endpoint in endpoints.iter().filter(is_meant) {
+    let mut places: BTreeMap<Place, Said<'_>> = BTreeMap::new();
+    for endpoint in endpoints.iter().filter(|endpoint| part.includes(&endpoint.traits)) {
         if let (Some(address), Some(port)) = (endpoint.address, endpoint.port)
-            && endpoint.verdict.state != State::Absent
+            && state(endpoint) != State::Absent
         {
-            let said = (endpoint.verdict.state, endpoint.zone.as_deref().unwrap_or_default());
+            let zone = endpoint.zone.as_deref().unwrap_or_default();
+            let said = (state(endpoint), zone, weights.of_endpoint(endpoint));
             let port = inbound.unwrap_or(port);
             places.entry((address, port)).and_modify(|best| *best = said.min(*best)).or_insert(said);
         }
     }
-    let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
-    for (place, (state, zone)) in places {
-        zones.entry(zone).or_default().push((place, state));
+    let mut zones: BTreeMap<&str, Vec<(Place, Said<'_>)>> = BTreeMap::new();
+    for (place, said) in places {
+        zones.entry(said.1).or_default().push((place, said));
     }
     let assignment = ClusterLoadAssignment {
         cluster_name: name.to_string(),
@@ -71,10 +78,10 @@ pub(super) fn of_hosts(name: &str, hosts: &[(Arc<str>, u16)]) -> ClusterLoadAssi
 /// Where the sidecars of a service are: Envoy compares this with where endpoints are to see how much may stay in its zone.
 pub fn crew_assignment(namespace: &Namespace, service: &ServiceName, crew: &Crew) -> Resource {
     let name = local_name(namespace, service.as_str());
-    let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
+    let mut zones: BTreeMap<&str, Vec<(Place, Said<'_>)>> = BTreeMap::new();
     for (zone, address) in crew.iter() {
         // Nobody sends anything there; but Envoy's own schema wants a port.
-        zones.entry(zone).or_default().push(((*address, 1), State::Healthy));
+        zones.entry(zone).or_default().push(((*address, 1), (State::Healthy, zone, None)));
     }
     let assignment = ClusterLoadAssignment {
         cluster_name: name.to_string(),
@@ -84,9 +91,37 @@ pub fn crew_assignment(namespace: &Namespace, service: &ServiceName, crew: &Crew
     Resource::encode(ResourceType::Endpoint, name, &assignment).only_for(ProxyClass::Sidecar)
 }
 
-fn locality(zone: &str, endpoints: Vec<(Place, State)>) -> LocalityLbEndpoints {
+/// What endpoints weigh while traffic is split between revisions of their service. Routes do that exactly; but where bytes
+/// go there are none, and to put another cluster into a listener would end its connections.
+struct Weights<'a> {
+    /// By revision: its weight, and how many endpoints it has in rotation.
+    revisions: BTreeMap<&'a str, (u32, u32)>,
+}
+
+impl<'a> Weights<'a> {
+    /// A thousandth of all traffic, to be shared by the endpoints of a revision.
+    const THOUSANDTH: u32 = 1_000;
+
+    fn of(shift: Option<&'a Shift>, endpoints: &[Endpoint]) -> Self {
+        let split = shift.map(Shift::split).unwrap_or_default();
+        let count = |id: &str| {
+            let of_it = endpoints.iter().filter(|it| it.traits.revision.as_deref() == Some(id));
+            let count = of_it.filter(|endpoint| endpoint.verdict.state == State::Healthy).count();
+            u32::try_from(count).unwrap_or(u32::MAX).max(1)
+        };
+        let revisions = split.iter().map(|(it, weight)| (&*it.id, (*weight, count(&it.id))));
+        Self { revisions: revisions.collect() }
+    }
+
+    fn of_endpoint(&self, endpoint: &Endpoint) -> Option<u32> {
+        let (weight, count) = self.revisions.get(endpoint.traits.revision.as_deref()?)?;
+        Some((weight * Self::THOUSANDTH / count).max(1))
+    }
+}
+
+fn locality(zone: &str, endpoints: Vec<(Place, Said<'_>)>) -> LocalityLbEndpoints {
     // For gRPC, which picks a locality by weight and skips one without. Envoy goes by endpoints alone.
-    let usable = endpoints.iter().filter(|(_, state)| *state == State::Healthy).count();
+    let usable = endpoints.iter().filter(|(_, (state, ..))| *state == State::Healthy).count();
     let weight = u32::try_from(usable).unwrap_or(u32::MAX);
     LocalityLbEndpoints {
         locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
@@ -96,7 +131,7 @@ fn locality(zone: &str, endpoints: Vec<(Place, State)>) -> LocalityLbEndpoints {
     }
 }
 
-fn lb_endpoint(((address, port), state): (Place, State)) -> LbEndpoint {
+fn lb_endpoint(((address, port), (state, _, weight)): (Place, Said<'_>)) -> LbEndpoint {
     let health = match state {
         State::Healthy => HealthStatus::Healthy,
         State::Draining => HealthStatus::Draining,
@@ -104,6 +139,7 @@ fn lb_endpoint(((address, port), state): (Place, State)) -> LbEndpoint {
     };
     LbEndpoint {
         health_status: health.into(),
+        load_balancing_weight: weight.map(number),
         host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
             address: Some(socket_address(address, port)),
             ..Default::default()

@@ -5,7 +5,7 @@
 //!
 //! Invariant: no two virtual hosts of a configuration share a domain, which Envoy would refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -13,9 +13,9 @@ use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, rou
 use prost::Message;
 
 use super::host::Names;
-use super::rule::{self, IsThere};
-use super::{cluster, limit, raw};
-use crate::model::{Alias, Namespace, Rule, ServiceSpec};
+use super::rule::{self, Find};
+use super::{cluster, limit, raw, shift};
+use crate::model::{Alias, Backend, Namespace, Rule, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
@@ -35,18 +35,18 @@ pub fn proxy_name(namespace: &Namespace) -> Name {
 }
 
 /// Whatever comes to an alias's listener goes where the service's rules say, and at last to the service.
-pub fn alias_routes(spec: &ServiceSpec, alias: &Alias, is_there: IsThere<'_>) -> Resource {
-    everything_to(spec, alias_name(spec, alias), is_there, true).only_for(ProxyClass::Sidecar)
+pub fn alias_routes(spec: &ServiceSpec, alias: &Alias, find: Find<'_>) -> Resource {
+    everything_to(spec, alias_name(spec, alias), find, true).only_for(ProxyClass::Sidecar)
 }
 
 /// The same for a gRPC library that was told to reach one of the service's names.
-pub fn service_routes(spec: &ServiceSpec, is_there: IsThere<'_>) -> Resource {
-    everything_to(spec, service_name(spec), is_there, false).only_for(ProxyClass::Grpc)
+pub fn service_routes(spec: &ServiceSpec, find: Find<'_>) -> Resource {
+    everything_to(spec, service_name(spec), find, false).only_for(ProxyClass::Grpc)
 }
 
-fn everything_to(spec: &ServiceSpec, name: Name, is_there: IsThere<'_>, with_filters: bool) -> Resource {
-    let host = virtual_host(spec, vec!["*".to_owned()], is_there, with_filters);
-    configuration(name, vec![host]).depending_on(clusters(spec, is_there))
+fn everything_to(spec: &ServiceSpec, name: Name, find: Find<'_>, with_filters: bool) -> Resource {
+    let host = virtual_host(spec, vec!["*".to_owned()], find, with_filters);
+    configuration(name, vec![host]).depending_on(clusters(spec, find))
 }
 
 /// A service at the Host-routed proxy.
@@ -59,9 +59,12 @@ pub struct Host {
 }
 
 /// An HTTP service that has `names` as the proxy routes to it.
-pub fn host(spec: &ServiceSpec, names: &Names, is_there: IsThere<'_>) -> Host {
+pub fn host(spec: &ServiceSpec, names: &Names, find: Find<'_>) -> Host {
     let domains = names.iter().map(ToString::to_string).collect();
-    Host { bytes: virtual_host(spec, domains, is_there, true), clusters: clusters(spec, is_there).collect() }
+    Host {
+        bytes: virtual_host(spec, domains, find, true),
+        clusters: clusters(spec, find).into_iter().collect(),
+    }
 }
 
 /// Routes by Host to these services; an unknown host gets 404 with the reason.
@@ -76,32 +79,31 @@ fn configuration(name: Name, virtual_hosts: Vec<Bytes>) -> Resource {
     Resource::encode(ResourceType::Route, name, &routes)
 }
 
-fn virtual_host(
-    spec: &ServiceSpec,
-    domains: Vec<String>,
-    is_there: IsThere<'_>,
-    with_filters: bool,
-) -> Bytes {
+fn virtual_host(spec: &ServiceSpec, domains: Vec<String>, find: Find<'_>, with_filters: bool) -> Bytes {
     let limit = spec.knobs.outbound_limit.as_ref().filter(|_| with_filters);
     let limit = limit.map(|limit| (limit::FILTER.to_owned(), limit::of_requests(limit)));
     let host = raw::VirtualHost {
         name: spec.key.to_string(),
         domains,
-        routes: rule::routes(spec, is_there, with_filters).into_iter().map(raw::route).collect(),
+        routes: rule::routes(spec, find, with_filters).into_iter().map(raw::route).collect(),
         typed_per_filter_config: BTreeMap::from_iter(limit),
     };
     host.encode_to_vec().into()
 }
 
 /// Every cluster that a service's routes may lead to.
-fn clusters<'a>(
-    spec: &'a ServiceSpec,
-    is_there: IsThere<'a>,
-) -> impl Iterator<Item = (ResourceType, Name)> + 'a {
-    let backends = spec.rules.iter().flat_map(Rule::backends);
-    let named = backends.filter(move |backend| is_there(&backend.service));
-    let named = named.map(|backend| rule::cluster_of(spec, backend).into());
-    std::iter::once(cluster::name(&spec.key)).chain(named).map(|name| (ResourceType::Cluster, name))
+fn clusters(spec: &ServiceSpec, find: Find<'_>) -> BTreeSet<(ResourceType, Name)> {
+    let itself = Backend::all_of(&spec.key.name);
+    let mut names = BTreeSet::from([cluster::name(&spec.key)]);
+    names.extend(shift::tested(spec).into_iter().map(|(name, _)| name.into()));
+    names.extend(shift::clusters_of(spec, &itself, find).into_iter().map(|(name, _)| name.into()));
+    for backend in spec.rules.iter().flat_map(Rule::backends) {
+        if find(&backend.service).is_some() {
+            names.insert(shift::cluster_of(spec, backend).into());
+            names.extend(shift::clusters_of(spec, backend, find).into_iter().map(|(name, _)| name.into()));
+        }
+    }
+    names.into_iter().map(|name| (ResourceType::Cluster, name)).collect()
 }
 
 fn no_such_name() -> Bytes {

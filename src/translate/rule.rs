@@ -9,13 +9,12 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
-    RouteAction, RouteMatch, WeightedCluster,
+    RouteAction, RouteMatch,
     header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier,
     redirect_action,
     retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
     route, route_action, route_match,
-    weighted_cluster::ClusterWeight,
 };
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort};
@@ -27,10 +26,10 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{cluster, limit, number, profile, proto};
+use super::{limit, number, profile, proto, shift};
 use crate::model::{
-    Action, Backend, Balancing, Fault, HeaderChanges, Knobs, Match, PathMatch, Redirect, Rule, ServiceKey,
-    ServiceName, ServiceSpec, ValueMatch,
+    Action, Backend, Balancing, Fault, HeaderChanges, Knobs, Match, PathMatch, Redirect, Rule, ServiceName,
+    ServiceSpec, TestHeader, ValueMatch,
 };
 
 /// The filter that makes faults, by its name.
@@ -38,26 +37,33 @@ pub(super) const FAULT_FILTER: &str = "envoy.filters.http.fault";
 /// The filter that makes faults, by its type.
 pub(super) const FAULT_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 
-/// Whether a service of the namespace is there.
-pub(super) type IsThere<'a> = &'a dyn Fn(&ServiceName) -> bool;
+/// The description of a service of the namespace, if it is there.
+pub(super) type Find<'a> = &'a dyn Fn(&ServiceName) -> Option<&'a ServiceSpec>;
 
 /// The routes of a service, at last one for everything that no rule is about. `with_filters` where the client has
 /// Envoy's filters.
-pub(super) fn routes(spec: &ServiceSpec, is_there: IsThere<'_>, with_filters: bool) -> Vec<Route> {
+pub(super) fn routes(spec: &ServiceSpec, find: Find<'_>, with_filters: bool) -> Vec<Route> {
     let of_rules = spec.rules.iter().flat_map(|rule| {
         let knobs = rule.knobs.clone().over(&spec.knobs);
-        let route = of_rule(spec, rule, &knobs, is_there, with_filters);
-        with_careful(route, rule.matches.method.as_deref(), &knobs)
+        let tests = shift::tests_of(spec, rule);
+        let route = |tests| of_rule(spec, rule, &knobs, find, tests, with_filters);
+        let routes = tests.map(|tests| route(Some(tests))).into_iter().chain([route(None)]);
+        routes.flat_map(|it| with_careful(it, rule.matches.method.as_deref(), &knobs)).collect::<Vec<_>>()
     });
-    let everything = Route {
-        r#match: Some(everything()),
-        action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(spec.key.to_string())),
-            ..common(&spec.knobs)
-        })),
-        ..Default::default()
+    let at_last = |tests: Option<&TestHeader>| {
+        let mut matches = everything();
+        matches.headers.extend(tests.map(shift::matcher));
+        let clusters = match tests {
+            Some(_) => shift::tested(spec),
+            None => shift::clusters_of(spec, &Backend::all_of(&spec.key.name), find),
+        };
+        let to = shift::specifier(&[(1, clusters)]);
+        let action = RouteAction { cluster_specifier: to, ..common(&spec.knobs) };
+        let action = Some(route::Action::Route(action));
+        with_careful(Route { r#match: Some(matches), action, ..Default::default() }, None, &spec.knobs)
     };
-    of_rules.chain(with_careful(everything, None, &spec.knobs)).collect()
+    let tests = shift::tests(spec).map(|tests| at_last(Some(tests))).unwrap_or_default();
+    of_rules.chain(tests).chain(at_last(None)).collect()
 }
 
 /// The route and, where POST and PATCH are retried only when nothing was sent, one for these before it.
@@ -97,7 +103,8 @@ fn of_rule(
     spec: &ServiceSpec,
     rule: &Rule,
     knobs: &Knobs,
-    is_there: IsThere<'_>,
+    find: Find<'_>,
+    tests: Option<&TestHeader>,
     with_filters: bool,
 ) -> Route {
     let mut route = Route {
@@ -105,10 +112,19 @@ fn of_rule(
         r#match: Some(route_match(&rule.matches)),
         action: Some(match &rule.action {
             Action::Redirect(to) => route::Action::Redirect(redirect(to)),
-            Action::Forward(backends) => forward(spec, rule, backends, knobs, is_there),
+            Action::Forward(backends) => {
+                let clusters = |backend: &Backend| match tests {
+                    Some(_) if shift::is_itself(spec, backend) => shift::tested(spec),
+                    _ => shift::clusters_of(spec, backend, find),
+                };
+                forward(spec, rule, backends, knobs, find, &clusters)
+            }
         }),
         ..Default::default()
     };
+    if let Some(matches) = &mut route.r#match {
+        matches.headers.extend(tests.map(shift::matcher));
+    }
     change_headers(&mut route, &rule.request_headers, &rule.response_headers);
     if with_filters && rule.fault != Fault::default() {
         let fault = Any { type_url: FAULT_TYPE.to_owned(), value: fault(&rule.fault).encode_to_vec() };
@@ -126,43 +142,23 @@ pub(super) fn everything() -> RouteMatch {
     route_match(&Match::default())
 }
 
-/// The cluster of a backend.
-pub(super) fn cluster_of(spec: &ServiceSpec, backend: &Backend) -> String {
-    let key = ServiceKey { namespace: spec.key.namespace.clone(), name: backend.service.clone() };
-    cluster::version_name(&key, backend.version.as_deref()).to_string()
-}
-
 /// Those that are there get the requests of the others too; where none is, nobody does.
 fn forward(
     spec: &ServiceSpec,
     rule: &Rule,
     backends: &[Backend],
     knobs: &Knobs,
-    is_there: IsThere<'_>,
+    find: Find<'_>,
+    clusters: &dyn Fn(&Backend) -> shift::Weighted,
 ) -> route::Action {
-    let there: Vec<_> =
-        backends.iter().filter(|backend| backend.weight > 0 && is_there(&backend.service)).collect();
-    let specifier = match there.as_slice() {
-        [] => {
-            return route::Action::DirectResponse(DirectResponseAction { status: 503, ..Default::default() });
-        }
-        [only] => route_action::ClusterSpecifier::Cluster(cluster_of(spec, only)),
-        several => {
-            let weight = |backend: &&Backend| ClusterWeight {
-                name: cluster_of(spec, backend),
-                weight: Some(number(backend.weight)),
-                ..Default::default()
-            };
-            let clusters = several.iter().map(weight).collect();
-            route_action::ClusterSpecifier::WeightedClusters(WeightedCluster {
-                clusters,
-                ..Default::default()
-            })
-        }
+    let there = backends.iter().filter(|backend| backend.weight > 0 && find(&backend.service).is_some());
+    let there: Vec<_> = there.map(|backend| (backend.weight, clusters(backend))).collect();
+    let Some(specifier) = shift::specifier(&there) else {
+        return route::Action::DirectResponse(DirectResponseAction { status: 503, ..Default::default() });
     };
-    let mirror = rule.mirror.iter().filter(|mirror| is_there(&mirror.backend.service));
+    let mirror = rule.mirror.iter().filter(|mirror| find(&mirror.backend.service).is_some());
     let mirror = mirror.map(|mirror| route_action::RequestMirrorPolicy {
-        cluster: cluster_of(spec, &mirror.backend),
+        cluster: shift::cluster_of(spec, &mirror.backend),
         runtime_fraction: Some(fraction(mirror.percent)),
         ..Default::default()
     });

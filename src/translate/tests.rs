@@ -10,9 +10,13 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::model::{Alias, Imported, Knobs, Protocol, Reason, Service, ServiceKey, State, Verdict};
+use crate::model::{
+    Alias, Imported, Knobs, Protocol, Reason, Service, ServiceKey, State, Subset, Traits, Verdict,
+};
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
+
+mod shifting;
 
 fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Service {
     let spec = ServiceSpec {
@@ -34,8 +38,9 @@ fn endpoint(n: u8) -> Endpoint {
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
         port: Some(8080),
         zone: (!n.is_multiple_of(5)).then(|| format!("eu-west-1{}", char::from(b'a' + n % 3)).into()),
-        version: None,
+        traits: Traits::default(),
         verdict: Verdict { state, reason },
+        apart: None,
     }
 }
 
@@ -209,7 +214,7 @@ fn proxy_routes(namespace: &crate::model::Namespace, specs: &[Arc<ServiceSpec>])
     let names = host::names(namespace, specs);
     let named = specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key)?)));
     let hosts: Vec<_> =
-        named.map(|(spec, names)| route::host(spec, names, &|_: &ServiceName| true)).collect();
+        named.map(|(spec, names)| route::host(spec, names, &|_: &ServiceName| None)).collect();
     route::proxy_routes(namespace, hosts.iter())
 }
 
@@ -265,7 +270,7 @@ proptest! {
     #[test]
     fn a_load_assignment_is_one_that_grpc_takes(endpoints in prop::collection::vec(any_endpoint(), 0..12)) {
         let spec = ServiceSpec::new(ServiceKey::new("prod", "payments"), "test");
-        let resource = endpoint::load_assignment(&spec, None, &endpoints);
+        let resource = endpoint::load_assignment(&spec, &Subset::default(), &endpoints);
         let assignment = ClusterLoadAssignment::decode(&*resource.any().unwrap().value).unwrap();
         let (mut localities, mut places) = (BTreeSet::new(), BTreeSet::new());
         for group in &assignment.endpoints {
@@ -298,8 +303,9 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             address: Some(Ipv4Addr::new(10, 0, 0, host).into()),
             port,
             zone: zone.map(Arc::from),
-            version: None,
+            traits: Traits::default(),
             verdict: Verdict { state, reason: Reason::Ready },
+            apart: None,
         },
     )
 }

@@ -16,7 +16,7 @@ use legation::app;
 use legation::config::Config;
 use legation::model::{
     Alias, Health, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec, ServiceView,
-    View,
+    Traits, View,
 };
 use legation::source::CellWriter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -106,7 +106,7 @@ fn registration(place: &str) -> anyhow::Result<Registration> {
         address: Some((*address.ip()).into()),
         port: Some(address.port()),
         zone: None,
-        version: None,
+        traits: Traits::default(),
         phase: Phase::Running(Health::NoCheck),
         started_at: None,
         member: Member::File,

@@ -21,6 +21,9 @@ fn limit_of(operation: Operation) -> Option<(&'static str, f64, f64)> {
         Operation::DescribeTaskDefinition => Some(("task definition read", 50.0, 20.0)),
         Operation::ListClusters | Operation::DescribeClusters => Some(("cluster read", 50.0, 20.0)),
         Operation::DescribeServiceRevisions => Some(("service revision read", 50.0, 20.0)),
+        Operation::ListServiceDeployments | Operation::DescribeServiceDeployments => {
+            Some(("service deployment read", 50.0, 20.0))
+        }
         Operation::ListNamespaces => Some(("namespaces", 4.0, 1.0)),
         Operation::ListMapServices => Some(("services", 20.0, 2.0)),
         Operation::DescribeInstances => Some(("instances", 50.0, 10.0)),

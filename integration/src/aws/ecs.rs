@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::wire::{ApiError, Input, Operation, Pager};
-use super::{machines, render};
+use super::{deployments, machines, render};
 use crate::world::{Cluster, ServiceStatus, State, Task};
 
 type Answer = Result<Value, ApiError>;
@@ -27,6 +27,8 @@ pub(super) fn answer(operation: Operation, state: &State, input: Input<'_>) -> A
         Operation::DescribeContainerInstances => describe_container_instances(state, input),
         Operation::ListServicesByNamespace => list_services_by_namespace(state, input),
         Operation::DescribeServiceRevisions => describe_service_revisions(state, input),
+        Operation::ListServiceDeployments => deployments::list(cluster(state, input)?, input),
+        Operation::DescribeServiceDeployments => deployments::describe(state, input),
         other => Err(ApiError::server(other.api())),
     }
 }
@@ -37,7 +39,7 @@ fn cluster<'a>(state: &'a State, input: Input<'_>) -> Result<&'a Cluster, ApiErr
 }
 
 /// The batch of a Describe call.
-fn batch<'a>(input: Input<'a>, key: &str, most: usize) -> Result<Vec<&'a str>, ApiError> {
+pub(super) fn batch<'a>(input: Input<'a>, key: &str, most: usize) -> Result<Vec<&'a str>, ApiError> {
     let wanted = input.strings(key)?;
     let plural = format!("{}{}", key[..1].to_uppercase(), &key[1..]);
     match wanted.len() {
@@ -53,7 +55,7 @@ fn wants_tags(input: Input<'_>) -> Result<bool, ApiError> {
     Ok(input.strings("include")?.contains(&"TAGS"))
 }
 
-fn missing(arn: String) -> Value {
+pub(super) fn missing(arn: String) -> Value {
     json!({ "arn": arn, "reason": "MISSING" })
 }
 

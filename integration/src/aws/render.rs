@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::deployments;
 use super::machines::show_on_machine;
 use crate::world::{
     Cluster, Container, ContainerDefinition, Counts, Deployment, LastStatus, Service, ServiceStatus, Stamp,
@@ -102,12 +103,7 @@ pub(super) fn service(state: &State, cluster: &Cluster, service: &Service, with_
         "launchType": "FARGATE",
         "platformVersion": "LATEST",
         "platformFamily": "Linux",
-        "deploymentConfiguration": {
-            "deploymentCircuitBreaker": { "enable": false, "rollback": false },
-            "maximumPercent": 200,
-            "minimumHealthyPercent": 100,
-            "strategy": "ROLLING",
-        },
+        "deploymentConfiguration": deployments::configuration(service),
         "deployments": deployments.collect::<Value>(),
         "roleArn": format!("arn:aws:iam::{}:role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS", state.account),
         "events": [],
@@ -122,6 +118,8 @@ pub(super) fn service(state: &State, cluster: &Cluster, service: &Service, with_
         "propagateTags": "NONE",
         "enableExecuteCommand": false,
     }));
+    let shift = service.shift.as_ref();
+    set(&mut members, "currentServiceDeployment", shift.map(|shift| json!(shift.arn)));
     set(&mut members, "taskDefinition", primary.map(|d| json!(d.definition.arn)));
     set(&mut members, "tags", (with_tags && !service.tags.is_empty()).then(|| tags(&service.tags)));
     Value::Object(members)

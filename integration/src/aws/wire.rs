@@ -52,6 +52,10 @@ operations! {
     ListServicesByNamespace = Ecs "ListServicesByNamespace",
     /// ECS DescribeServiceRevisions.
     DescribeServiceRevisions = Ecs "DescribeServiceRevisions",
+    /// ECS ListServiceDeployments.
+    ListServiceDeployments = Ecs "ListServiceDeployments",
+    /// ECS DescribeServiceDeployments.
+    DescribeServiceDeployments = Ecs "DescribeServiceDeployments",
     /// Cloud Map ListNamespaces.
     ListNamespaces = CloudMap "ListNamespaces",
     /// Cloud Map GetNamespace.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::machines::NetworkMode;
 use super::server::ServerKind;
+use super::shifts::{Strategy, TrafficShift};
 
 /// Defines an enumeration together with the word AWS writes for each value.
 macro_rules! words {
@@ -318,6 +319,10 @@ pub struct Service {
     pub deployments: Vec<Deployment>,
     /// Every deployment it ever had, oldest first: its service revisions.
     pub revisions: Vec<Deployment>,
+    /// How it is deployed.
+    pub strategy: Strategy,
+    /// Its last deployment that shifts traffic.
+    pub shift: Option<TrafficShift>,
     /// Cloud Map services its tasks are registered in.
     pub registries: Vec<ServiceRegistry>,
     /// Whether a task that leaves is replaced.

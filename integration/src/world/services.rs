@@ -13,6 +13,7 @@ use super::model::{
     Deployment, DeploymentStatus, DesiredStatus, LastStatus, RolloutState, Service, ServiceConnect,
     ServiceStatus, Stamp, Tags, TaskDefinition,
 };
+use super::shifts::Strategy;
 use super::state::State;
 use super::task::Task;
 use super::{ServiceSpec, StopPlan, TaskSpec, World, WorldError};
@@ -166,6 +167,8 @@ impl State {
             zones: spec.zones,
             revisions: vec![deployment.clone()],
             deployments: vec![deployment],
+            strategy: Strategy::Rolling,
+            shift: None,
             registries: spec.registries,
             auto_replace: spec.auto_replace,
             serve: spec.serve,

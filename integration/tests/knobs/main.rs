@@ -9,6 +9,7 @@ use integration::scene::play;
 
 use crate::shop::Shop;
 
+mod deployments;
 mod reach;
 mod rows;
 mod scopes;

@@ -14,7 +14,7 @@ use integration::stage::raise_estate;
 use integration::wait;
 use integration::world::{
     AppProtocol, ContainerDefinition, DefinitionSpec, HealthCheck, NamespaceKind, NetworkMode, PortMapping,
-    ServiceSpec, StopPlan, World,
+    ServiceSpec, StopPlan, Strategy, World,
 };
 use serde_json::Value;
 
@@ -72,6 +72,13 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         world.register_definition(shared.network(NetworkMode::Bridge))?;
         let shared = ServiceSpec::new(CLUSTER, "shared", "shared", 1).settled();
         world.create_service(shared.tag("legation:namespace", NAMESPACE))?;
+        // Deployments that shift traffic: one that the service names, and one that has to be looked for.
+        for (name, count) in [("named", 0), ("unnamed", 1)] {
+            world.create_service(ServiceSpec::new(CLUSTER, name, "shared", count).settled())?;
+            world.set_strategy(CLUSTER, name, Strategy::Canary)?;
+        }
+        world.begin_shift(CLUSTER, "named", "shared")?;
+        world.begin_deployment(CLUSTER, "unnamed", "shared", None)?;
         let namespace = world.create_namespace("legacy", NamespaceKind::Http)?;
         let old = world.create_map_service(&namespace, "old", HealthCheck::Custom)?;
         // As many as one answer holds: they are listed too.
@@ -103,13 +110,13 @@ fn the_policies_allow_every_call_and_no_other() -> anyhow::Result<()> {
         assert_eq!(called, allowed()?);
 
         let (code, text) = check(&server)?;
-        ensure!(code == Some(0) && text.contains("24 of 24 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(0) && text.contains("27 of 27 actions allowed"), "{code:?}: {text}");
         let tried: BTreeSet<_> = aws.faults().all_calls().into_keys().map(action).collect();
         assert_eq!(tried, called, "what is tried is what is called");
         aws.faults().set_for(Operation::ListTasks, Fault::AccessDenied);
         let (code, text) = check(&server)?;
         // Without a task that tells of an instance, what is needed to know of instances is not tried.
-        ensure!(code == Some(3) && text.contains("20 of 22 actions allowed"), "{code:?}: {text}");
+        ensure!(code == Some(3) && text.contains("23 of 25 actions allowed"), "{code:?}: {text}");
         ensure!(text.contains("\"ecs:ListTasks\"") && !text.contains("\"ecs:ListServices\""), "{text}");
         server.stop().await
     })

@@ -108,3 +108,38 @@ async fn a_question_that_makes_no_sense_is_refused_with_words() {
         assert!(answer["error"]["message"].as_str().unwrap().contains(words), "{query}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_shift_is_told_with_its_revisions_and_tests() {
+    use crate::model::{Revision, Shift, TestHeader};
+    let world = with_policy();
+    let revision = |id: &str, production, test| Revision { id: id.into(), production, test, serves: true };
+    let header = TestHeader { name: "x-test".into(), value: Some("1".into()) };
+    let shift = Shift { revisions: vec![revision("7", 900, 0), revision("8", 100, 1_000)], header };
+    let mut mesh = crate::model::Mesh::clone(&world.mesh.borrow());
+    let prod = Arc::make_mut(mesh.namespaces.get_mut("prod").unwrap());
+    let payments = prod.services.get_mut("payments").unwrap();
+    Arc::make_mut(&mut payments.spec).shift = Some(Arc::new(shift));
+    let mut endpoints = payments.endpoints.to_vec();
+    endpoints.iter_mut().for_each(|endpoint| endpoint.traits.revision = Some("7".into()));
+    payments.endpoints = endpoints.into();
+    world.mesh.send_replace(Arc::new(mesh));
+    let told = async |query: &str| {
+        let told = explained(&world, &format!("client=checkout&service=payments{query}")).await;
+        told.into_iter()
+            .filter(|it| it.starts_with("route") || it.starts_with("endpoints"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    expect_test::expect![[r#"
+        route ok: no rule is about it, so it goes to the service itself; request timeout 5s, retries 2 (profile)
+        endpoints ok: payments revision 7 (weight 900): 1 absent (starting) in eu-west-1b, 1 absent (stopping) in eu-west-1b, 1 healthy (no-check) in eu-west-1a
+        endpoints no: payments revision 8 (weight 100): none"#]].assert_eq(&told("").await);
+    expect_test::expect![[r#"
+        route ok: no rule is about it, so it goes to the service itself, as a test of its deployment (header x-test); request timeout 5s, retries 2 (profile)
+        endpoints no: payments revision 8 (weight 1000): none"#]].assert_eq(&told("&header=X-Test:1").await);
+    assert_eq!(told("&header=x-test:2").await, told("").await);
+    let (_, answer) = world.admin("/api/v1/namespaces/prod/services/payments").await;
+    let first = &answer["item"]["shift"]["revisions"][0];
+    assert_eq!((&first["revision"], &first["productionWeight"]), (&"7".into(), &90.0.into()));
+}

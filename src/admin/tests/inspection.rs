@@ -32,6 +32,8 @@ async fn a_service_with_its_endpoints() {
             "readiness": "healthy",
             "createdAt": null,
             "origin": "services.yaml:2",
+            "subsets": [],
+            "shift": null,
             "counts": {
               "healthy": 1,
               "draining": 0,

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::again::{seen, versions, written};
 use super::*;
-use crate::model::{Origin, Said};
+use crate::model::{Origin, Revision, Said, Share, Shift, TestHeader, Which};
 use crate::policy::Policy;
 use crate::source::file::world::{self, World};
 use crate::translate::Translator;
@@ -62,11 +62,21 @@ proptest! {
             spec.readiness = if marks[1] > 99 { Readiness::Running } else { Readiness::Healthy };
             spec.knobs.idle_timeout = (marks[2] > 9).then(|| Duration::from_millis(u64::from(marks[2])));
             spec.home = if marks[0] > 99 { "other".into() } else { key.name.clone() };
+            let header = TestHeader { name: "x-test".into(), value: (marks[2] > 99).then(|| "1".into()) };
+            let revision = Revision { id: "7".into(), production: 900, test: 0, serves: marks[3] > 9 };
+            let shift = Shift { revisions: vec![revision], header };
+            spec.shift = (marks[1] > 49).then(|| Arc::new(shift));
             spec.knobs.zones = (marks[1] > 9).then_some(2);
             spec.knobs.inbound_port = (marks[2] > 9).then_some(15_006);
             spec.knobs.retry_attempts = (marks[3] > 9).then(|| u32::from(marks[3] % 11));
             if let Some(first) = service.registrations.first_mut() {
-                first.version = Some("58".into());
+                first.traits.version = Some("58".into());
+                if marks[1] > 49 {
+                    first.traits.deployment = Some(Which::Previous);
+                    first.traits.labels = Arc::new([("tier".into(), "gold".into())].into());
+                    first.traits.revision = Some("7".into());
+                    first.traits.share = Share::Awaits;
+                }
                 first.started_at = first.started_at.map(|at| at + Duration::from_nanos(u64::from(marks[0])));
                 (first.held, first.foreign_tls) = (marks[1] > 9, marks[2] > 9);
                 first.phase = PHASES[usize::from(marks[3]) % PHASES.len()];

@@ -353,3 +353,68 @@ fn an_external_without_a_port() {
           |                                                     ^^^^^^^^ write it like `10.9.0.4:9443`"#]],
     );
 }
+
+#[test]
+fn a_deployment_that_is_none() {
+    check(
+        "routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, deployment: primry }] }] }]\n",
+        expect![[r#"
+            error[CFG002]: unknown word `primry`
+             --> policy.yaml:3:92
+              |
+            3 | routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, deployment: primry }] }] }]
+              |                                                                                            ^^^^^^ did you mean `primary`? expected one of primary, previous"#]],
+    );
+}
+
+#[test]
+fn a_key_of_a_part_that_is_unknown() {
+    check(
+        "routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, label: { tier: gold } }] }] }]\n",
+        expect![[r#"
+            error[CFG001]: unknown key `label`
+             --> policy.yaml:3:80
+              |
+            3 | routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, label: { tier: gold } }] }] }]
+              |                                                                                ^^^^^ did you mean `labels`? expected one of service, version, deployment, labels, weight"#]],
+    );
+}
+
+#[test]
+fn labels_that_are_no_map() {
+    check(
+        "routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: [tier] }] }] }]\n",
+        expect![[r#"
+            error[CFG002]: expected a map from words to words, like `{ tier: gold }`, found a list
+             --> policy.yaml:3:88
+              |
+            3 | routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: [tier] }] }] }]
+              |                                                                                        ^"#]],
+    );
+}
+
+#[test]
+fn labels_without_any() {
+    check(
+        "routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: {} }] }] }]\n",
+        expect![[r#"
+            error[CFG002]: no label, so nothing is told apart: say one, or remove `labels`
+             --> policy.yaml:3:88
+              |
+            3 | routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: {} }] }] }]
+              |                                                                                        ^"#]],
+    );
+}
+
+#[test]
+fn a_label_without_a_value() {
+    check(
+        "routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: { tier: } }] }] }]\n",
+        expect![[r#"
+            error[CFG002]: the label `tier` has no value
+             --> policy.yaml:3:90
+              |
+            3 | routes: [{ name: r, parentRefs: [pay], rules: [{ backendRefs: [{ service: pay, labels: { tier: } }] }] }]
+              |                                                                                          ^^^^ say which it is"#]],
+    );
+}

@@ -24,7 +24,7 @@ struct Limit {
 
 /// Source: ECS and EC2 developer guides, request throttling; of EC2 the smaller bucket, for calls that are not paged.
 /// Those of Cloud Map's control plane are not published: these are what AWS's own controller for Kubernetes takes them for.
-const LIMITS: [Limit; 11] = [
+const LIMITS: [Limit; 13] = [
     Limit {
         name: "ecs cluster resource read",
         operations: &["ecs:ListTasks", "ecs:DescribeTasks", "ecs:DescribeContainerInstances"],
@@ -40,6 +40,18 @@ const LIMITS: [Limit; 11] = [
     Limit {
         name: "ecs task definition read",
         operations: &["ecs:DescribeTaskDefinition"],
+        burst: 50.0,
+        per_second: 20.0,
+    },
+    Limit {
+        name: "ecs service deployment read",
+        operations: &["ecs:DescribeServiceDeployments", "ecs:ListServiceDeployments"],
+        burst: 50.0,
+        per_second: 20.0,
+    },
+    Limit {
+        name: "ecs service revision read",
+        operations: &["ecs:DescribeServiceRevisions"],
         burst: 50.0,
         per_second: 20.0,
     },

@@ -5,7 +5,7 @@
 //! Invariant: nothing is changed, but that a message which waits in the queue counts as received once. What is asked for by
 //! a made-up name is refused after the permission was looked at, and that is answer enough.
 
-use aws_sdk_ecs::types::Task;
+use aws_sdk_ecs::types::{DeploymentStrategy, Service, Task};
 use aws_sdk_servicediscovery::types::{
     FilterCondition, NamespaceFilter, NamespaceFilterName, NamespaceSummary, ServiceFilter, ServiceFilterName,
 };
@@ -89,7 +89,7 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     let ecs = access.ecs();
     let mut probes = Vec::new();
     let action = "ecs:ListServices";
-    let services = ecs.list_services().cluster(cluster).max_results(1).send().await;
+    let services = ecs.list_services().cluster(cluster).max_results(100).send().await;
     let services = services.map_err(|error| failed(action, error));
     probes.push(probe(action, cluster, &services));
     let action = "ecs:ListTasks";
@@ -98,11 +98,13 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     probes.push(probe(action, cluster, &tasks));
 
     // What is there is asked about, because a policy may allow no more than that.
-    let service = services.ok().and_then(|answer| answer.service_arns().first().cloned());
-    let service = service.unwrap_or_else(|| NOBODY.to_owned());
-    let action = "ecs:DescribeServices";
-    let described = ecs.describe_services().cluster(cluster).services(service).send().await;
-    probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
+    let services = services.ok().and_then(|answer| answer.service_arns).filter(|arns| !arns.is_empty());
+    let services = services.unwrap_or_else(|| vec![NOBODY.to_owned()]);
+    let (described, shifting) = first_shifting(access, cluster, &services).await;
+    probes.push(probe("ecs:DescribeServices", cluster, &described));
+    if let Some(service) = shifting {
+        probes.extend(deployments(access, cluster, &service).await);
+    }
     let tasks = tasks.ok().map(|answer| answer.task_arns().to_vec()).filter(|arns| !arns.is_empty());
     let tasks = tasks.unwrap_or_else(|| vec!["0".repeat(32)]);
     let action = "ecs:DescribeTasks";
@@ -119,6 +121,52 @@ pub async fn cluster(access: &Access, cluster: &str) -> Vec<Probe> {
     if let Some(instance) = tasks.iter().find_map(shared) {
         probes.extend(container_instance(access, cluster, instance).await);
     }
+    probes
+}
+
+/// The first of these services whose deployments shift traffic, if there is one, and how the first call ended.
+async fn first_shifting(
+    access: &Access,
+    cluster: &str,
+    services: &[String],
+) -> (Result<(), SourceError>, Option<Service>) {
+    let mut first = None;
+    for batch in services.chunks(10) {
+        let call = access.ecs().describe_services().cluster(cluster).set_services(Some(batch.to_vec()));
+        let described = call.send().await.map_err(|error| failed("ecs:DescribeServices", error));
+        let found = described.as_ref().ok().and_then(|answer| answer.services().iter().find(|it| shifts(it)));
+        let found = found.cloned();
+        let ended = first.get_or_insert(described.map(drop));
+        if found.is_some() || ended.is_err() {
+            return (ended.clone(), found);
+        }
+    }
+    (first.unwrap_or(Ok(())), None)
+}
+
+fn shifts(service: &Service) -> bool {
+    let strategy = service.deployment_configuration().and_then(|configuration| configuration.strategy());
+    strategy.is_some_and(|strategy| *strategy != DeploymentStrategy::Rolling)
+}
+
+/// Tries what a service needs whose deployments shift traffic.
+async fn deployments(access: &Access, cluster: &str, service: &Service) -> Vec<Probe> {
+    let ecs = access.ecs();
+    let arn = service.service_arn().unwrap_or(NOBODY);
+    let nobodys = |kind: &str| format!("{}/{NOBODY}", arn.replacen(":service/", kind, 1));
+    let action = "ecs:ListServiceDeployments";
+    let listed = ecs.list_service_deployments().cluster(cluster).service(arn).max_results(1).send().await;
+    let mut probes = vec![probe(action, cluster, &listed.map_err(|error| failed(action, error)))];
+    let action = "ecs:DescribeServiceDeployments";
+    let deployment = service.current_service_deployment().map(str::to_owned);
+    let deployment = deployment.unwrap_or_else(|| nobodys(":service-deployment/"));
+    let described = ecs.describe_service_deployments().service_deployment_arns(deployment).send().await;
+    probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
+    let action = "ecs:DescribeServiceRevisions";
+    let revision = service.current_service_revisions().first().and_then(|it| it.arn()).map(str::to_owned);
+    let revision = revision.unwrap_or_else(|| nobodys(":service-revision/"));
+    let described = ecs.describe_service_revisions().service_revision_arns(revision).send().await;
+    probes.push(probe(action, cluster, &described.map_err(|error| failed(action, error))));
     probes
 }
 

@@ -6,12 +6,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_sdk_servicediscovery::types::{HealthStatus, HttpInstanceSummary, ServiceSummary};
 
-use crate::model::{Health, Member, Phase, Registration};
+use crate::model::{Health, Member, Phase, Registration, Traits};
 use crate::source::tags::LABEL_PREFIX;
+
+/// What Cloud Map and ECS write themselves begins with one of these.
+const RESERVED: [&str; 2] = ["AWS_", "ECS_"];
 
 /// One service as its namespace lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,13 +128,19 @@ pub(super) fn instance(
     let text = |name: &str| attributes.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let address = |name: &str| text(name).and_then(|text| text.parse::<IpAddr>().ok());
     let of_ecs = |name: &str| text(name).filter(|_| !is_shared).map(Into::into);
+    let is_custom = |(key, _): &(&String, &String)| !RESERVED.iter().any(|start| key.starts_with(start));
+    let own = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
     let registration = Registration {
         instance: id.into(),
         address: address("AWS_INSTANCE_IPV4").or_else(|| address("AWS_INSTANCE_IPV6")),
         port: text("AWS_INSTANCE_PORT").and_then(|port| port.parse().ok()).filter(|port| *port > 0),
         // ECS writes the one for service registries and, it is said, the other for Service Connect.
         zone: text("AVAILABILITY_ZONE").or_else(|| text("AvailabilityZone")).map(Into::into),
-        version: text("legation.version").map(Into::into),
+        traits: Traits {
+            version: text("legation.version").map(Into::into),
+            labels: Arc::new(attributes.iter().filter(is_custom).map(own).collect()),
+            ..Traits::default()
+        },
         phase: phase(health),
         started_at: None,
         member: Member::CloudMap { cluster: of_ecs("ECS_CLUSTER_NAME"), service: of_ecs("ECS_SERVICE_NAME") },

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::defaults::Names;
-use super::facts::{Connect, ConnectService, NamedPort, Revision, ServiceFacts};
+use super::facts::{ConnectService, NamedPort, Revision, ServiceFacts};
 use super::standalone::{Said, name_of};
 use super::tags::{self, Place, PortTags, Role, Tag, TagLayer, listed};
 use super::task_tags::TaskTags;
@@ -358,12 +358,5 @@ impl Layers<'_> {
             inbound_port: self.tags.inbound_port,
             ..Knobs::default()
         }
-    }
-}
-
-impl Connect {
-    /// The block about the port called `name`.
-    pub(super) fn port(&self, name: &str) -> Option<&ConnectService> {
-        self.services.iter().find(|service| service.port_name == name)
     }
 }

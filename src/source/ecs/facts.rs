@@ -11,12 +11,17 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecs::primitives::DateTime;
 use aws_sdk_ecs::types::{
-    Deployment, HealthCheck, HealthStatus, NetworkBinding, NetworkMode, PortMapping, Service,
-    ServiceConnectService, Tag, Task, TaskDefinition, TransportProtocol,
+    Deployment, HealthCheck, HealthStatus, NetworkBinding, NetworkMode, PortMapping, Service, Tag, Task,
+    TaskDefinition, TransportProtocol,
 };
 
+use super::shifts::{Rollout, Weighed};
 use super::tags::{LABEL_PREFIX, TAG_PREFIX, Tags};
-use crate::model::{InstanceId, Protocol, StopCause, Subnet};
+use crate::model::{InstanceId, Labels, Protocol, StopCause, Subnet};
+
+pub(super) use connect::{Connect, ConnectService};
+
+mod connect;
 
 /// An answer without something that ECS always says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,33 +43,15 @@ pub(super) struct ServiceFacts {
     pub connect: Option<Arc<Connect>>,
     /// The same for every deployment, by its id, which its tasks carry as `startedBy`.
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
+    /// What its deployments are about.
+    pub rollout: Rollout,
+    /// The revisions between which its traffic is shifted; none while it is not.
+    pub shift: Arc<[Weighed]>,
     pub tags: Tags,
     /// Over how many subnets its tasks are spread: as a rule one in each zone.
     pub subnets: Option<u32>,
     /// The last reading neither listed it nor knew it.
     pub missed: bool,
-}
-
-/// A Service Connect block.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Connect {
-    /// A name or an ARN.
-    pub namespace: Option<String>,
-    /// None of them: a client only.
-    pub services: Vec<ConnectService>,
-}
-
-/// One port that Service Connect offers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ConnectService {
-    pub port_name: String,
-    pub discovery_name: String,
-    /// Name and port; no name where it would end in a namespace that is only known by its ARN.
-    pub aliases: Vec<(Option<String>, i32)>,
-    pub ingress_port: Option<u16>,
-    pub request_timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
-    pub tls: bool,
 }
 
 /// What Legation needs of one task definition revision.
@@ -83,6 +70,8 @@ pub(super) struct Revision {
     pub containers: BTreeMap<Arc<str>, Container>,
     /// Docker labels that begin with `legation.`, by the rest of their key: each container's value, in order.
     pub labels: BTreeMap<String, Vec<(Arc<str>, String)>>,
+    /// Every docker label of its containers.
+    pub written: Labels,
 }
 
 /// The network mode of a task.
@@ -254,8 +243,11 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
     let definition = primary.and_then(Deployment::task_definition);
     let definition = definition.or_else(|| service.task_definition());
     let definition = definition.or_else(|| task_set.and_then(|set| set.task_definition()));
-    let deployments: BTreeMap<Arc<str>, _> =
-        service.deployments().iter().filter_map(|one| Some((one.id()?.into(), connect(one)))).collect();
+    let deployments: BTreeMap<Arc<str>, _> = service
+        .deployments()
+        .iter()
+        .filter_map(|one| Some((one.id()?.into(), connect::connect(one))))
+        .collect();
     Ok(ServiceFacts {
         arn: service.service_arn().ok_or(Lacks("serviceArn"))?.into(),
         name: service.service_name().ok_or(Lacks("serviceName"))?.into(),
@@ -263,8 +255,10 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         inactive: service.status() == Some("INACTIVE"),
         created_at: time(service.created_at()),
         definition: definition.map(Into::into),
-        connect: primary.and_then(connect),
+        connect: primary.and_then(connect::connect),
         deployments,
+        rollout: Rollout::of(service),
+        shift: Arc::default(),
         tags: own_tags(service.tags()),
         subnets: subnets(service),
         missed: false,
@@ -284,34 +278,6 @@ fn own_tags(tags: &[Tag]) -> Tags {
     tags.iter().filter_map(own).collect()
 }
 
-fn connect(deployment: &Deployment) -> Option<Arc<Connect>> {
-    let block = deployment.service_connect_configuration()?;
-    let name = block.namespace().filter(|name| !name.starts_with("arn:"));
-    let services = block.services().iter().map(|one| connect_service(one, name)).collect();
-    let namespace = block.namespace().map(str::to_owned);
-    block.enabled().then(|| Arc::new(Connect { namespace, services }))
-}
-
-fn connect_service(service: &ServiceConnectService, namespace: Option<&str>) -> ConnectService {
-    let seconds = |seconds: Option<i32>| {
-        Some(Duration::from_secs(u64::try_from(seconds?).ok()?)) // a negative number is no timeout of ours
-    };
-    let timeout = service.timeout();
-    let discovery_name = service.discovery_name().unwrap_or(service.port_name());
-    let default = || Some(format!("{discovery_name}.{}", namespace?));
-    let aliases = service.client_aliases().iter();
-    let aliases = aliases.map(|alias| (alias.dns_name().map(str::to_owned).or_else(default), alias.port()));
-    ConnectService {
-        port_name: service.port_name().to_owned(),
-        discovery_name: discovery_name.to_owned(),
-        aliases: aliases.collect(),
-        ingress_port: service.ingress_port_override().and_then(port),
-        request_timeout: seconds(timeout.and_then(|timeout| timeout.per_request_timeout_seconds())),
-        idle_timeout: seconds(timeout.and_then(|timeout| timeout.idle_timeout_seconds())),
-        tls: service.tls().is_some(),
-    }
-}
-
 /// Reduces a task definition.
 pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
     let arn = definition.task_definition_arn().ok_or(Lacks("taskDefinitionArn"))?;
@@ -324,6 +290,7 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
     let (mut occupied, mut single) = (BTreeSet::new(), BTreeSet::new());
     let mut containers = BTreeMap::new();
     let mut labels: BTreeMap<String, Vec<(Arc<str>, String)>> = BTreeMap::new();
+    let mut all = BTreeSet::new();
     for container in definition.container_definitions() {
         let name: Arc<str> = container.name().unwrap_or_default().into();
         for mapping in container.port_mappings() {
@@ -337,6 +304,7 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
         }
         let essential = container.essential() != Some(false); // ECS's default is essential
         let written = container.docker_labels().into_iter().flatten();
+        all.extend(written.clone().map(|(key, value)| (key.as_str().into(), value.as_str().into())));
         for (key, value) in written.filter_map(|(key, value)| Some((key.strip_prefix(LABEL_PREFIX)?, value)))
         {
             labels.entry(key.to_owned()).or_default().push((Arc::clone(&name), value.clone()));
@@ -352,6 +320,7 @@ pub(super) fn revision(definition: &TaskDefinition) -> Result<Revision, Lacks> {
         single: single.into_iter().collect(),
         containers,
         labels,
+        written: Arc::new(all),
     })
 }
 

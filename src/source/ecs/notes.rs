@@ -1,13 +1,14 @@
-//! What is to be asked next, noted whenever something is taken in.
+//! What is to be asked next, noted whenever something is taken in, and which services there are after a reading.
 //!
 //! It asks nobody. Invariant: each note follows from what is known at the time alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::facts::{Status, TaskFacts};
+use super::facts::{ServiceFacts, Status, TaskFacts};
 use super::read::Unread;
+use super::share::is_known;
 use super::tags::VERSION;
 use super::tasks::Known;
 use super::view::Services;
@@ -80,6 +81,42 @@ impl EcsSource {
         let mut arns: Vec<_> = arns.into_iter().collect();
         arns.sort();
         arns
+    }
+
+    /// Those described, and those that are not known to have gone: one that is listed and unknown to ECS is a
+    /// contradiction, and ECS answers late at times, so it takes two readings that know nothing of one.
+    pub(super) fn services_of(
+        &self,
+        listed: &[String],
+        described: Vec<ServiceFacts>,
+        missing: &[String],
+    ) -> Services {
+        let described = described.into_iter().filter(|service| !service.inactive);
+        let mut services: BTreeMap<_, _> =
+            described.map(|service| (Arc::clone(&service.arn), service)).collect();
+        let listed: HashSet<&String> = listed.iter().collect();
+        for arn in missing {
+            let Some((key, known)) = self.services.get_key_value(arn.as_str()) else { continue };
+            let is_unknown = !listed.contains(arn);
+            // A reading that comes early proves nothing: no time has passed since the one before.
+            if !(is_unknown && known.missed && !self.is_early) {
+                let missed = is_unknown && (known.missed || !self.is_early);
+                services.insert(Arc::clone(key), ServiceFacts { missed, ..known.clone() });
+            }
+        }
+        services
+    }
+
+    /// Whether one of these tasks is of a deployment that is not known, of a service that shifts traffic.
+    pub(super) fn has_news_of_deployments(&self, tasks: &[InstanceId]) -> bool {
+        let known = tasks.iter().filter_map(|arn| self.tasks.get(arn)).map(|task| &task.facts);
+        let up = known.filter(|facts| facts.status != Status::Gone && !facts.told_to_stop);
+        let mut of_services = up.filter_map(|facts| {
+            let name = facts.service.as_ref()?;
+            let service = self.services.values().find(|service| service.name == *name)?;
+            Some((service, facts))
+        });
+        of_services.any(|(service, facts)| !is_known(Some(service), facts))
     }
 }
 

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::config::http::HttpResponse;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_ecs::types::{ContainerInstance, DesiredStatus, Failure, ServiceField, TaskField};
+use aws_sdk_ecs::types::{
+    ContainerInstance, DesiredStatus, Failure, ServiceDeployment, ServiceDeploymentStatus, ServiceField,
+    TaskField,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::facts::{self, Lacks, Revision, ServiceFacts, TaskFacts};
@@ -34,6 +37,9 @@ const DESCRIBE_SERVICES: &str = "ecs:DescribeServices";
 const DESCRIBE_TASKS: &str = "ecs:DescribeTasks";
 const DESCRIBE_CONTAINER_INSTANCES: &str = "ecs:DescribeContainerInstances";
 const DESCRIBE_TASK_DEFINITION: &str = "ecs:DescribeTaskDefinition";
+const LIST_SERVICE_DEPLOYMENTS: &str = "ecs:ListServiceDeployments";
+const DESCRIBE_SERVICE_DEPLOYMENTS: &str = "ecs:DescribeServiceDeployments";
+const DESCRIBE_SERVICE_REVISIONS: &str = "ecs:DescribeServiceRevisions";
 
 /// Task definitions that could not be read, and why.
 pub(super) type Unread = BTreeMap<Arc<str>, SourceError>;
@@ -155,6 +161,56 @@ impl Reader {
         let instances: Result<Vec<_>, _> = answer.container_instances().iter().map(instance).collect();
         let instances = instances.map_err(|what| lacks(DESCRIBE_CONTAINER_INSTANCES, what))?;
         whole(DESCRIBE_CONTAINER_INSTANCES, arns, instances, missing, |instance| &instance.arn)
+    }
+
+    /// Deployments, or revisions, that one call may ask about.
+    pub(super) const DEPLOYMENT_BATCH: usize = 20;
+
+    /// The ARN of a service's deployment under way, if there is one.
+    pub(super) async fn deployment_under_way(&self, service: &str) -> Result<Option<Arc<str>>, SourceError> {
+        use ServiceDeploymentStatus as Status;
+        let call = self.client.list_service_deployments().cluster(&self.cluster).service(service);
+        let under_way = [
+            Status::Pending,
+            Status::InProgress,
+            Status::StopRequested,
+            Status::RollbackRequested,
+            Status::RollbackInProgress,
+        ];
+        let call = call.set_status(Some(under_way.to_vec()));
+        let listed = self.asked(LIST_SERVICE_DEPLOYMENTS, Urgency::CanWait, || call.clone().send()).await?;
+        let newest = listed.service_deployments().iter().max_by_key(|one| one.created_at().copied());
+        Ok(newest.and_then(|one| one.service_deployment_arn()).map(Into::into))
+    }
+
+    /// Describes as many deployments as one call may ask about; those that ECS doesn't know are left out.
+    pub(super) async fn deployments(&self, arns: Vec<String>) -> Result<Vec<ServiceDeployment>, SourceError> {
+        let call = self.client.describe_service_deployments().set_service_deployment_arns(Some(arns));
+        let answer = self.asked(DESCRIBE_SERVICE_DEPLOYMENTS, Urgency::CanWait, || call.clone().send());
+        let answer = answer.await?;
+        missing(DESCRIBE_SERVICE_DEPLOYMENTS, answer.failures())?;
+        Ok(answer.service_deployments.unwrap_or_default())
+    }
+
+    /// Why a deployment that was asked about is not known.
+    pub(super) fn no_deployment(arn: &str) -> SourceError {
+        let why = format!("the answer lacks the deployment {arn}");
+        bad_response(DESCRIBE_SERVICE_DEPLOYMENTS, why)
+    }
+
+    /// The task definitions of as many revisions of services as one call may ask about, by ARN.
+    pub(super) async fn service_revisions(
+        &self,
+        arns: Vec<String>,
+    ) -> Result<Vec<(Arc<str>, Arc<str>)>, SourceError> {
+        let call = self.client.describe_service_revisions().set_service_revision_arns(Some(arns));
+        let answer = self.asked(DESCRIBE_SERVICE_REVISIONS, Urgency::CanWait, || call.clone().send());
+        let answer = answer.await?;
+        missing(DESCRIBE_SERVICE_REVISIONS, answer.failures())?;
+        let revisions = answer.service_revisions().iter();
+        let pairs = revisions
+            .filter_map(|one| Some((one.service_revision_arn()?.into(), one.task_definition()?.into())));
+        Ok(pairs.collect())
     }
 
     /// Describes task definitions one by one, and hands each to `keep` at once: a revision never changes, so

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::describe::Cluster;
 use super::facts::{Revision, ServiceFacts, TaskFacts};
+use super::shifts::Rollout;
 use super::tags::{self, Place, Role, Tags};
 use super::task_tags::{TaskTags, is_up, sort_by_age};
 use super::view::Judged;
@@ -108,6 +109,8 @@ fn family(group: Arc<str>, said: Said, mut tasks: Vec<Judged<'_>>) -> Option<Fam
         definition: Some(Arc::clone(&eldest.task.facts.definition)),
         connect: None,
         deployments: BTreeMap::new(),
+        rollout: Rollout::default(),
+        shift: Arc::default(),
         tags: Tags::new(),
         subnets: None,
         missed: false,

@@ -11,6 +11,7 @@ mod modes;
 mod namespaces;
 mod partial;
 mod reading;
+mod shifting;
 mod skew;
 mod standalone;
 mod unread;

@@ -16,15 +16,16 @@ use super::facts::{Connect, NamedPort, Revision, ServiceFacts};
 use super::instances::Instances;
 use super::place::Location;
 use super::read::Unread;
+use super::share::Following;
+use super::shifts::Shifts;
 use super::standalone::{self, Family, families, group_of};
-use super::tags::{Tags, VERSION};
 use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
     Crew, Crews, Finding, Import, InstanceId, Member, Namespace, OccupiedPorts, Phase, Place, Registration,
-    ServiceKey, ServiceName, ServiceView, TaskState, TasksByPlace, View,
+    ServiceKey, ServiceName, ServiceSpec, ServiceView, TaskState, TasksByPlace, View,
 };
-use crate::source::{SourceError, words};
+use crate::source::SourceError;
 
 /// Revisions by task definition ARN.
 pub(super) type Revisions = HashMap<Arc<str>, Arc<Revision>>;
@@ -45,6 +46,7 @@ pub(super) struct Knowledge<'a> {
     pub tasks: &'a Tasks,
     pub unread: &'a Unread,
     pub instances: &'a Instances,
+    pub shifts: &'a Shifts,
     pub now: SystemTime,
 }
 
@@ -104,6 +106,8 @@ impl<'a> Knowledge<'a> {
             services.insert(key.clone(), self.service(before.view.services.get(key), offer, facts));
         }
         findings.extend(self.doubts());
+        findings.extend(self.shifts.findings(self.cluster.name));
+        findings.extend(self.lost_shifts());
         findings.extend(self.unread.iter().map(|(arn, error)| self.cannot_read(arn, error)));
         findings.extend(self.defaults.findings(self.cluster.name));
         findings.extend(self.instances.findings(self.cluster.name));
@@ -223,9 +227,25 @@ impl<'a> Knowledge<'a> {
         facts: Option<&ServiceFacts>,
     ) -> Arc<ServiceView> {
         let tasks = self.tasks.of_group(&offer.service).map(|task| self.judge(task));
-        let tasks = tasks.filter(|task| self.serves(task, offer));
-        let registrations = tasks.map(|task| register(&task, offer, facts)).collect();
-        shared(before, offer, registrations)
+        let tasks: Vec<_> = tasks.filter(|task| self.serves(task, offer)).collect();
+        let following = Following::of(facts, &tasks);
+        let registrations = tasks.iter().map(|task| register(task, offer, facts, following)).collect();
+        let block = facts.and_then(|facts| facts.connect.as_ref()?.port(&offer.port));
+        let shift = following.shift(block.and_then(|block| block.test_header.as_ref()));
+        let spec = match shift {
+            Some(_) => Arc::new(ServiceSpec { shift, ..(*offer.spec).clone() }),
+            None => Arc::clone(&offer.spec),
+        };
+        shared(before, spec, offer.active, registrations)
+    }
+
+    /// Of services whose deployment shifts traffic and can't be followed.
+    fn lost_shifts(&self) -> impl Iterator<Item = Finding> {
+        let shifting = self.services.values().filter(|service| !service.shift.is_empty());
+        shifting.filter_map(|service| {
+            let tasks: Vec<_> = self.tasks.of_group(&service.name).map(|task| self.judge(task)).collect();
+            Following::of(Some(service), &tasks).finding(self.cluster.name)
+        })
     }
 
     /// Of tasks that ECS lists no more and knows nothing of, after one reading.
@@ -341,23 +361,12 @@ fn connect_of<'a>(task: &Known, service: Option<&'a ServiceFacts>) -> Option<&'a
     own.map_or(service.connect.as_ref(), Option::as_ref)
 }
 
-/// Which version of its service a task is: what a tag of its own says, one of the service, a label, or else the revision of
-/// its task definition.
-fn version_of(task: &Judged<'_>, service: Option<&ServiceFacts>) -> Option<Arc<str>> {
-    let said = |tags: Option<&Tags>| tags?.get(VERSION).filter(|version| version_is_sound(version)).cloned();
-    let revision = task.revision?;
-    let label =
-        || Some(revision.labels.get(VERSION)?.first()?.1.clone()).filter(|version| version_is_sound(version));
-    let tagged = said(task.task.facts.tags.as_deref()).or_else(|| said(service.map(|service| &service.tags)));
-    let number = || Some(revision.label.rsplit_once(':')?.1.to_owned());
-    tagged.or_else(label).or_else(number).map(Into::into)
-}
-
-fn version_is_sound(version: &str) -> bool {
-    words::version(version).is_ok()
-}
-
-fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) -> Registration {
+fn register(
+    task: &Judged<'_>,
+    offer: &Offer,
+    service: Option<&ServiceFacts>,
+    following: Following<'_>,
+) -> Registration {
     let facts = &task.task.facts;
     let block = connect_of(task.task, service).and_then(|connect| connect.port(&offer.port));
     let port = task.revision.and_then(|revision| port_of(revision, offer));
@@ -369,7 +378,7 @@ fn register(task: &Judged<'_>, offer: &Offer, service: Option<&ServiceFacts>) ->
         address: task.location.address,
         port: ingress.or_else(own),
         zone: facts.zone.clone(),
-        version: version_of(task, service),
+        traits: following.traits(task),
         phase: port.map_or(task.phase, |port| task.task.phase_of_port(task.phase, &port.container)),
         started_at: task.task.began_at(),
         member: Member::Ecs,
@@ -389,10 +398,10 @@ fn port_of<'a>(revision: &'a Revision, offer: &Offer) -> Option<&'a NamedPort> {
 
 fn shared(
     before: Option<&Arc<ServiceView>>,
-    offer: &Offer,
+    spec: Arc<ServiceSpec>,
+    active: bool,
     registrations: Vec<Registration>,
 ) -> Arc<ServiceView> {
-    let (spec, active) = (Arc::clone(&offer.spec), offer.active);
     let Some(before) = before else {
         return Arc::new(ServiceView { spec, active, registrations });
     };

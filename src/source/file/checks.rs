@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
+use super::parts::{WrittenShift, WrittenTraits};
 use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, TWO_SERVICES, Written};
 use crate::model::{
@@ -67,6 +68,7 @@ pub(super) struct Service {
     home: Option<Written>,
     zones: Option<Written>,
     inbound: Option<Written>,
+    shift: Option<WrittenShift>,
     created_at: Option<Written>,
     origin: Option<Written>,
     said: Option<Vec<WrittenSaid>>,
@@ -110,6 +112,8 @@ struct Endpoint {
     id: Option<Written>,
     health: Option<Written>,
     version: Option<Written>,
+    #[serde(default)]
+    traits: WrittenTraits,
     started_at: Option<Written>,
     source: Option<Written>,
     foreign_tls: Option<bool>,
@@ -181,6 +185,7 @@ fn service(
         knobs,
         readiness: readiness.unwrap_or_default(),
         created_at: moment(checker, written.created_at.as_ref()),
+        shift: written.shift.as_ref().map(|shift| Arc::new(shift.read())),
         home: home.map_or_else(|| key.name.clone(), ServiceName::from),
         ..ServiceSpec::new(key, origin(checker.document(), name, written))
     };
@@ -308,7 +313,7 @@ fn registrations(checker: &mut Checker<'_>, written: &[Endpoint], by: By) -> Vec
             address,
             port,
             zone: endpoint.zone.as_ref().map(|zone| zone.text.as_str().into()),
-            version: endpoint.version.as_ref().map(|version| version.text.as_str().into()),
+            traits: endpoint.traits.read(endpoint.version.as_ref().map(|it| it.text.as_str().into())),
             phase,
             started_at,
             member: member(source),

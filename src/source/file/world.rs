@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::checks::{By, Claims, HEALTH, NONE, Service, services};
+use super::parts;
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, spell};
 use crate::diagnostic::{Document, Entries, Problem, REJECTED, Written, read_yaml};
@@ -122,7 +123,8 @@ impl World {
 
 fn of_service(service: &ServiceView) -> Value {
     let ServiceView { spec, registrations, .. } = service;
-    let ServiceSpec { key, protocol, aliases, knobs, readiness, created_at, origin, home, .. } = &**spec;
+    let ServiceSpec { key, protocol, aliases, knobs, readiness, created_at, origin, home, shift, .. } =
+        &**spec;
     let mut written = Map::new();
     let mut say = |key: &str, value: Value| written.insert(key.to_owned(), value);
     say("appProtocol", protocol.as_str().into());
@@ -156,21 +158,23 @@ fn of_service(service: &ServiceView) -> Value {
     if !said.is_empty() {
         say("said", said.into());
     }
+    shift.iter().for_each(|shift| _ = say("shift", parts::shift(shift)));
     say("endpoints", registrations.iter().map(of_registration).collect());
     written.into()
 }
 
 fn of_registration(registration: &Registration) -> Value {
-    let Registration { instance, address, port, zone, version, phase, started_at, member, foreign_tls, held } =
+    let Registration { instance, address, port, zone, traits, phase, started_at, member, foreign_tls, held } =
         registration;
     let mut written = Map::new();
     let mut say = |key: &str, value: Value| written.insert(key.to_owned(), value);
     say("id", instance.as_str().into());
     say("address", address.map_or_else(|| NONE.into(), |address| address.to_string().into()));
     say("port", port.map_or_else(|| NONE.into(), Value::from));
-    for (key, text) in [("zone", zone), ("version", version)] {
+    for (key, text) in [("zone", zone), ("version", &traits.version)] {
         text.iter().for_each(|text| _ = say(key, (**text).into()));
     }
+    parts::traits(traits).into_iter().for_each(|traits| _ = say("traits", traits));
     let health = HEALTH.iter().find(|(_, known)| known == phase).map_or(NONE, |(word, _)| word);
     say("health", health.into());
     started_at.iter().for_each(|at| _ = say("startedAt", time(*at)));

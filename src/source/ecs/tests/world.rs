@@ -22,6 +22,10 @@ pub(super) struct World {
     pub services: BTreeMap<String, Value>,
     pub tasks: BTreeMap<String, Value>,
     pub definitions: BTreeMap<String, Value>,
+    /// Deployments of services by the ends of their ARNs.
+    pub deployments: BTreeMap<String, Value>,
+    /// Task definitions of services' revisions, by the ends of their ARNs.
+    pub revisions: BTreeMap<String, String>,
     /// Container instances by id.
     pub machines: BTreeMap<String, Value>,
     /// What EC2 knows: addresses by instance id.
@@ -60,7 +64,7 @@ pub(super) fn machine_arn(id: &str) -> String {
     format!("{ARN}container-instance/prod-a/{id}")
 }
 
-fn definition_arn(name: &str) -> String {
+pub(super) fn definition_arn(name: &str) -> String {
     format!("{ARN}task-definition/{name}")
 }
 
@@ -180,6 +184,33 @@ impl World {
             "DescribeTasks" => described("tasks", &self.tasks, &self.missing, request),
             "DescribeContainerInstances" => {
                 described("containerInstances", &self.machines, &self.missing, request)
+            }
+            "DescribeServiceDeployments" => {
+                let arns = request["serviceDeploymentArns"].as_array().filter(|arns| arns.len() <= 20);
+                let end =
+                    |arn: &Value| arn.as_str().and_then(|arn| arn.rsplit('/').next()).map(str::to_owned);
+                arns.map(|arns| {
+                    let found = arns.iter().filter_map(|arn| self.deployments.get(&end(arn)?));
+                    json!({"serviceDeployments": found.collect::<Vec<_>>(), "failures": []})
+                })
+            }
+            "ListServiceDeployments" => {
+                let of_it = |one: &&Value| {
+                    one["serviceArn"] == request["service"]
+                        && request["status"].as_array().is_some_and(|all| all.contains(&one["status"]))
+                };
+                let found = self.deployments.values().filter(of_it);
+                Some(json!({"serviceDeployments": found.collect::<Vec<_>>()}))
+            }
+            "DescribeServiceRevisions" => {
+                let revision = |arn: &Value| {
+                    let definition = self.revisions.get(arn.as_str()?.rsplit('/').next()?)?;
+                    Some(json!({"serviceRevisionArn": arn, "taskDefinition": definition}))
+                };
+                let arns = request["serviceRevisionArns"].as_array();
+                arns.map(
+                    |arns| json!({"serviceRevisions": arns.iter().filter_map(revision).collect::<Vec<_>>()}),
+                )
             }
             "DescribeInstances" => return Answer::Text(200, self.instances(request).leak()),
             "DescribeTaskDefinition" => {
