@@ -14,8 +14,8 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use legation::mesh::Joiner;
 use legation::model::{
-    Alias, Health, Knobs, Member, Namespace, Phase, Place, Protocol, Readiness, Registration, ServiceKey,
-    ServiceSpec, ServiceView, StopCause, TaskState, View,
+    Alias, Health, Member, Namespace, Phase, Place, Protocol, Registration, ServiceKey, ServiceSpec,
+    ServiceView, StopCause, TaskState, View,
 };
 use legation::policy::{Policy, Text};
 use legation::translate::Translator;
@@ -43,15 +43,9 @@ fn view(stopped: Option<usize>) -> Arc<View> {
     let services = (0..SERVICES).map(|service| {
         let name = format!("service-{service:04}");
         let spec = ServiceSpec {
-            key: ServiceKey::new("prod", name.as_str()),
             protocol: Protocol::Http,
             aliases: vec![Alias { name: name.as_str().into(), port: 8080 }],
-            knobs: Knobs::default(),
-            readiness: Readiness::Healthy,
-            created_at: None,
-            origin: format!("ecs prod-a/{name}").into(),
-            rules: Arc::default(),
-            versions: Arc::default(),
+            ..ServiceSpec::new(ServiceKey::new("prod", name.as_str()), format!("ecs prod-a/{name}"))
         };
         let phase = |task| match stopped {
             Some(stopped) if (service, task) == (stopped, 0) => Phase::Stopping(StopCause::Planned),

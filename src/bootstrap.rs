@@ -22,6 +22,9 @@ const LONGEST_NAMESPACE: usize = 127;
 /// usually may open.
 const MAX_CONNECTIONS: u32 = 30_000;
 
+/// The cluster that stands for the service's own tasks.
+const LOCAL_CLUSTER: &str = "local";
+
 /// What a bootstrap is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inputs {
@@ -144,7 +147,7 @@ pub fn render(inputs: &Inputs) -> Result<String, BootstrapError> {
 }
 
 fn bootstrap(inputs: &Inputs) -> Value {
-    json!({
+    let mut bootstrap = json!({
         "node": node(inputs),
         "admin": { "address": socket_address("127.0.0.1", inputs.admin_port) },
         "dynamic_resources": {
@@ -169,6 +172,26 @@ fn bootstrap(inputs: &Inputs) -> Value {
                 "max_active_downstream_connections": MAX_CONNECTIONS,
             },
         }]},
+    });
+    // Without a zone of its own Envoy prefers none.
+    if inputs.zone.as_deref().is_some_and(|zone| !zone.is_empty()) {
+        bootstrap["cluster_manager"] = json!({ "local_cluster_name": LOCAL_CLUSTER });
+        if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+            clusters.push(local_cluster(inputs));
+        }
+    }
+    bootstrap
+}
+
+/// Where the service's own tasks are. It takes no requests: Envoy compares it with the endpoints of others.
+fn local_cluster(inputs: &Inputs) -> Value {
+    json!({
+        "name": LOCAL_CLUSTER,
+        "type": "EDS",
+        "eds_cluster_config": {
+            "service_name": format!("{}/@local/{}", inputs.namespace, inputs.service),
+            "eds_config": { "resource_api_version": "V3", "ads": {} },
+        },
     })
 }
 
@@ -331,6 +354,8 @@ mod tests {
         let crowded = Inputs { admin_port: 8080, ..inputs() };
         assert_eq!(render(&crowded), Err(BootstrapError::AdminPort(8080)));
         assert_eq!(PROXY_PORT, crate::translate::profile::PROXY_PORT);
+        let local = crate::translate::endpoint::crew_name(&"prod".into(), "checkout");
+        assert!(render(&inputs()).unwrap().contains(&format!("\"service_name\": \"{local}\"")));
         let taken = Inputs { admin_port: 15001, ..inputs() };
         assert_eq!(render(&taken), Err(BootstrapError::ProxyPort(15001)));
         for namespace in ["Prod", "prod/a", "a b", "é"] {

@@ -10,15 +10,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use self::verdict::Tasks;
 use crate::model::{
-    Addresses, Endpoint, Finding, Knobs, Mesh, MeshNamespace, Namespace, Service, ServiceKey, ServiceName,
-    ServiceSpec, ServiceView, Services, View,
+    Addresses, Crew, Endpoint, Finding, Knobs, Mesh, MeshNamespace, Namespace, Service, ServiceKey,
+    ServiceName, ServiceSpec, ServiceView, Services, View,
 };
 use crate::policy::{NamespacePolicy, Policy};
 
+mod crews;
 mod names;
 mod strays;
 mod verdict;
@@ -107,10 +109,14 @@ impl Joiner {
             }
         }
         let is_new = !Arc::ptr_eq(&self.policy, policy);
+        let mut crews = crews::changed(&self.views, views);
         for (name, known) in &mut self.namespaces {
             let services = touched.remove(name).unwrap_or_default();
             if is_new || !services.is_empty() {
                 known.renew(services, policy.of(name), is_new);
+            }
+            if let Some(crews) = crews.remove(name) {
+                known.renew_crews(crews);
             }
         }
         (self.views, self.policy) = (views.to_vec(), Arc::clone(policy));
@@ -188,7 +194,7 @@ fn services_of<'a>(
 impl Known {
     fn new(name: Namespace) -> Self {
         let (services, addresses, defaults) = (Services::new(), Arc::default(), Knobs::default());
-        let joined = MeshNamespace { name, services, addresses, defaults };
+        let joined = MeshNamespace { name, services, addresses, defaults, crews: OrdMap::new() };
         Self { described: BTreeMap::new(), findings: Vec::new(), joined: Arc::new(joined) }
     }
 
@@ -223,11 +229,24 @@ impl Known {
             addresses = self.give_names(&mut services, policy);
         }
         let defaults = policy.map(|policy| policy.defaults.knobs.clone()).unwrap_or_default();
-        let now = MeshNamespace { name: before.name.clone(), services, addresses, defaults };
+        let (name, crews) = (before.name.clone(), before.crews.clone());
+        let now = MeshNamespace { name, services, addresses, defaults, crews };
         if now.services != before.services
             || (&now.addresses, &now.defaults) != (&before.addresses, &before.defaults)
         {
             self.joined = Arc::new(now);
+        }
+    }
+
+    /// Takes in where the tasks of these ECS services run now.
+    fn renew_crews(&mut self, changed: Vec<(ServiceName, Crew)>) {
+        let joined = Arc::make_mut(&mut self.joined);
+        for (name, crew) in changed {
+            if crew.is_empty() {
+                joined.crews.remove(&name);
+            } else {
+                joined.crews.insert(name, crew);
+            }
         }
     }
 
@@ -237,7 +256,9 @@ impl Known {
         self.findings =
             policy.map(|policy| strays::strays(namespace, policy, &self.described)).unwrap_or_default();
         let specs = names::given(namespace, self.described.values(), &mut self.findings);
-        let addresses = names::addresses(namespace, &specs, &mut self.findings);
+        let none = BTreeMap::new();
+        let pins = policy.map_or(&none, |policy| &policy.pins);
+        let addresses = names::addresses(namespace, &specs, pins, &mut self.findings);
         for spec in specs {
             if let Some(service) = services.get_mut(&spec.key.name)
                 && service.spec != spec

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role, region_of_namespace};
-pub use knobs::{Balancing, Knobs};
+pub use knobs::{Balancing, HealthCheck, Knobs, Probe, RateLimit, RetryBudget, TcpKeepalive};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use origin::{Origin, Said};
 pub use place::{Place, Subnet, TaskState, TasksByPlace};
@@ -146,6 +146,38 @@ pub struct ServiceSpec {
     pub rules: Arc<[Rule]>,
     /// The versions of it that some rule names.
     pub versions: Versions,
+    /// What its own tasks are called in ECS: the service, or the family of standalone ones. Their sidecars say the same.
+    pub home: ServiceName,
+    /// How else it is reached.
+    pub reach: Reach,
+}
+
+impl ServiceSpec {
+    /// A service of which nothing is said but by whom.
+    pub fn new(key: ServiceKey, origin: impl Into<Origin>) -> Self {
+        Self {
+            protocol: Protocol::default(),
+            aliases: Vec::new(),
+            knobs: Knobs::default(),
+            readiness: Readiness::default(),
+            created_at: None,
+            origin: origin.into(),
+            rules: Arc::default(),
+            versions: Arc::default(),
+            home: key.name.clone(),
+            reach: Reach::default(),
+            key,
+        }
+    }
+}
+
+/// How a service is reached other than at its alias, and other than at addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// Ports of 127.0.0.1 on which clients find aliases too.
+    pub local_ports: Vec<(Alias, u16)>,
+    /// Names that sidecars look up by themselves, with their ports. With any of these there is nothing else.
+    pub hosts: Vec<(Arc<str>, u16)>,
 }
 
 impl ServiceSpec {
@@ -258,6 +290,15 @@ pub struct ServiceView {
     pub registrations: Vec<Registration>,
 }
 
+impl ServiceView {
+    /// Where its instances run, for whoever knows of no others that belong to it.
+    pub fn crew(&self) -> Crew {
+        let running = self.registrations.iter().filter(|it| matches!(it.phase, Phase::Running(_)));
+        let places: BTreeSet<_> = running.filter_map(|it| Some((it.zone.clone()?, it.address?))).collect();
+        places.into_iter().collect()
+    }
+}
+
 /// Container ports of running tasks, by task: where a sidecar must not listen.
 pub type OccupiedPorts = OrdMap<InstanceId, Arc<[u16]>>;
 
@@ -279,9 +320,18 @@ pub struct View {
     /// ECS services with running tasks of which it is not known where they are: for these an address that no task
     /// has proves nothing.
     pub unplaced: BTreeSet<Arc<str>>,
+    /// Where the tasks of each ECS service run.
+    pub crews: Crews,
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
+
+/// Where the tasks of one ECS service run, served or not: zone and address, ordered. Their sidecars send as much to other
+/// zones as their own has too many of them.
+pub type Crew = Arc<[(Arc<str>, IpAddr)]>;
+
+/// Crews by namespace and ECS service, or family of standalone tasks.
+pub type Crews = OrdMap<ServiceKey, Crew>;
 
 /// One diagnosed problem. Codes are stable: `product.md`, section 10.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -341,6 +391,7 @@ pub enum Reason {
     AddressReused,
     NoTask,
     WithdrawalHeld,
+    Dns,
 }
 
 impl Reason {
@@ -365,6 +416,7 @@ impl Reason {
             Self::AddressReused => "address-reused",
             Self::NoTask => "no-task",
             Self::WithdrawalHeld => "withdrawal-held",
+            Self::Dns => "dns",
         }
     }
 }
@@ -421,6 +473,8 @@ pub struct MeshNamespace {
     pub addresses: Arc<Addresses>,
     /// How clients treat what is no single service's: the listener for `HTTP_PROXY`.
     pub defaults: Knobs,
+    /// Where the tasks of each ECS service run.
+    pub crews: OrdMap<ServiceName, Crew>,
 }
 
 /// What is true, joined from every source.

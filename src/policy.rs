@@ -6,6 +6,7 @@
 //! Invariant: a [`Policy`] has no mistake that can be seen in its files alone; whoever has one can lay it over any mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,18 @@ use std::time::Duration;
 use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
-    Alias, Balancing, Knobs, Namespace, Origin, Protocol, Readiness, Registration, Rule, ServiceName,
-    ServiceSpec, ServiceView, Versions, View,
+    Alias, Balancing, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration, Rule, Said,
+    ServiceName, ServiceSpec, ServiceView, Versions, View,
 };
 
+mod reach;
 mod read;
 mod routes;
 mod said;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transport;
 pub mod watch;
 
 pub use said::Effective;
@@ -47,6 +50,10 @@ pub struct NamespacePolicy {
     pub externals: BTreeMap<ServiceName, External>,
     /// Where the defaults are written, with what the profile says below them.
     pub origin: Origin,
+    /// Loopback addresses that names are to have.
+    pub pins: BTreeMap<Arc<str>, Ipv4Addr>,
+    /// What rate limits say of services, until they are laid over what else is said.
+    limits: BTreeMap<ServiceName, (Knobs, Vec<Said>)>,
 }
 
 /// How clients treat a service, and when it is ready.
@@ -63,6 +70,8 @@ pub struct Treatment {
 pub struct ServicePolicy {
     /// What clients dial.
     pub aliases: Option<Vec<Alias>>,
+    /// On which ports of 127.0.0.1 they find some of that too.
+    pub local_ports: Vec<(Alias, u16)>,
     /// What it speaks.
     pub protocol: Option<Protocol>,
     /// How clients treat it.
@@ -124,6 +133,7 @@ impl Policy {
             readiness: service.treatment.readiness.or(policy.defaults.readiness).unwrap_or(spec.readiness),
             rules: service.rules.iter().cloned().collect(),
             versions: service.versions.iter().cloned().collect::<Versions>(),
+            reach: Reach { local_ports: service.local_ports.clone(), ..spec.reach.clone() },
             ..(**spec).clone()
         };
         if over == **spec { Arc::clone(spec) } else { Arc::new(over) }

@@ -155,12 +155,27 @@ pub struct Resource {
     pub port: Option<u16>,
     /// The only clients that may see it; `None` is all.
     pub only_for: Option<ProxyClass>,
+    /// The only tasks in which it may be seen; `None` is all.
+    pub home: Option<Home>,
+}
+
+/// Tasks of one service in which one port is taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// What the sidecars of these tasks say that they belong to.
+    pub service: Arc<str>,
+    /// A port of their containers.
+    pub port: u16,
 }
 
 impl Resource {
     /// Encodes `message`, which must hold at most one entry in each protobuf map: their order is random.
     pub fn encode(kind: ResourceType, name: Name, message: &impl Message) -> Self {
-        let body = message.encode_to_vec();
+        Self::of_bytes(kind, name, message.encode_to_vec())
+    }
+
+    /// The same of a message that is encoded already.
+    pub fn of_bytes(kind: ResourceType, name: Name, body: Vec<u8>) -> Self {
         let version = Version::of(kind, &body);
         let any = Any { type_url: kind.type_url().to_owned(), value: body };
         let any_len = any.encoded_len();
@@ -171,7 +186,8 @@ impl Resource {
         around.name = name.to_string();
         let bytes = Bytes::from(around.encode_to_vec());
         let any = bytes.slice(start..start + any_len);
-        Self { kind, name, version, bytes, any, depends_on: Box::default(), port: None, only_for: None }
+        let (depends_on, port, only_for, home) = (Box::default(), None, None, None);
+        Self { kind, name, version, bytes, any, depends_on, port, only_for, home }
     }
 
     /// The same resource with what it depends on.
@@ -189,6 +205,12 @@ impl Resource {
     /// The same resource, hidden from every other class of clients.
     pub fn only_for(mut self, class: ProxyClass) -> Self {
         self.only_for = Some(class);
+        self
+    }
+
+    /// The same resource, hidden in every other task. Its name must tell which these are.
+    pub fn at_home(mut self, home: Home) -> Self {
+        self.home = Some(home);
         self
     }
 

@@ -14,19 +14,25 @@ use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
 };
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use self::host::Names;
+use self::route::Host;
 use self::rule::IsThere;
-use crate::model::{Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
+use crate::model::{Alias, Crew, Endpoint, MeshNamespace, Rule, Service, ServiceName, ServiceSpec};
 use crate::snapshot::{Resource, Tables};
 
 pub mod cluster;
 pub mod endpoint;
 pub mod host;
+mod inbound;
+mod limit;
 pub mod listener;
 mod log;
+mod probe;
 pub mod profile;
+mod raw;
 pub mod route;
 mod rule;
 
@@ -36,16 +42,11 @@ pub struct Translator {
     /// What was translated last.
     before: Option<MeshNamespace>,
     services: BTreeMap<ServiceName, Translated>,
-    described: Described,
-    tables: Tables,
-}
-
-/// What follows from all descriptions together.
-#[derive(Debug, Default)]
-struct Described {
     names: BTreeMap<ServiceName, Names>,
-    /// The Host-routed listener for `HTTP_PROXY` and its routes.
+    /// The Host-routed listener for `HTTP_PROXY` and its routes, which follow from all descriptions together.
     proxy: Vec<Arc<Resource>>,
+    crews: BTreeMap<ServiceName, Arc<Resource>>,
+    tables: Tables,
 }
 
 /// A service's resources, with the model that they were made from.
@@ -60,7 +61,12 @@ struct Translated {
     /// Of the service, and of its versions.
     assignments: Vec<Arc<Resource>>,
     own: Vec<Arc<Resource>>,
+    /// For sidecars of the service itself, and the ports of its applications that they follow from.
+    inbound: Vec<Arc<Resource>>,
+    ports: BTreeSet<u16>,
     api_listeners: Vec<Arc<Resource>>,
+    /// What it is at the Host-routed proxy.
+    host: Option<Host>,
 }
 
 impl Translator {
@@ -69,26 +75,56 @@ impl Translator {
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         let touched = self.touched(namespace);
         if touched.is_described_anew {
-            gone.append(&mut self.described.proxy);
-            self.described = Described::of(namespace);
-            come.extend(self.described.proxy.iter().cloned());
+            let specs: Vec<_> =
+                namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
+            self.names = host::names(&namespace.name, &specs);
         }
         for name in touched.services {
             let before = self.services.remove(&name);
             let old: Vec<_> = before.iter().flat_map(Translated::resources).cloned().collect();
-            let now = namespace.services.get(&name).map(|service| {
-                Translated::renewed(before, service, namespace, self.described.names.get(&name))
-            });
+            let now = namespace
+                .services
+                .get(&name)
+                .map(|service| Translated::renewed(before, service, namespace, self.names.get(&name)));
             let new: Vec<_> = now.iter().flat_map(Translated::resources).cloned().collect();
             gone.extend(without(&old, &new));
             come.extend(without(&new, &old));
             self.services.extend(now.map(|now| (name, now)));
+        }
+        if touched.is_described_anew {
+            gone.append(&mut self.proxy);
+            let hosts = self.services.values().filter_map(|service| service.host.as_ref());
+            let routes = route::proxy_routes(&namespace.name, hosts);
+            let listener = listener::proxy_listener(&namespace.name, &namespace.defaults);
+            self.proxy = vec![Arc::new(routes), Arc::new(listener)];
+            come.extend(self.proxy.iter().cloned());
+        }
+        for (name, crew) in self.changed_crews(namespace) {
+            self.crews.remove(&name).into_iter().for_each(|old| gone.push(old));
+            if let Some(crew) = crew {
+                let resource = Arc::new(endpoint::crew_assignment(&namespace.name, &name, &crew));
+                come.push(Arc::clone(&resource));
+                self.crews.insert(name, resource);
+            }
         }
         // First what goes: a name may pass from one service to another.
         gone.iter().for_each(|resource| self.tables.remove(resource.kind, &resource.name));
         come.into_iter().for_each(|resource| self.tables.insert(resource));
         self.before = Some(namespace.clone());
         self.tables.clone()
+    }
+
+    /// The crews that are not as they were; `None` has gone.
+    fn changed_crews(&self, namespace: &MeshNamespace) -> Vec<(ServiceName, Option<Crew>)> {
+        let none = OrdMap::new();
+        let before = self.before.as_ref().map_or(&none, |before| &before.crews);
+        let changes = before.diff(&namespace.crews).map(|change| match change {
+            DiffItem::Add(name, crew) | DiffItem::Update { new: (name, crew), .. } => {
+                (name.clone(), Some(Arc::clone(crew)))
+            }
+            DiffItem::Remove(name, _) => (name.clone(), None),
+        });
+        changes.collect()
     }
 
     /// What may have to be said anew since the last translation.
@@ -124,17 +160,6 @@ struct Touched {
     services: BTreeSet<ServiceName>,
 }
 
-impl Described {
-    fn of(namespace: &MeshNamespace) -> Self {
-        let specs: Vec<_> = namespace.services.values().map(|service| Arc::clone(&service.spec)).collect();
-        let names = host::names(&namespace.name, &specs);
-        let is_there = |name: &ServiceName| namespace.services.contains_key(name);
-        let routes = route::proxy_routes(&namespace.name, &specs, &names, &is_there);
-        let listener = listener::proxy_listener(&namespace.name, &namespace.defaults);
-        Self { names, proxy: vec![Arc::new(routes), Arc::new(listener)] }
-    }
-}
-
 impl Translated {
     /// The service's resources, those that can be from `old`.
     fn renewed(
@@ -156,18 +181,27 @@ impl Translated {
         let old = old.filter(|old| same(&old.spec, spec));
         let assignments = match &old {
             Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
-            _ => versions(spec)
-                .map(|version| Arc::new(endpoint::load_assignment(&spec.key, version, endpoints)))
-                .collect(),
+            _ => assignments(spec, endpoints),
         };
-        let (own, api_listeners) = old.map_or_else(Default::default, |old| {
-            let own = (old.addresses == addresses && old.missing == missing).then_some(old.own);
-            (own, (old.names.as_ref() == names).then_some(old.api_listeners))
+        let ports = inbound::ports(spec, endpoints);
+        let named = |old: &Self| old.names.as_ref() == names;
+        let led = |old: &Self| old.missing == missing;
+        let host = old.as_ref().filter(|old| named(old) && led(old)).map(|old| old.host.clone());
+        let (own, inbound, api_listeners) = old.map_or_else(Default::default, |old| {
+            let api_listeners = named(&old).then_some(old.api_listeners.clone());
+            let own = (old.addresses == addresses && led(&old)).then_some(old.own);
+            (own, (old.ports == ports).then_some(old.inbound), api_listeners)
         });
+        let is_routed = names.filter(|_| spec.protocol.is_http());
         Self {
             assignments,
             own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &is_there)),
             api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
+            host: host.unwrap_or_else(|| is_routed.map(|names| route::host(spec, names, &is_there))),
+            inbound: inbound.unwrap_or_else(|| {
+                ports.iter().flat_map(|port| inbound::resources(spec, *port)).map(Arc::new).collect()
+            }),
+            ports,
             spec: Arc::clone(spec),
             endpoints: Arc::clone(endpoints),
             addresses,
@@ -177,7 +211,7 @@ impl Translated {
     }
 
     fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.assignments.iter().chain(&self.own).chain(&self.api_listeners)
+        self.assignments.iter().chain(&self.own).chain(&self.inbound).chain(&self.api_listeners)
     }
 }
 
@@ -189,6 +223,12 @@ fn same(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> bool {
 /// The service as a whole, and each version of it that a rule names.
 fn versions(spec: &ServiceSpec) -> impl Iterator<Item = Option<&str>> {
     std::iter::once(None).chain(spec.versions.iter().map(|version| Some(&**version)))
+}
+
+/// The load assignments of a service and of its versions; one whose sidecars look it up themselves has none.
+fn assignments(spec: &ServiceSpec, endpoints: &[Endpoint]) -> Vec<Arc<Resource>> {
+    let each = versions(spec).filter(|_| spec.reach.hosts.is_empty());
+    each.map(|version| Arc::new(endpoint::load_assignment(spec, version, endpoints))).collect()
 }
 
 /// Those that the others don't share.
@@ -205,6 +245,9 @@ fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], is_there: IsThere<
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));
+    let is_its_own = |(alias, _): &&(Alias, u16)| spec.aliases.contains(alias);
+    let local = spec.reach.local_ports.iter().filter(is_its_own);
+    resources.extend(local.map(|(alias, port)| listener::local_listener(spec, alias, *port)));
     resources.into_iter().map(Arc::new).collect()
 }
 

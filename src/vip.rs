@@ -40,13 +40,19 @@ pub fn base_name<'a>(namespace: &str, alias: &'a str) -> &'a str {
 /// Two names that ask for one address: the younger, and the older, which keeps it.
 pub type Collision = (Arc<str>, Arc<str>);
 
-/// Places every name in order, so that an older name keeps its address when a younger one collides. Returns
-/// the addresses and the collisions.
-pub fn assign(namespace: &str, names: &[Arc<str>]) -> (BTreeMap<Arc<str>, Ipv4Addr>, Vec<Collision>) {
-    let mut addresses = BTreeMap::new();
-    let mut owners: BTreeMap<Ipv4Addr, Arc<str>> = BTreeMap::new();
+/// Places every name in order, so that an older name keeps its address when a younger one collides; those with an
+/// address in `pins` come first, and have that. Returns the addresses and the collisions.
+pub fn assign(
+    namespace: &str,
+    names: &[Arc<str>],
+    pins: &BTreeMap<Arc<str>, Ipv4Addr>,
+) -> (BTreeMap<Arc<str>, Ipv4Addr>, Vec<Collision>) {
+    let pinned = names.iter().filter_map(|name| Some((Arc::clone(name), *pins.get(name)?)));
+    let mut addresses: BTreeMap<Arc<str>, Ipv4Addr> = pinned.collect();
+    let mut owners: BTreeMap<Ipv4Addr, Arc<str>> =
+        addresses.iter().map(|(name, address)| (*address, Arc::clone(name))).collect();
     let mut collisions = Vec::new();
-    let mut placed = BTreeSet::new();
+    let mut placed: BTreeSet<_> = addresses.keys().cloned().collect();
     for name in names.iter().filter(|name| placed.insert(Arc::clone(name))) {
         for probe in 0.. {
             let address = address(namespace, name, probe);
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn five_thousand_names_never_share_and_the_older_keeps_its_address() {
         let names: Vec<Arc<str>> = (0..5000).map(|n| format!("service-{n}").into()).collect();
-        let (addresses, collisions) = assign("prod", &names);
+        let (addresses, collisions) = assign("prod", &names, &BTreeMap::new());
         let distinct: BTreeSet<_> = addresses.values().collect();
         assert_eq!(distinct.len(), names.len());
         assert!(!collisions.is_empty(), "5,000 names of 8 million addresses are expected to collide");

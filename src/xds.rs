@@ -9,6 +9,7 @@ mod admission;
 pub mod clients;
 mod connection;
 mod counts;
+mod early;
 mod health;
 pub mod identity;
 pub mod reader;

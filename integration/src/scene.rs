@@ -94,7 +94,11 @@ where
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("starting a runtime")?;
-    runtime.block_on(play_on(name, test))
+    let scene = Scene::open(name)?;
+    let outcome = runtime.block_on(shown(&scene, test));
+    // Whatever still listens ends with the runtime, and only then the next one may come.
+    drop(runtime);
+    outcome
 }
 
 /// As [`play`], on the runtime that there is.
@@ -103,7 +107,15 @@ where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
 {
     let scene = Scene::open(name)?;
-    let outcome = test(&scene).await;
+    shown(&scene, test).await
+}
+
+/// The test, with every log if it fails.
+async fn shown<F>(scene: &Scene, test: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
+{
+    let outcome = test(scene).await;
     if outcome.is_err() {
         scene.show_logs();
     }

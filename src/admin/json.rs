@@ -26,14 +26,17 @@ pub fn shown(resource: &Resource) -> anyhow::Result<Value> {
     Ok(json!({ "name": resource.name, "version": version, "resource": resource_json(resource)? }))
 }
 
-/// The same, the fields of free structures by name: those of an access log, which protobuf keeps in no order.
+/// What protobuf keeps in no order: the fields of an access log, and what routes say to filters.
+const UNORDERED: [&str; 2] = ["jsonFormat", "typedPerFilterConfig"];
+
+/// The same, the fields of free structures and maps by name.
 fn ordered(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(ordered).collect(),
         Value::Object(members) => {
             let ordered = members.into_iter().map(|(key, value)| {
                 let mut value = ordered(value);
-                if let Some(fields) = value.as_object_mut().filter(|_| key == "jsonFormat") {
+                if let Some(fields) = value.as_object_mut().filter(|_| UNORDERED.contains(&key.as_str())) {
                     fields.sort_keys();
                 }
                 (key, value)

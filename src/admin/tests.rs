@@ -139,7 +139,7 @@ impl World {
         let zone = "eu-west-1a".to_owned();
         let connected = Connected {
             stream: self.state.ledger.new_stream(),
-            node: Node { id: id.into(), service: "checkout".to_owned(), zone, ..Node::default() },
+            node: Node { id: id.into(), service: "checkout".into(), zone, ..Node::default() },
             namespace: "prod".into(),
             peer: "10.0.9.9:40000".to_owned(),
             connected_at: at(100),

@@ -4,7 +4,8 @@
 //!
 //! Invariant: the older service keeps a contested alias, and the older alias its address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,16 +29,17 @@ fn seniority(spec: &ServiceSpec) -> (bool, Option<SystemTime>, ServiceKey) {
     (spec.created_at.is_none(), spec.created_at, spec.key.clone())
 }
 
-/// The loopback address of each alias of these, of which the first come first.
+/// The loopback address of each alias of these, of which the first come first, after those whose address is pinned.
 pub(super) fn addresses(
     namespace: &Namespace,
     specs: &[Arc<ServiceSpec>],
+    pins: &BTreeMap<Arc<str>, Ipv4Addr>,
     findings: &mut Vec<Finding>,
 ) -> Addresses {
     let aliases = specs.iter().flat_map(|spec| &spec.aliases);
     let names: Vec<Arc<str>> =
         aliases.map(|alias| vip::base_name(namespace.as_str(), &alias.name).into()).collect();
-    let (addresses, collisions) = vip::assign(namespace.as_str(), &names);
+    let (addresses, collisions) = vip::assign(namespace.as_str(), &names, pins);
     for (younger, older) in collisions {
         findings.push(Finding {
             code: "NAME003",

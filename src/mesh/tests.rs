@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::model::{
-    Alias, Health, InstanceId, Knobs, Member, Phase, Place, Protocol, Readiness, Registration, State,
-    StopCause, Subnet, TaskState, Verdict,
+    Alias, Health, InstanceId, Member, Phase, Place, Protocol, Readiness, Registration, State, StopCause,
+    Subnet, TaskState, Verdict,
 };
 
 mod again;
@@ -20,15 +20,10 @@ fn at(seconds: u64) -> Option<SystemTime> {
 
 fn spec(name: &str, origin: &str, created: u64, aliases: &[(&str, u16)]) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec {
-        key: ServiceKey::new("prod", name),
         protocol: Protocol::Http,
         aliases: aliases.iter().map(|(name, port)| Alias { name: (*name).into(), port: *port }).collect(),
-        knobs: Knobs::default(),
-        readiness: Readiness::Healthy,
         created_at: at(created),
-        origin: origin.into(),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(ServiceKey::new("prod", name), origin)
     })
 }
 

@@ -191,7 +191,7 @@ pub(super) fn endpoints<'a>(
         zone: registration.zone.clone(),
         version: registration.version.clone(),
         verdict: match life {
-            Some(life) => verdict(registration, from, life, gate, tasks),
+            Some(life) => verdict(registration, from, life, (spec, gate), tasks),
             None => absent(Reason::NoTask),
         },
     };
@@ -300,13 +300,14 @@ fn verdict<'a>(
     registration: &Registration,
     from: Stand<'a>,
     life: Life,
-    gate: Gate,
+    (spec, gate): (&ServiceSpec, Gate),
     tasks: &Tasks<'a>,
 ) -> Verdict {
     match by_phase(life, &registration.member, gate) {
         out if out.state == State::Absent && !is_leaving(out) => out,
         _ if tasks.reused(from, registration) => absent(Reason::AddressReused),
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
+        _ if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),
         verdict if registration.held => Verdict { reason: Reason::WithdrawalHeld, ..verdict },

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::verdict::{Tasks, registrations};
-use super::{described, one_owner, sightings};
+use super::{crews, described, one_owner, sightings};
 use crate::model::{Namespace, ServiceKey, ServiceView, View};
 
 /// What the sources see of each of these namespaces. `views` come in order of trust.
@@ -25,6 +25,12 @@ pub fn world<'a>(
         if let Some(spec) = described(&sightings) {
             let registrations = registrations(&sightings, &key.namespace, &tasks);
             view.services.insert(key.clone(), Arc::new(ServiceView { spec, active: true, registrations }));
+        }
+    }
+    let crews: BTreeSet<&ServiceKey> = views.iter().flat_map(|view| view.crews.keys()).collect();
+    for key in crews {
+        if let Some(view) = world.get_mut(&key.namespace) {
+            view.crews.insert(key.clone(), crews::joined(views, key));
         }
     }
     world

@@ -8,8 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::model::{
-    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceSpec, ServiceView,
-    StopCause,
+    Alias, Health, Member, Phase, Protocol, Registration, ServiceSpec, ServiceView, StopCause,
 };
 use crate::source::{self, CellWriter, SourceError};
 use crate::store::{Store, store};
@@ -59,15 +58,9 @@ fn start_under(cluster_grace: Duration, loaded: Loaded) -> Running {
 fn view(phases: &[Phase]) -> View {
     let key = ServiceKey::new("prod", "payments");
     let spec = ServiceSpec {
-        key: key.clone(),
         protocol: Protocol::Http,
         aliases: vec![Alias { name: "payments".into(), port: 8080 }],
-        knobs: Knobs::default(),
-        readiness: Readiness::Healthy,
-        created_at: None,
-        origin: "ecs prod-a/payments".into(),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(key.clone(), "ecs prod-a/payments")
     };
     let registrations = (1..).zip(phases).map(|(n, phase)| Registration {
         instance: format!("task/{n}").into(),

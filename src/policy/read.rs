@@ -4,20 +4,15 @@
 //! is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::{POLICY, TRIGGERS};
-use super::{External, NamespacePolicy, Policy, ServicePolicy, Text, Treatment, envoy, routes, said};
+use super::{NamespacePolicy, Policy, Text, Treatment, envoy, routes, said, transport};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, duration};
-use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, TWO_SERVICES, Written, read_tree};
-use crate::model::{
-    Alias, Balancing, Health, Knobs, Member, Namespace, Origin, Phase, Protocol, Readiness, Registration,
-    Said, ServiceKey, ServiceName, ServiceSpec,
-};
+use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, Written, read_tree};
+use crate::model::{Balancing, Knobs, Namespace, Protocol, Readiness};
 
 /// The keys that are about requests, by section.
 pub(super) const OF_REQUESTS: [(&str, &[&str]); 2] = [
@@ -127,7 +122,10 @@ fn known<'a>(configured: &BTreeSet<Namespace>, trees: impl Iterator<Item = &'a N
         entries("namespaces").iter().for_each(|(name, _)| add(Some(&name.text)));
         let of = |node: &'a Node| node.get("namespace").and_then(Node::text);
         entries("services").iter().for_each(|(_, service)| add(of(service)));
-        ["routes", "externals"].iter().flat_map(|key| items(key)).for_each(|item| add(of(item)));
+        ["routes", "externals", "rateLimits"]
+            .iter()
+            .flat_map(|key| items(key))
+            .for_each(|item| add(of(item)));
     }
     if namespaces.is_empty() {
         namespaces.insert(Namespace::from("default"));
@@ -156,6 +154,9 @@ impl Reader<'_, '_> {
         }
         for node in tree.get("routes").map(Node::items).unwrap_or_default() {
             self.route(node);
+        }
+        for node in tree.get("rateLimits").map(Node::items).unwrap_or_default() {
+            self.rate_limit(node);
         }
     }
 
@@ -191,15 +192,16 @@ impl Reader<'_, '_> {
         if protocol == Some(Protocol::Tcp) {
             self.judge_tcp(node);
         }
+        let aliases = node.get("aliases").map(|node| self.aliases(&namespace, node));
+        let (aliases, local_ports) = aliases.unzip();
+        let mut treatment = self.treatment(node);
+        treatment.knobs.inbound_port = node.get("inbound").map(|node| self.inbound(node));
         let document = self.checker.document();
-        let service = ServicePolicy {
-            aliases: node.get("aliases").map(|node| self.aliases(&namespace, node)),
-            protocol,
-            treatment: self.treatment(node),
-            origin: Some(said::of_service(document.origin(name), node, document)),
-            ..ServicePolicy::default()
-        };
-        self.of(&namespace).services.insert(name.text.as_str().into(), service);
+        let origin = Some(said::of_service(document.origin(name), node, document));
+        // A route in another file may have come first.
+        let service = self.of(&namespace).services.entry(name.text.as_str().into()).or_default();
+        (service.aliases, service.local_ports) = (aliases, local_ports.unwrap_or_default());
+        (service.protocol, service.treatment, service.origin) = (protocol, treatment, origin);
     }
 
     /// What has no meaning where there are only bytes.
@@ -212,20 +214,6 @@ impl Reader<'_, '_> {
                 }
             }
         }
-    }
-
-    fn aliases(&mut self, namespace: &Namespace, node: &Node) -> Vec<Alias> {
-        let mut aliases = Vec::new();
-        for item in node.items() {
-            let Some(name) = item.get("name").and_then(Node::written) else { continue };
-            let Some(port) = number(item.get("port")) else { continue };
-            let alias = Alias { name: name.text.as_str().into(), port };
-            let what = format!("the alias `{alias}` in `{namespace}`");
-            if self.seen.is_first(self.checker, &what, name, TWO_SERVICES) {
-                aliases.push(alias);
-            }
-        }
-        aliases
     }
 
     pub(super) fn treatment(&mut self, node: &Node) -> Treatment {
@@ -264,6 +252,7 @@ impl Reader<'_, '_> {
         let gate = ready("gate").and_then(Node::text);
         let readiness =
             gate.map(|gate| if gate == "running" { Readiness::Running } else { Readiness::Healthy });
+        let knobs = knobs.over(&transport::knobs(node));
         Treatment { knobs, readiness }
     }
 
@@ -319,63 +308,9 @@ impl Reader<'_, '_> {
             }
         }
     }
-
-    fn external(&mut self, node: &Node) {
-        let Some(name) = node.get("name").and_then(Node::written) else { return };
-        let Some(namespace) = self.known.namespace(self.checker, node.get("namespace"), name) else { return };
-        let what = format!("the external service `{namespace}/{}`", name.text);
-        if !self.seen.is_first(self.checker, &what, name, TWO_SERVICES) {
-            return;
-        }
-        let Some(port) = number(node.get("port")) else { return };
-        let zone: Option<Arc<str>> = node.get("zone").and_then(Node::text).map(Into::into);
-        let places = node.get("endpoints").map(Node::items).unwrap_or_default();
-        let mut registrations: Vec<Registration> =
-            places.iter().filter_map(|place| registration(place, zone.clone())).collect();
-        registrations.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-        registrations.dedup();
-        let key = ServiceKey { namespace: namespace.clone(), name: name.text.as_str().into() };
-        let document = self.checker.document();
-        let place = |key: &str| node.get(key).map(|node| document.line_of(node.spot()));
-        let protocol_said = node.get("appProtocol").and_then(Node::text).zip(place("appProtocol"));
-        let said = [
-            place("port").map(|place| Said::new("aliases", "", place)),
-            protocol_said.map(|(protocol, place)| Said::new("appProtocol", protocol, place)),
-        ];
-        let spec = ServiceSpec {
-            protocol: protocol(node).unwrap_or_default(),
-            aliases: vec![Alias { name: key.name.shared(), port }],
-            knobs: Knobs::default(),
-            readiness: Readiness::default(),
-            created_at: None,
-            origin: Origin::new(document.origin(name), said.into_iter().flatten()),
-            rules: Arc::default(),
-            versions: Arc::default(),
-            key,
-        };
-        let external = External { spec: Arc::new(spec), registrations };
-        self.of(&namespace).externals.insert(ServiceName::from(name.text.as_str()), external);
-    }
 }
 
-fn registration(place: &Node, zone: Option<Arc<str>>) -> Option<Registration> {
-    let text = place.text()?;
-    let place: SocketAddr = text.parse().ok()?;
-    Some(Registration {
-        instance: text.into(),
-        address: Some(place.ip()),
-        port: Some(place.port()),
-        zone,
-        version: None,
-        phase: Phase::Running(Health::NoCheck),
-        started_at: None,
-        member: Member::File,
-        foreign_tls: false,
-        held: false,
-    })
-}
-
-fn protocol(node: &Node) -> Option<Protocol> {
+pub(super) fn protocol(node: &Node) -> Option<Protocol> {
     node.get("appProtocol")?.text()?.parse().ok()
 }
 
@@ -412,6 +347,6 @@ pub(super) fn number<T: FromStr>(node: Option<&Node>) -> Option<T> {
     node?.text()?.parse().ok()
 }
 
-fn switch(node: Option<&Node>) -> Option<bool> {
+pub(super) fn switch(node: Option<&Node>) -> Option<bool> {
     node?.text()?.parse().ok()
 }

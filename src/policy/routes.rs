@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::reach::limit;
 use super::read::{Reader, number, retry, time};
 use super::{NamespacePolicy, Policy, said};
 use crate::diagnostic::{BAD_VALUE, Node, Written};
@@ -18,12 +19,13 @@ use crate::model::{
 };
 
 /// The key of a filter's body, by its type.
-const BODIES: [(&str, &str); 5] = [
+const BODIES: [(&str, &str); 6] = [
     ("RequestHeaderModifier", "requestHeaderModifier"),
     ("ResponseHeaderModifier", "responseHeaderModifier"),
     ("RequestMirror", "requestMirror"),
     ("RequestRedirect", "requestRedirect"),
     ("Fault", "fault"),
+    ("RateLimit", "rateLimit"),
 ];
 
 impl Reader<'_, '_> {
@@ -134,6 +136,7 @@ impl Reader<'_, '_> {
                 let (path, host) = (path.map(Into::into), host.map(Into::into));
                 rule.action = Action::Redirect(Redirect { path, host, status });
             }
+            "rateLimit" => rule.knobs.outbound_limit = limit(body),
             _ => {
                 let part = |key: &str| body.get(key);
                 let percent = |node: &Node| number(node.get("percent")).unwrap_or(100);
@@ -214,7 +217,7 @@ fn header_changes(node: &Node) -> HeaderChanges {
     HeaderChanges { set: pairs("set"), add: pairs("add"), remove }
 }
 
-/// Orders the rules of each service, and notes which versions of which services they name.
+/// Orders the rules of each service, lays rate limits over what else is said of it, and notes which versions of which services they name.
 pub(super) fn settle(policy: &mut Policy) {
     let mut named: BTreeMap<(Namespace, ServiceName), BTreeSet<Arc<str>>> = BTreeMap::new();
     for (namespace, NamespacePolicy { services, .. }) in &mut policy.namespaces {
@@ -226,6 +229,16 @@ pub(super) fn settle(policy: &mut Policy) {
                     named.entry(key).or_default().insert(Arc::clone(version));
                 }
             }
+        }
+    }
+    for namespace in policy.namespaces.values_mut() {
+        for (service, (limits, said)) in std::mem::take(&mut namespace.limits) {
+            let service = namespace.services.entry(service).or_default();
+            service.treatment.knobs = limits.over(&service.treatment.knobs);
+            let known = service.origin.take();
+            let who = known.as_deref().or(said.first().map(|it| &*it.place)).unwrap_or_default();
+            let below = known.iter().flat_map(|known| known.said()).cloned();
+            service.origin = Some(Origin::new(who, said.iter().cloned().chain(below)));
         }
     }
     for ((namespace, service), versions) in named {

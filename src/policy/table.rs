@@ -9,6 +9,10 @@ use std::time::Duration;
 use crate::diagnostic::check::NameRule;
 use crate::diagnostic::shape::{Key, Shape};
 
+mod transport;
+use super::reach::read_place;
+use transport::{BUDGET, HEALTH_CHECK, POOL, PROTOCOL_OPTIONS, ZONE_AWARE};
+
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -69,7 +73,8 @@ static TRIGGER_LIST: Shape = Shape::List(&TRIGGER);
 static CODE: Shape = Shape::Number(400, 599);
 static CODES: Shape = Shape::List(&CODE);
 static BACKOFF: Shape = Shape::Duration(MILLISECOND, MINUTE);
-static RETRY: Shape = Shape::Map(&[
+static RETRY: Shape = Shape::Map(&RETRY_KEYS);
+const RETRY_KEYS: [Key; 6] = [
     Key::new("attempts", &ATTEMPTS, "Retries after the first try; 0 is none. For TCP, connects.").or("2"),
     Key::new("triggers", &TRIGGER_LIST, "What is retried, in Envoy's words or App Mesh's.")
         .or(r#"["connect-failure", "refused-stream", "unavailable"]"#),
@@ -78,7 +83,17 @@ static RETRY: Shape = Shape::Map(&[
     Key::new("otherHost", &SWITCH, "Whether a retry goes to another endpoint where there is one.").or("true"),
     Key::new("idempotentOnly", &SWITCH, "Whether POST and PATCH are retried only when nothing was sent.")
         .or("false"),
-]);
+];
+static SERVICE_RETRY: Shape = Shape::Map(&with_budget());
+const fn with_budget() -> [Key; 7] {
+    let [attempts, triggers, codes, backoff, host, idempotent] = RETRY_KEYS;
+    let budget = Key::new(
+        "budget",
+        &BUDGET,
+        "How many retries of one sidecar may be under way, in place of the breaker's number.",
+    );
+    [attempts, triggers, codes, backoff, host, idempotent, budget]
+}
 
 static ERRORS: Shape = Shape::Number(0, 1000);
 static OUTLIERS: Shape = Shape::Map(&[
@@ -107,8 +122,8 @@ static LOAD_BALANCING: Shape = Shape::Map(&[
         "Below this share of healthy endpoints all are used; 0 is never.",
     )
     .or("50"),
+    Key::new("zoneAware", &ZONE_AWARE, "Whether endpoints of the caller's own zone come first."),
 ]);
-
 static BREAKER: Shape = Shape::Map(&[
     Key::new("maxConnections", &LIMIT, "Connections of one sidecar.").or("2147483647"),
     Key::new("maxPendingRequests", &LIMIT, "Requests of one sidecar that wait for a connection.")
@@ -145,39 +160,65 @@ static ALIAS_NAME: Shape = Shape::Name(ALIAS);
 static ONE_ALIAS: Shape = Shape::Map(&[
     Key::new("name", &ALIAS_NAME, "What clients dial.").required(),
     Key::new("port", &PORT, "On which port.").required(),
+    Key::new("localhostPort", &PORT, "On this port of 127.0.0.1 too, in every client."),
+    Key::new(
+        "address",
+        &LOOPBACK,
+        "At which loopback address, in place of the one that follows from the name.",
+    ),
 ]);
+static LOOPBACK: Shape = Shape::Kind("a loopback address that is free", "127.200.0.1", is_free_loopback);
 static ALIASES: Shape = Shape::List(&ONE_ALIAS);
 
-const TREATMENT: [Key; 7] = [
+const TREATMENT: [Key; 10] = [
     Key::new("timeouts", &TIMEOUTS, "How long clients wait."),
-    Key::new("retry", &RETRY, "What clients try again."),
+    Key::new("retry", &SERVICE_RETRY, "What clients try again."),
     Key::new("outlierDetection", &OUTLIERS, "When clients leave an endpoint out."),
+    Key::new(
+        "healthCheck",
+        &HEALTH_CHECK,
+        "What clients' sidecars ask endpoints by themselves; without, nothing.",
+    ),
     Key::new("loadBalancing", &LOAD_BALANCING, "Which endpoint is next."),
     Key::new("circuitBreaker", &BREAKER, "How much clients ask for at a time."),
+    Key::new("connectionPool", &POOL, "How long connections to endpoints last."),
+    Key::new("protocolOptions", &PROTOCOL_OPTIONS, "What is particular in the protocol."),
     Key::new("readiness", &READINESS, "When a task counts as ready."),
     Key::new("accessLog", &ACCESS_LOG, "What clients' sidecars log."),
 ];
 
-const fn service_keys() -> [Key; 10] {
-    let [timeouts, retry, outliers, balancing, breaker, readiness, log] = TREATMENT;
+static INBOUND_MODE: Shape = Shape::Word(&["direct", "sidecar"]);
+static INBOUND_PORT: Shape = Shape::Number(1024, 65535);
+static INBOUND: Shape = Shape::Map(&[
+    Key::new("mode", &INBOUND_MODE, "sidecar: its own sidecars take its requests in.").or("direct"),
+    Key::new("port", &INBOUND_PORT, "On which port they do; of a task with several services, one for each.")
+        .or("15006"),
+]);
+
+const fn service_keys() -> [Key; 14] {
+    let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, log] = TREATMENT;
     [
         Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
         Key::new("aliases", &ALIASES, "What clients dial."),
         Key::new("appProtocol", &PROTOCOL, "What is spoken on its port.").or("tcp"),
+        Key::new("inbound", &INBOUND, "Who takes its requests in."),
         timeouts,
         retry,
         outliers,
+        check,
         balancing,
         breaker,
+        pool,
+        options,
         readiness,
         log,
     ]
 }
-pub(super) static SERVICE_KEYS: [Key; 10] = service_keys();
+pub(super) static SERVICE_KEYS: [Key; 14] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
-pub(super) static DEFAULT_KEYS: [Key; 7] = TREATMENT;
+pub(super) static DEFAULT_KEYS: [Key; 10] = TREATMENT;
 static DEFAULTS: Shape = Shape::Map(&DEFAULT_KEYS);
 static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[
@@ -267,8 +308,35 @@ static FAULT: Shape = Shape::Map(&[
     Key::new("delay", &DELAY, "A pause before the request goes on."),
     Key::new("abort", &ABORT, "An answer in place of the service's."),
 ]);
-pub(super) const FILTERS: [&str; 5] =
-    ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect", "Fault"];
+pub(super) const FILTERS: [&str; 6] = [
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "RequestMirror",
+    "RequestRedirect",
+    "Fault",
+    "RateLimit",
+];
+static PER: Shape = Shape::Duration(Duration::from_millis(50), DAY);
+static LIMIT_RATE: Shape = Shape::Map(&[
+    Key::new("requests", &LIMIT, "So many requests; the others are answered with 429.").required(),
+    Key::new("per", &PER, "In this time.").or("1s"),
+    Key::new("burst", &LIMIT, "So many at once at most. By default as many as `requests`."),
+]);
+static SIDE: Shape = Shape::Word(&["outbound", "inbound"]);
+static RATE_LIMIT: Shape = Shape::Map(&[
+    Key::new("service", &SERVICE_NAME, "Whose requests.").required(),
+    Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
+    Key::new(
+        "at",
+        &SIDE,
+        "outbound: what each client's sidecar sends; inbound: what its own sidecars let in.",
+    )
+    .or("outbound"),
+    Key::new("requests", &LIMIT, "So many requests; of TCP, connections.").required(),
+    Key::new("per", &PER, "In this time.").or("1s"),
+    Key::new("burst", &LIMIT, "So many at once at most. By default as many as `requests`."),
+]);
+static RATE_LIMITS: Shape = Shape::List(&RATE_LIMIT);
 static FILTER_TYPE: Shape = Shape::Word(&FILTERS);
 static FILTER: Shape = Shape::Map(&[
     Key::new("type", &FILTER_TYPE, "What is done.").required(),
@@ -277,6 +345,7 @@ static FILTER: Shape = Shape::Map(&[
     Key::new("requestMirror", &MIRROR, "For RequestMirror."),
     Key::new("requestRedirect", &REDIRECT, "For RequestRedirect."),
     Key::new("fault", &FAULT, "For Fault."),
+    Key::new("rateLimit", &LIMIT_RATE, "For RateLimit."),
 ]);
 static FILTER_LIST: Shape = Shape::List(&FILTER);
 static ROUTE_TIMEOUTS: Shape = Shape::Map(&[
@@ -301,7 +370,7 @@ static ROUTE_SHAPE: Shape = Shape::Map(&[
 ]);
 static ROUTES: Shape = Shape::List(&ROUTE_SHAPE);
 
-static PLACE: Shape = Shape::Kind("an address with a port", "10.9.0.4:9443", is_place);
+static PLACE: Shape = Shape::Kind("an address or a name, with a port", "10.9.0.4:9443", is_place);
 static PLACES: Shape = Shape::List(&PLACE);
 static EXTERNAL: Shape = Shape::Map(&[
     Key::new("name", &SERVICE_NAME, "Its name.").required(),
@@ -322,6 +391,7 @@ pub(super) static POLICY: Shape = Shape::File(&[
     Key::new("namespaces", &NAMESPACES, "What holds for whole namespaces."),
     Key::new("services", &SERVICES, "How clients treat single services, by discovery name."),
     Key::new("routes", &ROUTES, "Where requests go."),
+    Key::new("rateLimits", &RATE_LIMITS, "How much each sidecar sends or lets in."),
     Key::new("externals", &EXTERNALS, "Services that are neither in ECS nor in Cloud Map."),
 ]);
 
@@ -332,6 +402,11 @@ fn is_token(text: &str) -> bool {
 }
 
 fn is_place(text: &str) -> bool {
-    text.parse::<std::net::SocketAddr>()
-        .is_ok_and(|place| place.port() > 0 && !place.ip().is_unspecified() && !place.ip().is_multicast())
+    read_place(text).is_some()
+}
+
+/// Neither where everybody listens nor where Service Connect does.
+fn is_free_loopback(text: &str) -> bool {
+    let octets = text.parse::<std::net::Ipv4Addr>().map(|address| address.octets());
+    octets.is_ok_and(|octets| octets[0] == 127 && octets[1] != 255 && octets[..3] != [127, 0, 0])
 }

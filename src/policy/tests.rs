@@ -32,15 +32,10 @@ fn problems(text: &str) -> Vec<String> {
 
 fn spec(name: &str) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec {
-        key: ServiceKey::new("prod", name),
         protocol: Protocol::Http,
         aliases: vec![Alias { name: name.into(), port: 8080 }],
         knobs: Knobs { request_timeout: Some(Duration::from_secs(7)), ..Knobs::default() },
-        readiness: Readiness::Healthy,
-        created_at: None,
-        origin: "ecs prod-a/payments".into(),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(ServiceKey::new("prod", name), "ecs prod-a/payments")
     })
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Name, ProxyClass, Resource, ResourceType, Snapshot, Version};
+use super::{Home, Name, ProxyClass, Resource, ResourceType, Snapshot, Version};
 
 /// The part of a snapshot that one client may see: what is meant for its class, without listeners on ports
 /// its own task occupies, since neither the listener nor the application could then bind (`product.md`,
@@ -17,6 +17,8 @@ pub struct Slice {
     snapshot: Arc<Snapshot>,
     class: ProxyClass,
     occupied: BTreeSet<u16>,
+    /// What the client says that it belongs to.
+    service: Arc<str>,
 }
 
 impl Slice {
@@ -25,7 +27,13 @@ impl Slice {
     pub fn new(snapshot: Arc<Snapshot>, class: ProxyClass, task: &str, declared: &[u16]) -> Self {
         let known = snapshot.occupied_ports(task).iter();
         let occupied = known.chain(declared).copied().collect();
-        Self { snapshot, class, occupied }
+        Self { snapshot, class, occupied, service: Arc::default() }
+    }
+
+    /// The same for a client that belongs to a service, and may see what is meant for that alone.
+    #[must_use]
+    pub fn in_service(self, service: &Arc<str>) -> Self {
+        Self { service: Arc::clone(service), ..self }
     }
 
     /// The whole snapshot.
@@ -69,8 +77,12 @@ impl Slice {
     /// The version of all that the client may see of a type: it differs if and only if the content does.
     pub fn version(&self, kind: ResourceType) -> Version {
         let mut total = self.snapshot.index.total(kind, self.class);
+        let own = self.snapshot.index.at_home(&self.service).filter(|(own, _)| *own == kind);
+        own.filter_map(|(_, name)| self.get(kind, name))
+            .for_each(|own| total = total.wrapping_add(own.share()));
         if kind == ResourceType::Listener {
-            self.withheld().for_each(|listener| total = total.wrapping_sub(listener.share()));
+            let withheld = self.withheld().filter(|listener| listener.home.is_none());
+            withheld.for_each(|listener| total = total.wrapping_sub(listener.share()));
         }
         Version::from(total)
     }
@@ -83,7 +95,12 @@ impl Slice {
     }
 
     fn is_mine(&self, resource: &Resource) -> bool {
+        let is_home = |home: &Home| {
+            let has_port = self.occupied.is_empty() || self.occupied.contains(&home.port);
+            has_port && home.service == self.service
+        };
         resource.only_for.is_none_or(|class| class == self.class)
+            && resource.home.as_ref().is_none_or(is_home)
     }
 
     fn shows(&self, resource: &Resource) -> bool {

@@ -221,7 +221,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::model::{Health, Knobs, Place, Protocol, Readiness, ServiceSpec, StopCause};
+    use crate::model::{Health, Place, Protocol, ServiceSpec, StopCause};
 
     fn guard() -> Guard {
         of(2)
@@ -240,15 +240,9 @@ mod tests {
         let mut view = View::default();
         for (name, count) in services {
             let spec = ServiceSpec {
-                key: key(name),
                 protocol: Protocol::Http,
                 aliases: Vec::new(),
-                knobs: Knobs::default(),
-                readiness: Readiness::default(),
-                created_at: None,
-                origin: "test".into(),
-                rules: Arc::default(),
-                versions: Arc::default(),
+                ..ServiceSpec::new(key(name), "test")
             };
             let registration = |number: usize| Registration {
                 instance: format!("{name}-{number:03}").as_str().into(),

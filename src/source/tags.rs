@@ -86,6 +86,7 @@ pub(super) struct PortTags {
     pub request_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub retry_attempts: Option<u32>,
+    pub inbound_port: Option<u16>,
 }
 
 /// What a service is in the mesh.
@@ -103,10 +104,10 @@ pub(super) enum Role {
 const OF_SERVICE: [&str; 4] = ["namespace", "role", "readiness", VERSION];
 /// The key of the version of a service that a task is.
 pub(super) const VERSION: &str = "version";
-const OF_PORT: [&str; 6] =
-    ["discovery-name", "alias", "protocol", "timeout.request", "timeout.idle", "retry.attempts"];
+const OF_PORT: [&str; 7] =
+    ["discovery-name", "alias", "protocol", "timeout.request", "timeout.idle", "retry.attempts", "inbound"];
 /// Keys that are promised for later.
-const NOT_YET: [&str; 3] = ["imports", "drain.window", "inbound"];
+const NOT_YET: [&str; 2] = ["imports", "drain.window"];
 
 /// Reads the tags of the service called `object`, or of its tasks, as `place` says; their keys have lost their prefix.
 pub(super) fn read(object: &str, place: &Place, tags: &Tags) -> TagLayer {
@@ -190,6 +191,7 @@ impl PortTags {
             request_timeout: self.request_timeout.or(below.request_timeout),
             idle_timeout: self.idle_timeout.or(below.idle_timeout),
             retry_attempts: self.retry_attempts.or(below.retry_attempts),
+            inbound_port: self.inbound_port.or(below.inbound_port),
         }
     }
 }
@@ -286,6 +288,7 @@ fn of_port(layer: &mut TagLayer, tag: &Tag<'_>, word: &str, port: &str) -> Resul
         }
         "timeout.request" => tags.request_timeout = Some(tag.value(words::timeout)?),
         "timeout.idle" => tags.idle_timeout = Some(tag.value(words::timeout)?),
+        "inbound" => tags.inbound_port = Some(tag.value(words::inbound_port)?),
         _ => tags.retry_attempts = Some(tag.value(words::retries)?),
     }
     Ok(())
@@ -358,6 +361,7 @@ mod tests {
             ("timeout.request/http", "0s"),
             ("timeout.idle/admin", "1h30m"),
             ("retry.attempts/http", "0"),
+            ("inbound/http", "15006"),
         ]);
         assert_eq!(layer.findings, []);
         assert_eq!(layer.namespace, Some((Place::Tag, "prod".to_owned())));
@@ -367,6 +371,7 @@ mod tests {
         );
         let alias = |name: &str, port| Alias { name: name.into(), port };
         let http = PortTags {
+            inbound_port: Some(15006),
             keys: layer.ports["http"].keys.clone(),
             discovery_name: Some("pay".into()),
             aliases: Some(vec![alias("payments", 8080), alias("pay", 80)]),
@@ -376,7 +381,7 @@ mod tests {
             retry_attempts: Some(0),
         };
         assert_eq!(layer.ports["http"], http);
-        assert_eq!(http.keys.len(), 5);
+        assert_eq!(http.keys.len(), 6);
         assert_eq!(layer.ports["admin"].idle_timeout, Some(Duration::from_secs(5_400)));
     }
 
@@ -394,7 +399,6 @@ mod tests {
             ("role/http", "`legation:role` is about the whole service"),
             ("imports", "this release does not support"),
             ("drain.window", "this release does not support"),
-            ("inbound/http", "this release does not support `legation:inbound`"),
         ] {
             let finding = complaint(key, "x");
             assert_eq!(finding.code, "CFG001", "{key}");
@@ -415,6 +419,7 @@ mod tests {
             ("timeout.request/http", "25h", "expected at most `24h`"),
             ("timeout.idle/http", "1 h", "expected a duration"),
             ("retry.attempts/http", "11", "expected a number from 0 to 10"),
+            ("inbound/http", "80", "expected a port from 1024 to 65535"),
         ] {
             let finding = complaint(key, value);
             assert_eq!(finding.code, "CFG002", "{key} = {value}");

@@ -55,6 +55,13 @@ pub fn timeout(text: &str) -> Result<Duration, Wrong> {
     Ok(timeout)
 }
 
+/// A port on which a sidecar without privileges may listen.
+pub fn inbound_port(text: &str) -> Result<u16, Wrong> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| plain && *port >= 1024);
+    port.ok_or_else(|| Wrong::all(text, "expected a port from 1024 to 65535"))
+}
+
 /// A number of retries, 0 to [`MOST_RETRIES`].
 pub fn retries(text: &str) -> Result<u32, Wrong> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -6,7 +6,11 @@
 //! Invariant: follows from the description alone.
 
 use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster, OutlierDetection, circuit_breakers::Thresholds, cluster,
+    CircuitBreakers, Cluster, OutlierDetection, UpstreamConnectionOptions,
+    circuit_breakers::{Thresholds, thresholds},
+    cluster,
+    cluster::common_lb_config::LocalityConfigSpecifier,
+    cluster::{DiscoveryType, DnsLookupFamily},
 };
 use envoy_types::pb::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, RoutingPriority,
@@ -18,10 +22,10 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     },
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use prost::Message;
 
-use super::{ads, number, profile, proto};
+use super::{ads, endpoint, number, probe, profile, proto};
 use crate::model::{Balancing, Knobs, Protocol, ServiceKey, ServiceSpec};
 use crate::snapshot::{Name, Resource, ResourceType};
 
@@ -43,13 +47,24 @@ pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
     let (name, knobs) = (version_name(&spec.key, version), &spec.knobs);
     let panic = knobs.panic_percent.unwrap_or(profile::PANIC_THRESHOLD_PERCENT);
     let (lb_policy, lb_config) = balancer(knobs);
+    let hosts = &spec.reach.hosts;
+    let discovery = match hosts.len() {
+        0 => DiscoveryType::Eds,
+        1 => DiscoveryType::LogicalDns, // which gRPC libraries know too
+        _ => DiscoveryType::StrictDns,
+    };
+    let eds = cluster::EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }; // the cluster's name
     let cluster = Cluster {
         name: name.to_string(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(cluster::EdsClusterConfig {
-            eds_config: Some(ads()),
-            service_name: String::new(), // the cluster's name
-        }),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
+        eds_cluster_config: hosts.is_empty().then_some(eds),
+        load_assignment: (!hosts.is_empty()).then(|| endpoint::of_hosts(&name, hosts)),
+        dns_lookup_family: if hosts.is_empty() {
+            DnsLookupFamily::Auto
+        } else {
+            DnsLookupFamily::V4Preferred
+        }
+        .into(),
         connect_timeout: Some(proto(knobs.connect_timeout.unwrap_or(profile::CONNECT_TIMEOUT))),
         lb_policy: lb_policy.into(),
         lb_config,
@@ -57,17 +72,32 @@ pub fn cluster(spec: &ServiceSpec, version: Option<&str>) -> Resource {
             healthy_panic_threshold: Some(Percent { value: panic.into() }),
             // Envoy would hold health-only updates back for a second.
             update_merge_window: Some(proto(std::time::Duration::ZERO)),
+            locality_config_specifier: Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones(knobs))),
             ..Default::default()
         }),
         // ECS is the authority: an endpoint that it took away goes, whatever a check says.
         ignore_health_on_host_removal: true,
         outlier_detection: Some(outlier_detection(knobs)),
+        health_checks: knobs
+            .health_check
+            .iter()
+            .map(|check| probe::health_check(check, spec.protocol))
+            .collect(),
+        upstream_connection_options: knobs.tcp_keepalive.map(|keepalive| UpstreamConnectionOptions {
+            tcp_keepalive: Some(probe::keepalive(&keepalive)),
+            ..Default::default()
+        }),
         circuit_breakers: Some(CircuitBreakers { thresholds: vec![limits(knobs)], ..Default::default() }),
         typed_extension_protocol_options: http_options(spec).into_iter().collect(),
         ..Default::default()
     };
-    Resource::encode(ResourceType::Cluster, Name::clone(&name), &cluster)
-        .depending_on([(ResourceType::Endpoint, name)])
+    let endpoints = hosts.is_empty().then(|| (ResourceType::Endpoint, Name::clone(&name)));
+    Resource::encode(ResourceType::Cluster, name, &cluster).depending_on(endpoints)
+}
+
+/// For a cluster of which nothing is said.
+pub(super) fn no_limits() -> CircuitBreakers {
+    CircuitBreakers { thresholds: vec![limits(&Knobs::default())], ..Default::default() }
 }
 
 /// Which endpoint is next, and how new ones come in.
@@ -89,6 +119,18 @@ fn balancer(knobs: &Knobs) -> (cluster::LbPolicy, Option<cluster::LbConfig>) {
         Balancing::Random => (LbPolicy::Random, None),
         Balancing::RingHash(_) => (LbPolicy::RingHash, None),
         Balancing::Maglev(_) => (LbPolicy::Maglev, None),
+    }
+}
+
+/// Whether the caller's zone comes first, and from how many endpoints on.
+fn zones(knobs: &Knobs) -> cluster::common_lb_config::ZoneAwareLbConfig {
+    let is_on = knobs.zone_aware.unwrap_or(true);
+    let usual = || profile::ENDPOINTS_PER_ZONE * knobs.zones.unwrap_or(profile::ZONES);
+    let least = knobs.zone_min_endpoints.unwrap_or_else(usual);
+    cluster::common_lb_config::ZoneAwareLbConfig {
+        routing_enabled: (!is_on).then_some(Percent { value: 0.0 }),
+        min_cluster_size: Some(UInt64Value { value: least.into() }),
+        ..Default::default()
     }
 }
 
@@ -116,23 +158,36 @@ fn limits(knobs: &Knobs) -> Thresholds {
         max_pending_requests: limit(knobs.max_pending_requests),
         max_requests: limit(knobs.max_requests),
         max_retries: limit(knobs.max_retries),
+        // Envoy would not look at the number then.
+        retry_budget: knobs.retry_budget.map(|budget| thresholds::RetryBudget {
+            budget_percent: Some(Percent { value: budget.percent.into() }),
+            min_retry_concurrency: Some(number(budget.min_parallel)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
 
 /// What is spoken to the endpoints; TCP has none.
-fn http_options(spec: &ServiceSpec) -> Option<(String, Any)> {
+pub(super) fn http_options(spec: &ServiceSpec) -> Option<(String, Any)> {
+    let knobs = &spec.knobs;
     let protocol = match spec.protocol {
         Protocol::Tcp => return None,
-        Protocol::Http => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        Protocol::Http2 | Protocol::Grpc => {
-            ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())
-        }
+        Protocol::Http => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions {
+            header_key_format: probe::header_key_format(knobs),
+            ..Default::default()
+        }),
+        Protocol::Http2 | Protocol::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+            max_concurrent_streams: knobs.max_concurrent_streams.map(number),
+            ..Default::default()
+        }),
     };
-    let idle = spec.knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
+    let idle = knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonHttpOptions {
             idle_timeout: Some(proto(idle)),
+            max_requests_per_connection: knobs.max_requests_per_connection.map(number),
+            max_connection_duration: knobs.max_connection_duration.filter(|it| !it.is_zero()).map(proto),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {

@@ -1,4 +1,4 @@
-//! EDS: one `ClusterLoadAssignment` for each service, and one for each version of it that a rule names.
+//! EDS: one `ClusterLoadAssignment` for each service, one for each version of it that a rule names, and one for each crew.
 //!
 //! It is not a judge: who is in is decided in the mesh.
 //!
@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{
     Address, HealthStatus, Locality, SocketAddress, address, socket_address::PortSpecifier,
@@ -18,15 +19,16 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
     lb_endpoint::HostIdentifier,
 };
 
-use super::{cluster, number};
-use crate::model::{Endpoint, ServiceKey, State};
-use crate::snapshot::{Resource, ResourceType};
+use super::{cluster, inbound, number};
+use crate::model::{Crew, Endpoint, Namespace, ServiceName, ServiceSpec, State};
+use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// An address, in the order in which addresses are listed.
 type Place = (IpAddr, u16);
 
 /// The load assignment of a service, or of one version of it.
-pub fn load_assignment(key: &ServiceKey, version: Option<&str>, endpoints: &[Endpoint]) -> Resource {
+pub fn load_assignment(spec: &ServiceSpec, version: Option<&str>, endpoints: &[Endpoint]) -> Resource {
+    let (key, inbound) = (&spec.key, inbound::port(spec));
     let name = cluster::version_name(key, version);
     let is_meant = |endpoint: &&Endpoint| version.is_none() || endpoint.version.as_deref() == version;
     // Of several at one place the best is believed; where no zone is known it is called nothing.
@@ -36,6 +38,7 @@ pub fn load_assignment(key: &ServiceKey, version: Option<&str>, endpoints: &[End
             && endpoint.verdict.state != State::Absent
         {
             let said = (endpoint.verdict.state, endpoint.zone.as_deref().unwrap_or_default());
+            let port = inbound.unwrap_or(port);
             places.entry((address, port)).and_modify(|best| *best = said.min(*best)).or_insert(said);
         }
     }
@@ -49,6 +52,41 @@ pub fn load_assignment(key: &ServiceKey, version: Option<&str>, endpoints: &[End
         ..Default::default()
     };
     Resource::encode(ResourceType::Endpoint, name, &assignment)
+}
+
+/// Hosts that the sidecar itself looks up.
+pub(super) fn of_hosts(name: &str, hosts: &[(Arc<str>, u16)]) -> ClusterLoadAssignment {
+    let endpoint = |(host, port): &(Arc<str>, u16)| LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
+            address: Some(place(host, *port)),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let locality =
+        LocalityLbEndpoints { lb_endpoints: hosts.iter().map(endpoint).collect(), ..Default::default() };
+    ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: vec![locality], ..Default::default() }
+}
+
+/// The name of a crew's load assignment, which Envoy's local cluster asks for. `@` is in no service's name.
+pub fn crew_name(namespace: &Namespace, service: &str) -> Name {
+    format!("{namespace}/@local/{service}").into()
+}
+
+/// Where the sidecars of a service are: Envoy compares this with where endpoints are to see how much may stay in its zone.
+pub fn crew_assignment(namespace: &Namespace, service: &ServiceName, crew: &Crew) -> Resource {
+    let name = crew_name(namespace, service.as_str());
+    let mut zones: BTreeMap<&str, Vec<(Place, State)>> = BTreeMap::new();
+    for (zone, address) in crew.iter() {
+        // Nobody sends anything there; but Envoy's own schema wants a port.
+        zones.entry(zone).or_default().push(((*address, 1), State::Healthy));
+    }
+    let assignment = ClusterLoadAssignment {
+        cluster_name: name.to_string(),
+        endpoints: zones.into_iter().map(|(zone, endpoints)| locality(zone, endpoints)).collect(),
+        ..Default::default()
+    };
+    Resource::encode(ResourceType::Endpoint, name, &assignment).only_for(ProxyClass::Sidecar)
 }
 
 fn locality(zone: &str, endpoints: Vec<(Place, State)>) -> LocalityLbEndpoints {
@@ -81,9 +119,13 @@ fn lb_endpoint(((address, port), state): (Place, State)) -> LbEndpoint {
 
 /// An address and port as Envoy writes them.
 pub(super) fn socket_address(address: IpAddr, port: u16) -> Address {
+    place(&address.to_string(), port)
+}
+
+fn place(host: &str, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
-            address: address.to_string(),
+            address: host.to_owned(),
             port_specifier: Some(PortSpecifier::PortValue(port.into())),
             ..Default::default()
         })),

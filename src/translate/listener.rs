@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -20,8 +20,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpPro
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{ads, cluster, endpoint, log, number, profile, proto, route, rule};
-use crate::model::{Alias, Knobs, MeshNamespace, Namespace, ServiceSpec};
+use super::{ads, cluster, endpoint, limit, log, number, probe, profile, proto, route, rule};
+use crate::model::{Alias, Knobs, MeshNamespace, Namespace, RateLimit, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 use crate::vip;
 
@@ -38,28 +38,40 @@ pub fn addresses(namespace: &MeshNamespace, spec: &ServiceSpec) -> Vec<Ipv4Addr>
 /// The listener of one alias: `prod/payments:8080`.
 pub fn alias_listener(spec: &ServiceSpec, alias: &Alias, address: Ipv4Addr) -> Resource {
     let name = route::alias_name(spec, alias);
-    let (filter, depends_on) = if spec.protocol.is_http() {
-        (http_filter(&name, &name, &spec.knobs), (ResourceType::Route, Name::clone(&name)))
+    at(spec, name.clone(), &name, (address, alias.port))
+}
+
+/// The same on a port of 127.0.0.1. No service can have that name, nor another alias that port.
+pub fn local_listener(spec: &ServiceSpec, alias: &Alias, port: u16) -> Resource {
+    let name = format!("{}/@localhost:{port}", spec.key.namespace).into();
+    at(spec, name, &route::alias_name(spec, alias), (Ipv4Addr::LOCALHOST, port))
+}
+
+fn at(spec: &ServiceSpec, name: Name, routes: &Name, place: (Ipv4Addr, u16)) -> Resource {
+    let (filters, depends_on) = if spec.protocol.is_http() {
+        (vec![http_filter(&name, routes, &spec.knobs)], (ResourceType::Route, Name::clone(routes)))
     } else {
-        (tcp_filter(spec, &name), (ResourceType::Cluster, cluster::name(&spec.key)))
+        let cluster = cluster::name(&spec.key);
+        let filters = tcp_filters(spec, &name, &cluster, spec.knobs.outbound_limit.as_ref());
+        (filters, (ResourceType::Cluster, cluster))
     };
-    listener(name, address, alias.port, filter).depending_on([depends_on])
+    listener(name, place, filters).depending_on([depends_on])
 }
 
 /// The listener that routes by Host, for applications with `HTTP_PROXY=http://127.0.0.1:15001`.
 pub fn proxy_listener(namespace: &Namespace, defaults: &Knobs) -> Resource {
     let name = route::proxy_name(namespace);
     let filter = http_filter(&name, &name, defaults);
-    listener(Name::clone(&name), Ipv4Addr::LOCALHOST, profile::PROXY_PORT, filter)
+    listener(Name::clone(&name), (Ipv4Addr::LOCALHOST, profile::PROXY_PORT), vec![filter])
         .depending_on([(ResourceType::Route, name)])
 }
 
-fn listener(name: Name, address: Ipv4Addr, port: u16, filter: Filter) -> Resource {
+fn listener(name: Name, (address, port): (Ipv4Addr, u16), filters: Vec<Filter>) -> Resource {
     let listener = Listener {
         name: name.to_string(),
         address: Some(endpoint::socket_address(IpAddr::V4(address), port)),
         traffic_direction: TrafficDirection::Outbound.into(),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![FilterChain { filters, ..Default::default() }],
         ..Default::default()
     };
     Resource::encode(ResourceType::Listener, name, &listener).binding(port).only_for(ProxyClass::Sidecar)
@@ -80,19 +92,23 @@ pub fn api_listener(spec: &ServiceSpec, name: &str) -> Resource {
         .only_for(ProxyClass::Grpc)
 }
 
-fn http_filter(stat: &str, routes: &str, knobs: &Knobs) -> Filter {
+pub(super) fn http_filter(stat: &str, routes: &str, knobs: &Knobs) -> Filter {
     let idle = knobs.idle_timeout.unwrap_or(profile::HTTP_IDLE_TIMEOUT);
     let fault = Any { type_url: rule::FAULT_TYPE.to_owned(), value: HttpFault::default().encode_to_vec() };
     let mut manager = manager(stat, routes);
-    // What it does is said by routes, so that no listener changes when a rule does.
+    // What they do is said by routes, so that no listener changes when a rule does.
+    let limit = http_filter_of(limit::FILTER, limit::filter());
     let fault = http_filter_of(rule::FAULT_FILTER, fault);
-    manager.http_filters.insert(0, fault);
+    manager.http_filters.splice(0..0, [limit, fault]);
     let manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(proto(idle)),
             ..Default::default()
         }),
+        http_protocol_options: probe::header_key_format(knobs)
+            .map(|format| Http1ProtocolOptions { header_key_format: Some(format), ..Default::default() }),
+        max_request_headers_kb: knobs.max_header_kilobytes.map(number),
         stream_idle_timeout: Some(proto(knobs.stream_idle_timeout.unwrap_or(idle))),
         access_log: log::access_log(knobs).into_iter().collect(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
@@ -125,12 +141,24 @@ fn http_filter_of(name: &str, config: Any) -> HttpFilter {
     HttpFilter { name: name.to_owned(), config_type, ..Default::default() }
 }
 
-fn tcp_filter(spec: &ServiceSpec, stat: &str) -> Filter {
+/// What becomes of connections to a TCP service: at most so many, to one cluster.
+pub(super) fn tcp_filters(
+    spec: &ServiceSpec,
+    stat: &str,
+    cluster: &str,
+    limit: Option<&RateLimit>,
+) -> Vec<Filter> {
+    let limit =
+        limit.map(|it| filter(limit::NETWORK_FILTER, limit::NETWORK_TYPE, &limit::of_connections(it)));
+    limit.into_iter().chain([tcp_filter(spec, stat, cluster)]).collect()
+}
+
+fn tcp_filter(spec: &ServiceSpec, stat: &str, cluster: &str) -> Filter {
     let idle = spec.knobs.idle_timeout.unwrap_or(profile::TCP_IDLE_TIMEOUT);
     let retries = spec.knobs.retry_attempts.unwrap_or(profile::RETRY_ATTEMPTS);
     let proxy = TcpProxy {
         stat_prefix: stat.to_owned(),
-        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(spec.key.to_string())),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         idle_timeout: Some(proto(idle)),
         max_connect_attempts: Some(number(retries + 1)),
         access_log: log::access_log(&spec.knobs).into_iter().collect(),

@@ -41,5 +41,9 @@ pub const MAX_EJECTION_PERCENT: u32 = 50;
 pub const PANIC_THRESHOLD_PERCENT: u32 = 50;
 /// Circuit breakers are open: Envoy's 3 parallel retries would make retries fail by themselves.
 pub const NO_LIMIT: u32 = 2_147_483_647;
+/// Zones make a difference from so many endpoints for each on, as in Service Connect.
+pub const ENDPOINTS_PER_ZONE: u32 = 2;
+/// How many zones there are where the source does not say. Ours, and with it Envoy's smallest cluster of 6.
+pub const ZONES: u32 = 3;
 /// Where the Host-routed proxy listens.
 pub const PROXY_PORT: u16 = 15001;

@@ -6,17 +6,16 @@
 //! Invariant: no two virtual hosts of a configuration share a domain, which Envoy would refuse.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route, route_match,
-};
+use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, route};
+use prost::Message;
 
-use super::cluster;
 use super::host::Names;
 use super::rule::{self, IsThere};
-use crate::model::{Alias, Namespace, Rule, ServiceName, ServiceSpec};
+use super::{cluster, limit, raw};
+use crate::model::{Alias, Namespace, Rule, ServiceSpec};
 use crate::snapshot::{Name, ProxyClass, Resource, ResourceType};
 
 /// The name of an alias's listener and of its routes. It is not the service's, so that a listener stays as it is,
@@ -46,37 +45,52 @@ pub fn service_routes(spec: &ServiceSpec, is_there: IsThere<'_>) -> Resource {
 }
 
 fn everything_to(spec: &ServiceSpec, name: Name, is_there: IsThere<'_>, with_filters: bool) -> Resource {
-    let routes = rule::routes(spec, is_there, with_filters);
-    let routes = RouteConfiguration {
-        name: name.to_string(),
-        virtual_hosts: vec![virtual_host(spec, vec!["*".to_owned()], routes)],
-        ..Default::default()
-    };
-    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters(spec, is_there))
+    let host = virtual_host(spec, vec!["*".to_owned()], is_there, with_filters);
+    configuration(name, vec![host]).depending_on(clusters(spec, is_there))
 }
 
-/// Routes by Host to every HTTP service that has `names`; an unknown host gets 404 with the reason.
-pub fn proxy_routes(
-    namespace: &Namespace,
-    specs: &[Arc<ServiceSpec>],
-    names: &BTreeMap<ServiceName, Names>,
+/// A service at the Host-routed proxy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Its virtual host, encoded.
+    bytes: Bytes,
+    /// Where it leads.
+    clusters: Vec<(ResourceType, Name)>,
+}
+
+/// An HTTP service that has `names` as the proxy routes to it.
+pub fn host(spec: &ServiceSpec, names: &Names, is_there: IsThere<'_>) -> Host {
+    let domains = names.iter().map(ToString::to_string).collect();
+    Host { bytes: virtual_host(spec, domains, is_there, true), clusters: clusters(spec, is_there).collect() }
+}
+
+/// Routes by Host to these services; an unknown host gets 404 with the reason.
+pub fn proxy_routes<'a>(namespace: &Namespace, hosts: impl Iterator<Item = &'a Host> + Clone) -> Resource {
+    let clusters = hosts.clone().flat_map(|host| host.clusters.iter().cloned());
+    let virtual_hosts = hosts.map(|host| host.bytes.clone()).chain([no_such_name()]).collect();
+    configuration(proxy_name(namespace), virtual_hosts).depending_on(clusters)
+}
+
+fn configuration(name: Name, virtual_hosts: Vec<Bytes>) -> Resource {
+    let routes = raw::RouteConfiguration { name: name.to_string(), virtual_hosts };
+    Resource::encode(ResourceType::Route, name, &routes)
+}
+
+fn virtual_host(
+    spec: &ServiceSpec,
+    domains: Vec<String>,
     is_there: IsThere<'_>,
-) -> Resource {
-    let name = proxy_name(namespace);
-    let named = || specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
-    let domains = |names: &Names| names.iter().map(ToString::to_string).collect();
-    let host = |(spec, names): (&Arc<ServiceSpec>, _)| {
-        virtual_host(spec, domains(names), rule::routes(spec, is_there, true))
+    with_filters: bool,
+) -> Bytes {
+    let limit = spec.knobs.outbound_limit.as_ref().filter(|_| with_filters);
+    let limit = limit.map(|limit| (limit::FILTER.to_owned(), limit::of_requests(limit)));
+    let host = raw::VirtualHost {
+        name: spec.key.to_string(),
+        domains,
+        routes: rule::routes(spec, is_there, with_filters).into_iter().map(raw::route).collect(),
+        typed_per_filter_config: BTreeMap::from_iter(limit),
     };
-    let mut virtual_hosts: Vec<_> = named().map(host).collect();
-    virtual_hosts.push(no_such_name());
-    let routes = RouteConfiguration { name: name.to_string(), virtual_hosts, ..Default::default() };
-    let clusters = named().flat_map(|(spec, _)| clusters(spec, is_there));
-    Resource::encode(ResourceType::Route, name, &routes).depending_on(clusters)
-}
-
-fn virtual_host(spec: &ServiceSpec, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
-    VirtualHost { name: spec.key.to_string(), domains, routes, ..Default::default() }
+    host.encode_to_vec().into()
 }
 
 /// Every cluster that a service's routes may lead to.
@@ -90,29 +104,26 @@ fn clusters<'a>(
     std::iter::once(cluster::name(&spec.key)).chain(named).map(|name| (ResourceType::Cluster, name))
 }
 
-fn no_such_name() -> VirtualHost {
+fn no_such_name() -> Bytes {
     let reason = HeaderValue {
         key: "x-legation-reason".to_owned(),
         value: "no-such-name".to_owned(),
         ..Default::default()
     };
-    VirtualHost {
+    let route = Route {
+        r#match: Some(rule::everything()),
+        action: Some(route::Action::DirectResponse(DirectResponseAction {
+            status: 404,
+            ..Default::default()
+        })),
+        response_headers_to_add: vec![HeaderValueOption { header: Some(reason), ..Default::default() }],
+        ..Default::default()
+    };
+    let host = raw::VirtualHost {
         name: "@no-such-name".to_owned(),
         domains: vec!["*".to_owned()],
-        routes: vec![Route {
-            r#match: Some(everything()),
-            action: Some(route::Action::DirectResponse(DirectResponseAction {
-                status: 404,
-                ..Default::default()
-            })),
-            response_headers_to_add: vec![HeaderValueOption { header: Some(reason), ..Default::default() }],
-            ..Default::default()
-        }],
+        routes: vec![raw::route(route)],
         ..Default::default()
-    }
-}
-
-fn everything() -> RouteMatch {
-    let prefix = route_match::PathSpecifier::Prefix("/".to_owned());
-    RouteMatch { path_specifier: Some(prefix), ..Default::default() }
+    };
+    host.encode_to_vec().into()
 }

@@ -27,7 +27,7 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use super::{cluster, number, profile, proto};
+use super::{cluster, limit, number, profile, proto};
 use crate::model::{
     Action, Backend, Balancing, Fault, HeaderChanges, Knobs, Match, PathMatch, Redirect, Rule, ServiceKey,
     ServiceName, ServiceSpec, ValueMatch,
@@ -50,7 +50,7 @@ pub(super) fn routes(spec: &ServiceSpec, is_there: IsThere<'_>, with_filters: bo
         with_careful(route, rule.matches.method.as_deref(), &knobs)
     });
     let everything = Route {
-        r#match: Some(route_match(&Match::default())),
+        r#match: Some(everything()),
         action: Some(route::Action::Route(RouteAction {
             cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(spec.key.to_string())),
             ..common(&spec.knobs)
@@ -112,9 +112,18 @@ fn of_rule(
     change_headers(&mut route, &rule.request_headers, &rule.response_headers);
     if with_filters && rule.fault != Fault::default() {
         let fault = Any { type_url: FAULT_TYPE.to_owned(), value: fault(&rule.fault).encode_to_vec() };
-        route.typed_per_filter_config = [(FAULT_FILTER.to_owned(), fault)].into();
+        route.typed_per_filter_config.insert(FAULT_FILTER.to_owned(), fault);
+    }
+    // The service's own limit is its virtual host's.
+    if let Some(limit) = rule.knobs.outbound_limit.as_ref().filter(|_| with_filters) {
+        route.typed_per_filter_config.insert(limit::FILTER.to_owned(), limit::of_requests(limit));
     }
     route
+}
+
+/// What is about every request.
+pub(super) fn everything() -> RouteMatch {
+    route_match(&Match::default())
 }
 
 /// The cluster of a backend.

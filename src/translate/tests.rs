@@ -10,21 +10,15 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::model::{Alias, Knobs, Protocol, Readiness, Reason, Service, ServiceKey, State, Verdict};
+use crate::model::{Alias, Knobs, Protocol, Reason, Service, ServiceKey, State, Verdict};
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
 fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Service {
     let spec = ServiceSpec {
-        key: ServiceKey::new("prod", name),
         protocol,
         aliases: vec![Alias { name: name.into(), port }],
-        knobs: Knobs::default(),
-        readiness: Readiness::Healthy,
-        created_at: None,
-        origin: "test".into(),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(ServiceKey::new("prod", name), "test")
     };
     Service { spec: Arc::new(spec), endpoints: endpoints.iter().map(|n| endpoint(*n)).collect() }
 }
@@ -49,8 +43,9 @@ fn namespace(services: impl IntoIterator<Item = Service>) -> MeshNamespace {
     let services: crate::model::Services =
         services.into_iter().map(|service| (service.spec.key.name.clone(), service)).collect();
     let names: Vec<Arc<str>> = services.keys().map(ServiceName::shared).collect();
-    let (addresses, _) = vip::assign("prod", &names);
+    let (addresses, _) = vip::assign("prod", &names, &BTreeMap::new());
     MeshNamespace {
+        crews: OrdMap::new(),
         name: "prod".into(),
         services,
         addresses: Arc::new(addresses),
@@ -145,7 +140,7 @@ fn an_alias_that_goes_over_to_another_service_keeps_its_listener() {
     let spec = Arc::make_mut(&mut heir.spec);
     spec.aliases = vec![Alias { name: "payments".into(), port: 8080 }];
     let mut after = namespace([heir]);
-    let (addresses, _) = vip::assign("prod", &["payments".into()]);
+    let (addresses, _) = vip::assign("prod", &["payments".into()], &BTreeMap::new());
     after.addresses = Arc::new(addresses);
     let after = Translator::default().translate(&after);
     let version = |tables: &Tables, kind| tables[kind]["prod/payments:8080"].version;
@@ -209,6 +204,14 @@ fn domains(routes: &Resource) -> Vec<String> {
     routes.virtual_hosts.into_iter().flat_map(|host| host.domains).collect()
 }
 
+fn proxy_routes(namespace: &crate::model::Namespace, specs: &[Arc<ServiceSpec>]) -> Resource {
+    let names = host::names(namespace, specs);
+    let named = specs.iter().filter_map(|spec| Some((spec, names.get(&spec.key.name)?)));
+    let hosts: Vec<_> =
+        named.map(|(spec, names)| route::host(spec, names, &|_: &ServiceName| true)).collect();
+    route::proxy_routes(namespace, hosts.iter())
+}
+
 #[test]
 fn no_two_virtual_hosts_share_a_domain() {
     let aliases = [("payments", 8080), ("payments.prod", 8080), ("payments.prod.prod", 80), ("payments", 80)];
@@ -221,8 +224,7 @@ fn no_two_virtual_hosts_share_a_domain() {
         })
         .collect();
     let prod = "prod".into();
-    let domains =
-        domains(&route::proxy_routes(&prod, &specs, &host::names(&prod, &specs), &|_: &ServiceName| true));
+    let domains = domains(&proxy_routes(&prod, &specs));
     let distinct: BTreeSet<_> = domains.iter().collect();
     assert_eq!(distinct.len(), domains.len(), "{domains:?}");
 }
@@ -261,7 +263,8 @@ proptest! {
     /// `xds.md`, item 92: gRPC refuses the whole assignment, or skips a locality without a word.
     #[test]
     fn a_load_assignment_is_one_that_grpc_takes(endpoints in prop::collection::vec(any_endpoint(), 0..12)) {
-        let resource = endpoint::load_assignment(&ServiceKey::new("prod", "payments"), None, &endpoints);
+        let spec = ServiceSpec::new(ServiceKey::new("prod", "payments"), "test");
+        let resource = endpoint::load_assignment(&spec, None, &endpoints);
         let assignment = ClusterLoadAssignment::decode(&*resource.any().unwrap().value).unwrap();
         let (mut localities, mut places) = (BTreeSet::new(), BTreeSet::new());
         for group in &assignment.endpoints {

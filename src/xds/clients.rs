@@ -27,7 +27,7 @@ pub struct Node {
     /// The availability zone.
     pub zone: String,
     /// The service that the sidecar belongs to, as it says.
-    pub service: String,
+    pub service: Arc<str>,
     /// `envoy 1.40.0`, as far as the client tells.
     pub user_agent: String,
     /// What kind of client it is.

@@ -55,7 +55,7 @@ pub fn identify(node: Option<&ProtoNode>) -> Result<(Node, String), Status> {
         id: node.id.as_str().into(),
         cluster: cut(&node.cluster),
         zone: node.locality.as_ref().map(|locality| cut(&locality.zone)).unwrap_or_default(),
-        service: text("service").map(|service| cut(&service)).unwrap_or_default(),
+        service: text("service").map(|service| cut(&service)).unwrap_or_default().into(),
         user_agent: format!("{}{}", cut(&node.user_agent_name), version.unwrap_or_default()),
         class: if grpc { ProxyClass::Grpc } else { ProxyClass::Sidecar },
         occupied_ports,

@@ -22,6 +22,7 @@ mod waiting;
 pub use holding::{Asked, Holding};
 pub(in crate::xds) use request::REASON_BYTES;
 pub use request::{Names, Request};
+pub(in crate::xds) use waiting::BEGINNING;
 use waiting::Waits;
 
 /// What leads to clusters.

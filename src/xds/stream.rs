@@ -19,6 +19,7 @@ use super::admission::{Permit, Refused};
 use super::clients::{Connected, Nack, Registered, Watched};
 use super::connection::Link;
 use super::counts::Counts;
+use super::early::Early;
 use super::identity::{identify, unknown_namespace};
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node as ProtoNode};
 use super::reader::Reader;
@@ -76,7 +77,7 @@ pub(super) fn run(
         let link = Arc::clone(&opening.link);
         let Some((node, request)) = first_request(&link, &mut requests).await? else { return };
         let mut stream = OpenStream::open(opening, node.as_ref())?;
-        stream.on_request(request)?;
+        stream.on_asked(request)?;
         loop {
             while let Some(response) = stream.next_response() {
                 for piece in stream.pieces(response) {
@@ -127,6 +128,7 @@ struct OpenStream {
     protocol: Protocol,
     follower: Arc<Follower>,
     confirmed: watch::Receiver<Option<Instant>>,
+    early: Early,
     /// The generation up to which everything about endpoints is said.
     told: u64,
     /// Set when the stream is to end as soon as everything is answered, at the latest then.
@@ -145,13 +147,14 @@ impl OpenStream {
         let snapshot = follower.take();
         let namespace = snapshot.namespace.clone();
         permit.enter_namespace(&namespace).map_err(refuse)?;
-        let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+        let slice =
+            Slice::new(snapshot, node.class, &node.id, &node.occupied_ports).in_service(&node.service);
         let confirmed = server.store.confirmed();
         let labels = StreamLabels { namespace: namespace.to_string(), protocol: terms.protocol.word() };
         server.metrics.streams.get_or_create(&labels).inc();
         let counts = server.counts(&namespace);
         info!(
-            node = %node.id, %namespace, service = node.service, client = node.user_agent,
+            node = %node.id, %namespace, service = &*node.service, client = node.user_agent,
             protocol = terms.protocol.word(), "sidecar connected"
         );
         let connected = Connected {
@@ -173,6 +176,8 @@ impl OpenStream {
             protocol,
             follower,
             confirmed,
+            // On a stream for one type the order says nothing.
+            early: if terms.only.is_some() { Early::Done } else { Early::default() },
             told: 0,
             ends_by: None,
             _permit: permit,
@@ -185,7 +190,7 @@ impl OpenStream {
             let watched = self.registered.shared.lock();
             (watched.session.next_deadline(), watched.session.awaits_confirmation())
         };
-        let deadline = deadline.into_iter().chain(self.ends_by).min();
+        let deadline = deadline.into_iter().chain(self.early.deadline()).chain(self.ends_by).min();
         let ending = self.ends_by.is_some();
         tokio::select! {
             biased;
@@ -193,7 +198,7 @@ impl OpenStream {
             message = requests.next() => match message? {
                 Some((node, request)) => {
                     self.check_node(node.as_ref())?;
-                    self.on_request(request)?;
+                    self.on_asked(request)?;
                 }
                 None => return Ok(false),
             },
@@ -203,7 +208,9 @@ impl OpenStream {
                 Ok(()) => self.on_confirmed(),
                 Err(_) => return Ok(false),
             },
-            () = sleep_until(deadline) => {}
+            () = sleep_until(deadline) => {
+                self.early.overdue(Instant::now()).map(|request| self.on_request(request)).transpose()?;
+            }
         }
         Ok(true)
     }
@@ -223,6 +230,10 @@ impl OpenStream {
             }
             None => Ok(()),
         }
+    }
+
+    fn on_asked(&mut self, request: Request) -> Result<(), Status> {
+        self.early.pass(request, Instant::now()).into_iter().try_for_each(|request| self.on_request(request))
     }
 
     fn on_request(&mut self, request: Request) -> Result<(), Status> {
@@ -288,7 +299,8 @@ impl OpenStream {
         let snapshot = self.follower.take();
         if snapshot.generation != watched.session.slice().snapshot().generation {
             let node = &self.registered.connected.node;
-            let slice = Slice::new(snapshot, node.class, &node.id, &node.occupied_ports);
+            let slice =
+                Slice::new(snapshot, node.class, &node.id, &node.occupied_ports).in_service(&node.service);
             watched.session.on_slice(slice);
         }
     }

@@ -15,8 +15,8 @@ use imbl::OrdMap;
 use legation::app;
 use legation::config::Config;
 use legation::model::{
-    Alias, Health, Knobs, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec,
-    ServiceView, View,
+    Alias, Health, Member, Phase, Protocol, Readiness, Registration, ServiceKey, ServiceSpec, ServiceView,
+    View,
 };
 use legation::source::CellWriter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -86,15 +86,10 @@ fn set(services: &mut Services, name: &str, endpoints: &str) -> anyhow::Result<(
     let spec = match services.get(&key) {
         Some(known) => Arc::clone(&known.spec),
         None => Arc::new(ServiceSpec {
-            key: key.clone(),
             protocol: Protocol::Http,
             aliases: vec![Alias { name: service.into(), port: 8080 }],
-            knobs: Knobs::default(),
             readiness: Readiness::Running,
-            created_at: None,
-            origin: "fed".into(),
-            rules: Arc::default(),
-            versions: Arc::default(),
+            ..ServiceSpec::new(key.clone(), "fed")
         }),
     };
     let endpoints = endpoints.split(',').filter(|place| !place.is_empty());

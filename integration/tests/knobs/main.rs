@@ -4,16 +4,17 @@
 
 #![allow(missing_docs, reason = "tests")]
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, ensure};
 use integration::scene::play;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::shop::Shop;
 
+mod reach;
 mod rows;
 mod shop;
+mod still;
+mod streams;
+mod transport;
 mod treatment;
 
 /// One knob, the policy that turns it, and how one sees it.
@@ -44,7 +45,8 @@ fn every_knob_turns_something() -> anyhow::Result<()> {
     play("knobs", async |scene| {
         let mut shop = Shop::open(scene.folder()).await?;
         let only = std::env::var("ONLY").unwrap_or_default();
-        let rows = treatment::rows().into_iter().chain(rows::rows());
+        let rows =
+            treatment::rows().into_iter().chain(transport::rows()).chain(reach::rows()).chain(rows::rows());
         println!("{:<44} | how it was observed, and not without it", "knob");
         let (mut count, mut failed) = (0, Vec::new());
         for Row { knob, policy, observe } in rows.filter(|row| row.knob.contains(&only)) {
@@ -63,23 +65,6 @@ fn every_knob_turns_something() -> anyhow::Result<()> {
         }
         ensure!(failed.is_empty(), "{failed:?}");
         println!("{count} knobs, each with Envoy {}", shop.envoy.version().await?);
-        shop.close().await
-    })
-}
-
-#[test]
-fn a_websocket_works_and_outlives_the_time_of_a_request() -> anyhow::Result<()> {
-    play("websocket", async |scene| {
-        let mut shop = Shop::open(scene.folder()).await?;
-        shop.apply("services: { socket: { timeouts: { request: 500ms } } }\n").await?;
-        let mut stream = shop.upgraded().await?;
-        let (began, mut answer) = (Instant::now(), [0; 4]);
-        while began.elapsed() < Duration::from_secs(2) {
-            stream.write_all(b"ping").await?;
-            stream.read_exact(&mut answer).await.context("the socket was cut")?;
-            tokio::time::sleep(Duration::from_millis(100)).await; // the measure itself
-        }
-        ensure!(&answer == b"ping");
         shop.close().await
     })
 }

@@ -28,8 +28,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// Two for `pay`, one for `other`, one that comes later.
-const SERVERS: u8 = 4;
+/// Two for `pay`, one for `other`, one that comes later; and with two more, three in each zone for `near`.
+const SERVERS: u8 = 6;
+/// Where a task of the sidecar's own service listens on its loopback alone, and the address that clients know.
+const APPLICATION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8095);
+const TILL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 9, 120));
 /// A server of bytes, which takes an upgrade to WebSocket and sends back what it gets.
 const SOCKET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 9, 9, 110)), 8080);
 /// A server that takes no more connections.
@@ -128,7 +131,8 @@ pub(crate) struct Shop {
     looks: u32,
 }
 
-/// The services: `pay` with these of its servers, `other` with the third, and `bytes`, which speaks no HTTP.
+/// The services: `pay` with these of its servers, `other` with the third, and `bytes`, which speaks no HTTP; `near` in two
+/// zones, and in these two `till`, the sidecar's own.
 fn services(places: &[SocketAddr], pay: &[(usize, &str)]) -> String {
     let place = |(number, health): &(usize, &str)| {
         let at = places[*number];
@@ -136,7 +140,19 @@ fn services(places: &[SocketAddr], pay: &[(usize, &str)]) -> String {
     };
     let pay: String = pay.iter().map(place).collect();
     let other = place(&(2, "healthy"));
-    format!(
+    let zoned = |(number, at): (usize, &SocketAddr)| {
+        let zone = if number < 3 { "eu-west-1a" } else { "eu-west-1b" };
+        format!("      - {{ address: {}, port: {}, zone: {zone} }}\n", at.ip(), at.port())
+    };
+    let near: String = places.iter().enumerate().map(zoned).collect();
+    let own = format!(
+        "  near:\n    aliases: [{{ name: near, port: 80 }}]\n    appProtocol: http\n    endpoints:\n{near}\
+         \x20 till:\n    aliases: [{{ name: till, port: 80 }}]\n    appProtocol: http\n    endpoints:\n\
+         \x20     - {{ address: {TILL}, port: {port}, zone: eu-west-1a }}\n\
+         \x20     - {{ address: 127.9.9.121, port: {port}, zone: eu-west-1b }}\n",
+        port = APPLICATION.port()
+    );
+    let usual = format!(
         "services:\n  pay:\n    aliases: [{{ name: pay, port: 8090 }}]\n    appProtocol: http\n    endpoints:\n{pay}\
          \x20 other:\n    aliases: [{{ name: other, port: 80 }}]\n    appProtocol: http\n    endpoints:\n{other}\
          \x20 deaf:\n    aliases: [{{ name: deaf, port: 80 }}]\n    appProtocol: http\n    endpoints: [{{ address: {}, port: {} }}]\n\
@@ -146,7 +162,8 @@ fn services(places: &[SocketAddr], pay: &[(usize, &str)]) -> String {
         DEAF.port(),
         SOCKET.ip(),
         SOCKET.port()
-    )
+    );
+    usual + &own
 }
 
 impl Shop {
@@ -159,6 +176,11 @@ impl Shop {
             places.push(serve(100 + number, router).await?);
             servers.push(server);
         }
+        let application = Server::default();
+        let answers = application.clone();
+        let router = axum::Router::new().fallback(move |asked| answers.clone().answer(99, asked));
+        let listener = TcpListener::bind(APPLICATION).await.context("the application")?;
+        tokio::spawn(async move { axum::serve(listener, router).await });
         tokio::spawn(echo(TcpListener::bind(SOCKET).await.context("the server of upgrades")?));
         let policies = folder.join("policies");
         std::fs::create_dir_all(&policies).context("a folder for policies")?;

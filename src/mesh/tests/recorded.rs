@@ -61,6 +61,9 @@ proptest! {
             spec.protocol = Protocol::WORDS[usize::from(marks[1]) % 4].parse().unwrap();
             spec.readiness = if marks[1] > 99 { Readiness::Running } else { Readiness::Healthy };
             spec.knobs.idle_timeout = (marks[2] > 9).then(|| Duration::from_millis(u64::from(marks[2])));
+            spec.knobs.zones = (marks[0] > 9).then(|| u32::from(marks[0] % 5 + 1));
+            spec.knobs.inbound_port = (marks[1] > 9).then(|| u16::from(marks[1]));
+            spec.home = if marks[2] > 99 { "family".into() } else { spec.key.name.clone() };
             spec.knobs.retry_attempts = (marks[3] > 9).then(|| u32::from(marks[3] % 11));
             if let Some(first) = service.registrations.first_mut() {
                 first.version = Some("58".into());
@@ -73,6 +76,8 @@ proptest! {
             }
             view.services.insert(key, Arc::new(service));
         }
+        let crew = vec![("euw1-az1".into(), [10, 0, 0, marks[0]].into())];
+        world.namespaces.get_mut("prod").unwrap().crews.insert(ServiceKey::new("prod", "caller"), crew.into());
         for text in [format!("{:#}", world.to_json()), world.to_json().to_string()] {
             prop_assert!(world::is_world(&text));
             prop_assert_eq!(&world::read(Path::new("world.json"), &text).unwrap(), &world);

@@ -119,14 +119,12 @@ fn describe(
             request_timeout: said.request_timeout.or(knobs.request_timeout).filter(|_| protocol.is_http()),
             idle_timeout: said.idle_timeout.or(knobs.idle_timeout),
             retry_attempts: said.retry_attempts.or(knobs.retry_attempts),
+            inbound_port: said.inbound_port.or(knobs.inbound_port),
             ..Knobs::default()
         },
         readiness: readiness.or(kept.map(|kept| kept.readiness)).unwrap_or_default(),
         created_at: None, // seniority is for ECS services: another source only adds members and names
-        origin: Origin::new(object, said_where.into_iter().chain(kept_where)),
-        rules: Arc::default(),
-        versions: Arc::default(),
-        key,
+        ..ServiceSpec::new(key, Origin::new(object, said_where.into_iter().chain(kept_where)))
     };
     Some(known.filter(|known| ***known == spec).map_or_else(|| Arc::new(spec), Arc::clone))
 }

@@ -244,15 +244,16 @@ impl Reader<'_> {
             self.find("CFG002", &format!("{place}, Service Connect"), wrong);
         }
         let spec = ServiceSpec {
-            key: ServiceKey { namespace: namespace.clone(), name },
             protocol,
             aliases,
-            knobs: layers.knobs(protocol),
+            knobs: Knobs { zones: self.service.subnets, ..layers.knobs(protocol) },
             readiness: self.tags.readiness.as_ref().map(|(_, gate)| *gate).unwrap_or_default(),
             created_at: self.service.created_at,
-            origin: Origin::new(self.object.as_str(), self.said(layers)),
-            rules: Arc::default(),
-            versions: Arc::default(),
+            home: name_of(&self.service.name).into(),
+            ..ServiceSpec::new(
+                ServiceKey { namespace: namespace.clone(), name },
+                Origin::new(self.object.as_str(), self.said(layers)),
+            )
         };
         let service = Arc::clone(&self.service.name);
         let port = Arc::clone(&layers.port.name);
@@ -330,6 +331,7 @@ impl Layers<'_> {
             request_timeout: request.filter(|_| protocol.is_http()),
             idle_timeout: self.tags.idle_timeout.or_else(|| self.block?.idle_timeout),
             retry_attempts: self.tags.retry_attempts,
+            inbound_port: self.tags.inbound_port,
             ..Knobs::default()
         }
     }

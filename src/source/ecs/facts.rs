@@ -39,6 +39,8 @@ pub(super) struct ServiceFacts {
     /// The same for every deployment, by its id, which its tasks carry as `startedBy`.
     pub deployments: BTreeMap<Arc<str>, Option<Arc<Connect>>>,
     pub tags: Tags,
+    /// Over how many subnets its tasks are spread: as a rule one in each zone.
+    pub subnets: Option<u32>,
     /// The last reading neither listed it nor knew it.
     pub missed: bool,
 }
@@ -264,8 +266,14 @@ pub(super) fn service(service: &Service) -> Result<ServiceFacts, Lacks> {
         connect: primary.and_then(connect),
         deployments,
         tags: own_tags(service.tags()),
+        subnets: subnets(service),
         missed: false,
     })
+}
+
+fn subnets(service: &Service) -> Option<u32> {
+    let network = service.network_configuration()?.awsvpc_configuration()?;
+    u32::try_from(network.subnets().len()).ok().filter(|count| *count > 0)
 }
 
 fn own_tags(tags: &[Tag]) -> Tags {

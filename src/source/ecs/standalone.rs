@@ -32,6 +32,11 @@ pub(super) fn group_of(task: &TaskFacts) -> Arc<str> {
     }
 }
 
+/// The group of a family's standalone tasks.
+pub(super) fn family_group(family: &str) -> String {
+    format!("{FAMILY}{family}")
+}
+
 /// What a group is called: the service or the family.
 pub(super) fn name_of(group: &str) -> &str {
     group.strip_prefix(FAMILY).unwrap_or(group)
@@ -98,6 +103,7 @@ fn family(group: Arc<str>, said: Said, mut tasks: Vec<Judged<'_>>) -> Option<Fam
         connect: None,
         deployments: BTreeMap::new(),
         tags: Tags::new(),
+        subnets: None,
         missed: false,
     };
     let revision = eldest.revision?;

@@ -21,8 +21,8 @@ use super::tags::{Tags, VERSION};
 use super::task_tags::TaskTags;
 use super::tasks::{Known, Tasks};
 use crate::model::{
-    Finding, InstanceId, Member, OccupiedPorts, Phase, Place, Registration, ServiceKey, ServiceView,
-    TaskState, TasksByPlace, View,
+    Crew, Crews, Finding, InstanceId, Member, OccupiedPorts, Phase, Place, Registration, ServiceKey,
+    ServiceName, ServiceView, TaskState, TasksByPlace, View,
 };
 use crate::source::{SourceError, words};
 
@@ -108,6 +108,7 @@ impl<'a> Knowledge<'a> {
             occupied: occupied(&judged),
             tasks: by_place(&judged),
             unplaced: judged.iter().filter_map(Judged::unplaced).cloned().collect(),
+            crews: self.crews(&judged, &before.view.crews),
             findings,
         };
         let mut offered_by: HashMap<Arc<str>, Vec<ServiceKey>> = HashMap::new();
@@ -128,6 +129,12 @@ impl<'a> Knowledge<'a> {
         let touched = || tasks.iter().filter_map(|arn| self.tasks.get(arn));
         let groups: BTreeSet<Arc<str>> = touched().map(|task| group_of(&task.facts)).collect();
         let view = &mut drawn.view;
+        for name in groups.iter().map(|group| standalone::name_of(group)) {
+            let same_name = [name.to_owned(), standalone::family_group(name)];
+            let tasks = same_name.iter().flat_map(|group| self.tasks.of_group(group));
+            let crew = crew(tasks.map(|task| self.judge(task)).collect::<Vec<_>>().iter());
+            self.crew_keys(name).for_each(|key| enter(&mut view.crews, key, &crew));
+        }
         for service in &groups {
             let facts = self.services.values().rfind(|facts| facts.name == *service);
             for key in drawn.offered_by.get(service).into_iter().flatten() {
@@ -155,6 +162,30 @@ impl<'a> Knowledge<'a> {
                 None => drop(view.tasks.remove(&place)),
             }
         }
+    }
+
+    /// The crew of each service, sharing with `before` what has not changed.
+    fn crews(&self, judged: &[Judged<'a>], before: &Crews) -> Crews {
+        let mut by_name: BTreeMap<Arc<str>, Vec<&Judged<'a>>> = BTreeMap::new();
+        for task in judged {
+            let group = group_of(&task.task.facts);
+            by_name.entry(standalone::name_of(&group).into()).or_default().push(task);
+        }
+        let each = by_name.into_iter().map(|(name, tasks)| (name, crew(tasks.into_iter())));
+        let keyed = each.flat_map(|(name, crew)| self.crew_keys(&name).map(move |key| (key, crew.clone())));
+        let mut crews = before.clone();
+        let now: BTreeMap<ServiceKey, Crew> = keyed.filter(|(_, crew)| !crew.is_empty()).collect();
+        let gone: Vec<_> = crews.keys().filter(|key| !now.contains_key(*key)).cloned().collect();
+        gone.iter().for_each(|key| drop(crews.remove(key)));
+        now.into_iter().for_each(|(key, crew)| enter(&mut crews, key, &crew));
+        crews
+    }
+
+    /// A crew may be in any namespace that the cluster feeds: its sidecars say in which.
+    fn crew_keys(&self, name: &str) -> impl Iterator<Item = ServiceKey> + use<'a> {
+        let name = ServiceName::from(name);
+        let rules = self.cluster.rules.iter();
+        rules.map(move |rule| ServiceKey { namespace: rule.namespace.clone(), name: name.clone() })
     }
 
     /// Every task that may have a place.
@@ -358,6 +389,22 @@ fn shared(
         return Arc::clone(before);
     }
     Arc::new(ServiceView { spec, active, registrations })
+}
+
+/// Where these tasks run, as far as it is known.
+fn crew<'a>(tasks: impl Iterator<Item = &'a Judged<'a>>) -> Crew {
+    let running = tasks.filter(|task| matches!(task.phase, Phase::Running(_)));
+    let place = |task: &Judged<'_>| Some((task.task.facts.zone.clone()?, task.location.address?));
+    let places: BTreeSet<_> = running.filter_map(place).collect();
+    places.into_iter().collect()
+}
+
+fn enter(crews: &mut Crews, key: ServiceKey, crew: &Crew) {
+    if crew.is_empty() {
+        crews.remove(&key);
+    } else if crews.get(&key) != Some(crew) {
+        crews.insert(key, Arc::clone(crew));
+    }
 }
 
 /// Until its containers are gone a task's ports stay its own: a stopping sidecar must not fail either.

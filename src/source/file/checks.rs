@@ -64,6 +64,9 @@ pub(super) struct Service {
     readiness: Option<Written>,
     endpoints: Option<Vec<Endpoint>>,
     created_at: Option<Written>,
+    zones: Option<Written>,
+    inbound_port: Option<Written>,
+    home: Option<Written>,
     origin: Option<Written>,
     said: Option<Vec<WrittenSaid>>,
 }
@@ -143,6 +146,12 @@ pub(super) fn services(
         }
         let key = ServiceKey::new(namespace.clone(), name.text.as_str());
         let service = service(checker, (&mut *claims, by), name, key.clone(), written);
+        if by == By::People {
+            let crew = service.crew();
+            if !crew.is_empty() {
+                view.crews.insert(key.clone(), crew);
+            }
+        }
         view.services.insert(key, Arc::new(service));
     }
 }
@@ -166,16 +175,18 @@ fn service(
     };
     let knobs = knobs(checker, protocol, written);
     let readiness = written.readiness.as_ref().and_then(|word| checker.word(word, &GATES));
+    let zones = written.zones.as_ref().and_then(|zones| checker.number(zones, 1, 100));
+    let inbound_port = written.inbound_port.as_ref().and_then(|port| checker.port(port));
+    let knobs = Knobs { zones, inbound_port, ..knobs };
+    let home = written.home.as_ref().map(|home| home.text.as_str().into());
     let spec = ServiceSpec {
-        key,
+        home: home.unwrap_or_else(|| key.name.clone()),
         protocol: protocol.unwrap_or_default(),
         aliases,
         knobs,
         readiness: readiness.unwrap_or_default(),
         created_at: moment(checker, written.created_at.as_ref()),
-        origin: origin(checker.document(), name, written),
-        rules: Arc::default(),
-        versions: Arc::default(),
+        ..ServiceSpec::new(key, origin(checker.document(), name, written))
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
 }
@@ -207,6 +218,7 @@ fn said(document: Document<'_>, service: &Service) -> Vec<Said> {
         ("timeouts.idle", timeouts.and_then(|it| it.idle.as_ref())),
         ("retry.attempts", service.retry.as_ref().and_then(|it| it.attempts.as_ref())),
         ("readiness.gate", service.readiness.as_ref()),
+        ("inbound.port", service.inbound_port.as_ref()),
     ];
     let said = |(key, written): (&str, Option<&Written>)| {
         Some(Said::new(key, written?.text.as_str(), document.origin(written?)))

@@ -7,7 +7,9 @@
 //! Invariant: what is written and read again is the same view.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -18,7 +20,7 @@ use super::checks::{By, Claims, HEALTH, NONE, Service, services};
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, spell};
 use crate::diagnostic::{Document, Entries, Problem, REJECTED, Written, read_yaml};
-use crate::model::{Member, Namespace, Readiness, Registration, ServiceSpec, ServiceView, View};
+use crate::model::{Member, Namespace, Readiness, Registration, ServiceKey, ServiceSpec, ServiceView, View};
 
 const API_VERSION: &str = "legation/v1";
 const KIND: &str = "World";
@@ -50,6 +52,16 @@ struct WrittenWorld {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenNamespace {
     services: Entries<Service>,
+    /// Where the tasks of each ECS service run, of those that only call others too.
+    #[serde(default)]
+    crews: Entries<Vec<WrittenPlace>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenPlace {
+    zone: Written,
+    address: Written,
 }
 
 /// Whether a file begins as a recorded world does.
@@ -71,6 +83,14 @@ pub fn read(path: &Path, text: &str) -> Result<World, Vec<Problem>> {
     for (name, of_it) in &written.namespaces.0 {
         let (namespace, mut view) = (Namespace::from(name.text.as_str()), View::default());
         services(&mut checker, (&mut Claims::new(), By::Server), &of_it.services, &namespace, &mut view);
+        for (name, places) in &of_it.crews.0 {
+            let mut place = |it: &WrittenPlace| -> Option<(Arc<str>, IpAddr)> {
+                let address = checker.parsed(&it.address, "an IP address", "10.0.1.7")?;
+                Some((it.zone.text.as_str().into(), address))
+            };
+            let crew = places.iter().filter_map(&mut place).collect();
+            view.crews.insert(ServiceKey::new(namespace.clone(), name.text.as_str()), crew);
+        }
         namespaces.insert(namespace, view);
     }
     let recorded_at = recorded_at.unwrap_or_default().into();
@@ -94,9 +114,14 @@ impl World {
             let each = view.services.iter();
             each.map(|(key, service)| (key.name.to_string(), of_service(service))).collect()
         };
-        let namespaces = self.namespaces.iter();
-        let namespaces =
-            namespaces.map(|(name, view)| (name.to_string(), json!({ "services": services(view) })));
+        let crews = |view: &View| -> Map<String, Value> {
+            let place = |(zone, address): &(Arc<str>, IpAddr)| json!({ "zone": zone, "address": address });
+            let each = view.crews.iter();
+            each.map(|(key, crew)| (key.name.to_string(), crew.iter().map(place).collect())).collect()
+        };
+        let namespaces = self.namespaces.iter().map(|(name, view)| {
+            (name.to_string(), json!({ "services": services(view), "crews": crews(view) }))
+        });
         json!({
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -109,7 +134,9 @@ impl World {
 
 fn of_service(service: &ServiceView) -> Value {
     let ServiceView { spec, registrations, .. } = service;
-    let ServiceSpec { protocol, aliases, knobs, readiness, created_at, origin, .. } = &**spec;
+    let ServiceSpec { key, protocol, aliases, knobs, readiness, created_at, origin, home, .. } = &**spec;
+    // What policies say is no source's.
+    let ServiceSpec { rules: _, versions: _, reach: _, .. } = &**spec;
     let mut written = Map::new();
     let mut say = |key: &str, value: Value| written.insert(key.to_owned(), value);
     say("appProtocol", protocol.as_str().into());
@@ -126,6 +153,12 @@ fn of_service(service: &ServiceView) -> Value {
     }
     if *readiness != Readiness::default() {
         say("readiness", readiness.as_str().into());
+    }
+    for (key, number) in [("zones", knobs.zones), ("inboundPort", knobs.inbound_port.map(u32::from))] {
+        number.iter().for_each(|number| _ = say(key, (*number).into()));
+    }
+    if *home != key.name {
+        say("home", home.as_str().into());
     }
     if let Some(created_at) = created_at {
         say("createdAt", time(*created_at));

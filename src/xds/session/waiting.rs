@@ -17,7 +17,7 @@ use crate::xds::subscription::PATIENCE;
 pub(super) const WARMING: Duration = Duration::from_secs(10);
 
 /// How long a client that may have been cut off gets to ask for what it needs first: it asks for all of it at once.
-pub(super) const BEGINNING: Duration = Duration::from_millis(250);
+pub(in crate::xds) const BEGINNING: Duration = Duration::from_millis(250);
 
 /// Since when something waits.
 #[derive(Debug, Default)]

@@ -81,7 +81,7 @@ fn where_instances_differ_all_replicas_take_the_same() {
     assert_eq!(text, "http ledger:9000");
     expect_test::expect![[r#"
         CFG001 cloudmap prod.local/ledger, attribute legation.xyz of instance c
-        unknown key `legation.xyz`; this release knows `namespace`, `role`, `readiness`, `version`, `discovery-name`, `alias`, `protocol`, `timeout.request`, `timeout.idle`, `retry.attempts`
+        unknown key `legation.xyz`; this release knows `namespace`, `role`, `readiness`, `version`, `discovery-name`, `alias`, `protocol`, `timeout.request`, `timeout.idle`, `retry.attempts`, `inbound`
           legation.xyz = bytes
                    ^^^
         CFG002 cloudmap prod.local/ledger, attribute legation.protocol of instance a
