@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 
 pub use cluster::{ClusterId, account_of_role, region_of_namespace};
+pub use crew::{Crew, Crews};
 pub use knobs::{Balancing, HealthCheck, Knobs, Probe, RateLimit, RetryBudget, TcpKeepalive};
 pub use names::{InstanceId, Namespace, ServiceKey, ServiceName};
 pub use origin::{Origin, Said};
@@ -26,6 +27,7 @@ pub use scope::{Exports, ForeignAddresses, Import, Imported, Pattern, Scope, Sco
 pub use subset::{Labels, Revision, Share, Shift, Subset, Subsets, TestHeader, Traits, Which};
 
 mod cluster;
+mod crew;
 mod knobs;
 mod names;
 mod origin;
@@ -294,15 +296,6 @@ pub struct ServiceView {
     pub registrations: Vec<Registration>,
 }
 
-impl ServiceView {
-    /// Where its instances run, for whoever knows of no others that belong to it.
-    pub fn crew(&self) -> Crew {
-        let running = self.registrations.iter().filter(|it| matches!(it.phase, Phase::Running(_)));
-        let places: BTreeSet<_> = running.filter_map(|it| Some((it.zone.clone()?, it.address?))).collect();
-        places.into_iter().collect()
-    }
-}
-
 /// Container ports of running tasks, by task: where a sidecar must not listen.
 pub type OccupiedPorts = OrdMap<InstanceId, Arc<[u16]>>;
 
@@ -331,13 +324,6 @@ pub struct View {
     /// What is wrong with the descriptions.
     pub findings: Vec<Finding>,
 }
-
-/// Where the tasks of one ECS service run, served or not: zone and address, ordered. Their sidecars send as much to other
-/// zones as their own has too many of them.
-pub type Crew = Arc<[(Arc<str>, IpAddr)]>;
-
-/// Crews by namespace and ECS service, or family of standalone tasks.
-pub type Crews = OrdMap<ServiceKey, Crew>;
 
 /// One diagnosed problem. Codes are stable: `product.md`, section 10.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

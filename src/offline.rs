@@ -40,6 +40,7 @@ impl Served {
         let namespaces: BTreeSet<_> = world.namespaces.keys().cloned().collect();
         let together = View {
             services: world.namespaces.values().flat_map(|view| view.services.clone()).collect(),
+            crews: world.namespaces.values().flat_map(|view| view.crews.clone()).collect(),
             ..View::default()
         };
         let views = [Arc::new(together), Arc::clone(&loaded.externals)];

@@ -15,7 +15,7 @@ use crate::diagnostic::Problem;
 use crate::diagnostic::schema::schema;
 use crate::model::{
     Alias, Balancing, Exports, Import, Knobs, Namespace, Origin, Protocol, Reach, Readiness, Registration,
-    Rule, ServiceName, ServiceSpec, ServiceView, Subset, Subsets, Uses, View,
+    Rule, Said, ServiceName, ServiceSpec, ServiceView, Subset, Subsets, Uses, View,
 };
 
 mod reach;
@@ -52,7 +52,7 @@ pub struct NamespacePolicy {
     /// Loopback addresses that names are to have.
     pub pins: BTreeMap<Arc<str>, Ipv4Addr>,
     /// What rate limits say of services, until they are laid over what else is said.
-    limits: BTreeMap<ServiceName, Knobs>,
+    limits: BTreeMap<ServiceName, (Knobs, Vec<Said>)>,
     /// Where the defaults are written, with what the profile says below them.
     pub origin: Origin,
     /// What clients see of other namespaces.

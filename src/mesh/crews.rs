@@ -30,7 +30,7 @@ pub(super) fn changed(old: &[Arc<View>], new: &[Arc<View>]) -> BTreeMap<Namespac
     changed
 }
 
-/// One crew, as all sources know it.
+/// Where the tasks of one service run, whoever knows of them.
 pub(super) fn joined(views: &[Arc<View>], key: &ServiceKey) -> Crew {
     let mut crews = views.iter().filter_map(|view| view.crews.get(key));
     match (crews.next(), crews.next()) {

@@ -186,8 +186,7 @@ pub(super) fn endpoints<'a>(
     let gate = Gate::of(spec, now);
     let endpoint = |(registration, from, life): (&Registration, Stand<'a>, Option<Life>)| {
         let verdict = match life {
-            Some(_) if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
-            Some(life) => verdict(registration, from, life, gate, tasks),
+            Some(life) => verdict(registration, from, life, (spec, gate), tasks),
             None => absent(Reason::NoTask),
         };
         let is_kept_out = registration.traits.share != Share::Full && verdict.state != State::Absent;
@@ -306,13 +305,14 @@ fn verdict<'a>(
     registration: &Registration,
     from: Stand<'a>,
     life: Life,
-    gate: Gate,
+    (spec, gate): (&ServiceSpec, Gate),
     tasks: &Tasks<'a>,
 ) -> Verdict {
     match by_phase(life, &registration.member, gate) {
         out if out.state == State::Absent && !is_leaving(out) => out,
         _ if tasks.reused(from, registration) => absent(Reason::AddressReused),
         _ if registration.foreign_tls => absent(Reason::ForeignTls),
+        _ if !spec.reach.hosts.is_empty() => healthy(Reason::Dns),
         _ if registration.address.is_none() => absent(Reason::NoAddress),
         _ if registration.port.is_none() => absent(Reason::NoPort),
         verdict if registration.held => Verdict { reason: Reason::WithdrawalHeld, ..verdict },

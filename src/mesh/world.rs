@@ -27,9 +27,9 @@ pub fn world<'a>(
             view.services.insert(key.clone(), Arc::new(ServiceView { spec, active: true, registrations }));
         }
     }
-    for (name, view) in &mut world {
-        let keys: BTreeSet<&ServiceKey> = views.iter().flat_map(|view| view.crews.keys()).collect();
-        for key in keys.into_iter().filter(|key| key.namespace == *name) {
+    let crews: BTreeSet<&ServiceKey> = views.iter().flat_map(|view| view.crews.keys()).collect();
+    for key in crews {
+        if let Some(view) = world.get_mut(&key.namespace) {
             view.crews.insert(key.clone(), crews::joined(views, key));
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::External;
 use super::read::{Reader, number, protocol, time};
+use super::said::{LIMITS, of_limit};
 use crate::diagnostic::{BAD_VALUE, Node, TWO_SERVICES, Written};
 use crate::model::{
     Alias, Health, Member, Namespace, Origin, Phase, RateLimit, Reach, Registration, Said, ServiceKey,
@@ -89,12 +90,15 @@ impl Reader<'_, '_> {
         let at = node.get("at").and_then(Node::text).unwrap_or("outbound");
         let what = format!("the {at} rate limit of `{namespace}/{}`", name.text);
         if self.seen.is_first(self.checker, &what, name, BAD_VALUE) {
-            let limits = self.of(&namespace).limits.entry(name.text.as_str().into()).or_default();
+            let place = self.checker.document().origin(name);
+            let (knobs, said) = self.of(&namespace).limits.entry(name.text.as_str().into()).or_default();
+            let [outbound, inbound] = LIMITS;
+            said.push(of_limit(if at == "inbound" { inbound } else { outbound }, &limit, place));
             let limit = Some(limit);
             if at == "inbound" {
-                limits.inbound_limit = limit;
+                knobs.inbound_limit = limit;
             } else {
-                limits.outbound_limit = limit;
+                knobs.outbound_limit = limit;
             }
         }
     }
@@ -125,12 +129,11 @@ impl Reader<'_, '_> {
             place("port").map(|place| Said::new("aliases", "", place)),
             protocol_said.map(|(protocol, place)| Said::new("appProtocol", protocol, place)),
         ];
-        let origin = Origin::new(document.origin(name), said.into_iter().flatten());
         let spec = ServiceSpec {
             protocol: protocol(node).unwrap_or_default(),
             aliases: vec![Alias { name: key.name.shared(), port }],
             reach: Reach { hosts: hosts.collect(), ..Reach::default() },
-            ..ServiceSpec::new(key, origin)
+            ..ServiceSpec::new(key, Origin::new(document.origin(name), said.into_iter().flatten()))
         };
         let external = External { spec: Arc::new(spec), registrations };
         self.of(&namespace).externals.insert(ServiceName::from(name.text.as_str()), external);

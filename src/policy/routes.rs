@@ -251,9 +251,13 @@ pub(super) fn settle(policy: &mut Policy) {
         }
     }
     for namespace in policy.namespaces.values_mut() {
-        for (service, limits) in std::mem::take(&mut namespace.limits) {
-            let treatment = &mut namespace.services.entry(service).or_default().treatment;
-            treatment.knobs = limits.over(&treatment.knobs);
+        for (service, (limits, said)) in std::mem::take(&mut namespace.limits) {
+            let service = namespace.services.entry(service).or_default();
+            service.treatment.knobs = limits.over(&service.treatment.knobs);
+            let known = service.origin.take();
+            let who = known.as_deref().or(said.first().map(|it| &*it.place)).unwrap_or_default();
+            let below = known.iter().flat_map(|known| known.said()).cloned();
+            service.origin = Some(Origin::new(who, said.iter().cloned().chain(below)));
         }
     }
     for ((namespace, service), subsets) in named {

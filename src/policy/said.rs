@@ -11,7 +11,7 @@ use super::table::{DEFAULT_KEYS, SERVICE_KEYS};
 use crate::diagnostic::shape::{Key, Shape};
 use crate::diagnostic::words::{duration, spell};
 use crate::diagnostic::{Document, Node};
-use crate::model::{Alias, Origin, Protocol, Rule, Said, ServiceSpec};
+use crate::model::{Alias, Origin, Protocol, RateLimit, Rule, Said, ServiceSpec};
 
 /// A value in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ pub struct Effective {
 }
 
 /// What Service Connect publishes of itself; other defaults are Envoy's or ours.
-const PUBLISHED: [&str; 10] = [
+const PUBLISHED: [&str; 11] = [
     "timeouts.request",
     "timeouts.idle",
     "retry.attempts",
@@ -34,6 +34,7 @@ const PUBLISHED: [&str; 10] = [
     "outlierDetection.baseEjectionTime",
     "outlierDetection.maxEjectionTime",
     "loadBalancing.type",
+    "loadBalancing.zoneAware.mode",
     "readiness.gate",
     "readiness.maxWait",
 ];
@@ -52,15 +53,25 @@ pub(super) const ENVOY: [(&str, &str); 12] = [
     ("circuitBreaker.maxParallelRetries", "3"),
     ("accessLog.enabled", "false"),
 ];
-const BALANCER: &str = "loadBalancing.type";
-const HASH: &str = "loadBalancing.consistentHash.";
+/// Keys that have a meaning only where another has a word, and that belong to it.
+const PARTS: [(&str, &str, &str); 2] = [
+    ("loadBalancing.consistentHash.", "loadBalancing.type", "ConsistentHash"),
+    ("inbound.port", "inbound.mode", "sidecar"),
+];
+/// Sections that are nothing where nobody has them, and that one layer has as a whole.
+const WHOLES: [&str; 3] = ["retry.budget", "healthCheck", "connectionPool.tcpKeepalive"];
+/// What is there only where it is said: what else is asked follows from the protocol.
+const ONLY_SAID: [&str; 2] = ["healthCheck.path", "healthCheck.service"];
+/// What is not said below a service, with its place among what is.
+pub(super) const LIMITS: [&str; 2] = ["rateLimits.outbound", "rateLimits.inbound"];
 
 /// Every value below `node`, by the keys of its table.
 fn said_by(keys: &'static [Key], node: &Node, document: Document<'_>) -> Vec<Said> {
-    let mut said = Vec::new();
+    let at = |path: &str| path.split('.').try_fold(node, |node, key| node.get(key));
+    let whole = |path: &&str| Some(Said::new(path, "", document.line_of(at(path)?.spot())));
+    let mut said: Vec<_> = WHOLES.iter().filter_map(whole).collect();
     each_leaf(keys, "", &mut |path, key| {
-        let found = path.split('.').try_fold(node, |node, key| node.get(key));
-        if let Some(found) = found {
+        if let Some(found) = at(path) {
             said.push(Said::new(path, words(key.shape, found), document.line_of(found.spot())));
         }
     });
@@ -127,9 +138,19 @@ fn words(shape: &Shape, node: &Node) -> String {
 }
 
 /// Aliases as a policy has them.
-fn shown(aliases: &[Alias]) -> String {
-    let one = |alias: &Alias| format!("{{ name: {}, port: {} }}", alias.name, alias.port);
-    format!("[{}]", aliases.iter().map(one).collect::<Vec<_>>().join(", "))
+fn shown(spec: &ServiceSpec) -> String {
+    let one = |alias: &Alias| {
+        let local = spec.reach.local_ports.iter().find(|(of, _)| of == alias);
+        let local = local.map(|(_, port)| format!(", localhostPort: {port}")).unwrap_or_default();
+        format!("{{ name: {}, port: {}{local} }}", alias.name, alias.port)
+    };
+    format!("[{}]", spec.aliases.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// A rate limit, written at `place`.
+pub(super) fn of_limit(key: &str, limit: &RateLimit, place: String) -> Said {
+    let (per, RateLimit { requests, burst, .. }) = (spell(limit.per), limit);
+    Said::new(key, format!("{{ requests: {requests}, per: {per}, burst: {burst} }}"), place)
 }
 
 fn is_about_requests(path: &str) -> bool {
@@ -154,22 +175,31 @@ impl Policy {
             namespace.map(|it| &it.origin),
         ];
         let layers: Vec<&Origin> = layers.into_iter().flatten().collect();
-        let balancer = layers.iter().find(|layer| layer.of(BALANCER).is_some());
-        let hashes =
-            balancer.and_then(|layer| layer.of(BALANCER)).is_some_and(|it| &*it.value == "ConsistentHash");
         let mut effective = Vec::new();
         each_leaf(&SERVICE_KEYS, "", &mut |path, key| {
-            let is_hash = path.starts_with(HASH);
-            if (is_hash && !hashes) || (!spec.protocol.is_http() && is_about_requests(path)) {
+            if !spec.protocol.is_http() && is_about_requests(path) {
                 return;
             }
-            let found = if is_hash {
-                balancer.and_then(|layer| layer.of(path))
-            } else {
-                layers.iter().find_map(|layer| layer.of(path))
+            let is_in = |whole: &&&str| path.strip_prefix(**whole).is_some_and(|rest| rest.starts_with('.'));
+            let whole = WHOLES.iter().find(is_in);
+            let part = PARTS.iter().find(|(part, ..)| path.starts_with(part));
+            let found = match part {
+                _ if let Some(whole) = whole => {
+                    let Some(layer) = layers.iter().find(|layer| layer.of(whole).is_some()) else { return };
+                    layer.of(path)
+                }
+                Some((_, of, word)) => {
+                    let whole = layers.iter().find_map(|layer| Some((layer, layer.of(of)?)));
+                    let Some((layer, _)) = whole.filter(|(_, said)| *said.value == **word) else { return };
+                    layer.of(path)
+                }
+                None => layers.iter().find_map(|layer| layer.of(path)),
             };
             let said = found.map(|said| (said.value.to_string(), said.place.to_string()));
             let usual = || {
+                if ONLY_SAID.contains(&path) {
+                    return None;
+                }
                 let is_published = PUBLISHED.contains(&path);
                 let whose = if is_published { "service-connect" } else { "default" };
                 let value = match (path, spec.protocol) {
@@ -180,7 +210,7 @@ impl Policy {
             };
             // What the mesh has made of these two is in the description.
             let (value, origin) = match path {
-                "aliases" => (shown(&spec.aliases), said.map_or_else(|| "default".to_owned(), |(_, it)| it)),
+                "aliases" => (shown(spec), said.map_or_else(|| "default".to_owned(), |(_, it)| it)),
                 "appProtocol" => (
                     spec.protocol.as_str().to_owned(),
                     said.map_or_else(|| "default".to_owned(), |(_, it)| it),
@@ -192,6 +222,12 @@ impl Policy {
             };
             effective.push(Effective { key: path.to_owned(), value, origin });
         });
+        for key in LIMITS {
+            if let Some(said) = layers.iter().find_map(|layer| layer.of(key)) {
+                let (value, origin) = (said.value.to_string(), said.place.to_string());
+                effective.push(Effective { key: key.to_owned(), value, origin });
+            }
+        }
         effective
     }
 }

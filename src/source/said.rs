@@ -47,7 +47,12 @@ impl PortTags {
             time("timeout.request", "timeouts.request", self.request_timeout),
             time("timeout.idle", "timeouts.idle", self.idle_timeout),
         ];
-        [aliases, protocol, retries].into_iter().chain(times).flatten().collect()
+        let is_port = |value: &str| words::inbound_port(value).ok() == self.inbound_port;
+        let inbound = |key: &str, value: String| said("inbound", key, value, &is_port);
+        let inbound = self.inbound_port.into_iter().flat_map(|port| {
+            [inbound("inbound.mode", "sidecar".to_owned()), inbound("inbound.port", port.to_string())]
+        });
+        [aliases, protocol, retries].into_iter().chain(times).chain(inbound).flatten().collect()
     }
 }
 
@@ -87,6 +92,7 @@ mod tests {
                 ("timeout.request/http", "9000ms"),
                 ("timeout.idle/http", "never"),
                 ("retry.attempts/http", "3"),
+                ("inbound/http", "15007"),
             ],
         );
         let layer = above.over(below);
@@ -100,6 +106,8 @@ mod tests {
                 "retry.attempts: 3  tag service/payments",
                 "timeouts.request: 9s  tag service/payments",
                 "timeouts.idle: 8s  label app",
+                "inbound.mode: sidecar  tag service/payments",
+                "inbound.port: 15007  tag service/payments",
                 "readiness.gate: running  label app",
             ]
         );

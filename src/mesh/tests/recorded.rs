@@ -61,13 +61,13 @@ proptest! {
             spec.protocol = Protocol::WORDS[usize::from(marks[1]) % 4].parse().unwrap();
             spec.readiness = if marks[1] > 99 { Readiness::Running } else { Readiness::Healthy };
             spec.knobs.idle_timeout = (marks[2] > 9).then(|| Duration::from_millis(u64::from(marks[2])));
-            spec.home = if marks[0] > 99 { "other".into() } else { key.name.clone() };
             let header = TestHeader { name: "x-test".into(), value: (marks[2] > 99).then(|| "1".into()) };
             let revision = Revision { id: "7".into(), production: 900, test: 0, serves: marks[3] > 9 };
             let shift = Shift { revisions: vec![revision], header };
             spec.shift = (marks[1] > 49).then(|| Arc::new(shift));
-            spec.knobs.zones = (marks[1] > 9).then_some(2);
-            spec.knobs.inbound_port = (marks[2] > 9).then_some(15_006);
+            spec.knobs.zones = (marks[0] > 9).then(|| u32::from(marks[0] % 5 + 1));
+            spec.knobs.inbound_port = (marks[1] > 9).then(|| u16::from(marks[1]));
+            spec.home = if marks[2] > 99 { "family".into() } else { spec.key.name.clone() };
             spec.knobs.retry_attempts = (marks[3] > 9).then(|| u32::from(marks[3] % 11));
             if let Some(first) = service.registrations.first_mut() {
                 first.traits.version = Some("58".into());
@@ -86,6 +86,8 @@ proptest! {
             }
             view.services.insert(key, Arc::new(service));
         }
+        let crew = vec![("euw1-az1".into(), [10, 0, 0, marks[0]].into())];
+        world.namespaces.get_mut("prod").unwrap().crews.insert(ServiceKey::new("prod", "caller"), crew.into());
         for text in [format!("{:#}", world.to_json()), world.to_json().to_string()] {
             prop_assert!(world::is_world(&text));
             prop_assert_eq!(&world::read(Path::new("world.json"), &text).unwrap(), &world);

@@ -56,7 +56,6 @@ fn what_nobody_said_is_told_with_whose_it_is() {
         aliases: [{ name: payments, port: 8080 }]  default
         appProtocol: http  default
         inbound.mode: direct  default
-        inbound.port: 15006  default
         timeouts.request: 15s  service-connect
         timeouts.backendRequest: 0s  default
         timeouts.idle: 5m  service-connect
@@ -68,30 +67,20 @@ fn what_nobody_said_is_told_with_whose_it_is() {
         retry.backoff: 25ms  default
         retry.otherHost: true  default
         retry.idempotentOnly: false  default
-        retry.budget.percent: 20  default
-        retry.budget.minParallel: 3  default
         outlierDetection.consecutive5xx: 5  service-connect
         outlierDetection.interval: 30s  service-connect
         outlierDetection.baseEjectionTime: 30s  service-connect
         outlierDetection.maxEjectionTime: 5m  service-connect
         outlierDetection.maxEjectionPercent: 50  default
-        healthCheck.path: /  default
-        healthCheck.interval: 10s  default
-        healthCheck.timeout: 2s  default
-        healthCheck.unhealthyThreshold: 3  default
-        healthCheck.healthyThreshold: 2  default
         loadBalancing.type: RoundRobin  service-connect
         loadBalancing.slowStart: 0s  default
         loadBalancing.panicThresholdPercent: 50  default
-        loadBalancing.zoneAware.mode: prefer  default
+        loadBalancing.zoneAware.mode: prefer  service-connect
         circuitBreaker.maxConnections: 2147483647  default
         circuitBreaker.maxPendingRequests: 2147483647  default
         circuitBreaker.maxParallelRequests: 2147483647  default
         circuitBreaker.maxParallelRetries: 2147483647  default
         connectionPool.maxConnectionDuration: 0s  default
-        connectionPool.tcpKeepalive.time: 1m  default
-        connectionPool.tcpKeepalive.interval: 10s  default
-        connectionPool.tcpKeepalive.probes: 3  default
         protocolOptions.preserveHeaderCase: false  default
         protocolOptions.maxHeaderKilobytes: 60  default
         readiness.gate: healthy  service-connect
@@ -129,6 +118,45 @@ fn a_hash_goes_with_the_balancer_that_wants_it() {
     {
         assert!(of_other.contains(&format!("loadBalancing.{wanted}")), "{of_other:?}");
     }
+}
+
+#[test]
+fn a_section_is_one_layers_or_nobodys() {
+    let policy = parse(
+        "namespaces: { prod: { defaults: { healthCheck: { path: /health, interval: 5s } } } }
+services:
+  payments:
+    healthCheck: {}
+    retry: { budget: { percent: 30 } }
+rateLimits:
+  - { service: payments, requests: 10, burst: 20 }
+",
+    );
+    let keys = |name: &str| -> Vec<String> {
+        let effective = policy.effective(&policy.over(&spec(name)), None);
+        let of_it = effective.iter().filter(|it| {
+            ["healthCheck", "retry.budget", "rateLimits", "connectionPool.tcp"]
+                .iter()
+                .any(|of| it.key.starts_with(of))
+        });
+        of_it.map(|it| format!("{}: {}  {}", it.key, it.value, it.origin)).collect()
+    };
+    expect_test::expect![[r#"
+        retry.budget.percent: 30  policy.yaml:7
+        retry.budget.minParallel: 3  default
+        healthCheck.interval: 10s  default
+        healthCheck.timeout: 2s  default
+        healthCheck.unhealthyThreshold: 3  default
+        healthCheck.healthyThreshold: 2  default
+        rateLimits.outbound: { requests: 10, per: 1s, burst: 20 }  policy.yaml:9"#]]
+    .assert_eq(&keys("payments").join("\n"));
+    expect_test::expect![[r#"
+        healthCheck.path: /health  policy.yaml:3
+        healthCheck.interval: 5s  policy.yaml:3
+        healthCheck.timeout: 2s  default
+        healthCheck.unhealthyThreshold: 3  default
+        healthCheck.healthyThreshold: 2  default"#]]
+    .assert_eq(&keys("ledger").join("\n"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::diagnostic::check::{Checker, NameRule};
 use crate::diagnostic::{BAD_VALUE, Document, Entries, Problem, TWO_SERVICES, Written};
 use crate::model::{
     Alias, Health, Knobs, Member, Namespace, Origin, Phase, Protocol, Readiness, Registration, Said,
-    ServiceKey, ServiceName, ServiceSpec, ServiceView, StopCause, View,
+    ServiceKey, ServiceSpec, ServiceView, StopCause, View,
 };
 
 const SERVICE: NameRule = NameRule { what: "a service", longest: 64, dots: false };
@@ -64,12 +64,11 @@ pub(super) struct Service {
     retry: Option<Retry>,
     readiness: Option<Written>,
     endpoints: Option<Vec<Endpoint>>,
-    /// Its name in ECS, where that is another.
-    home: Option<Written>,
-    zones: Option<Written>,
-    inbound: Option<Written>,
     shift: Option<WrittenShift>,
     created_at: Option<Written>,
+    zones: Option<Written>,
+    inbound_port: Option<Written>,
+    home: Option<Written>,
     origin: Option<Written>,
     said: Option<Vec<WrittenSaid>>,
 }
@@ -151,9 +150,11 @@ pub(super) fn services(
         }
         let key = ServiceKey::new(namespace.clone(), name.text.as_str());
         let service = service(checker, (&mut *claims, by), name, key.clone(), written);
-        let crew = service.crew();
-        if by == By::People && !crew.is_empty() {
-            view.crews.insert(key.clone(), crew);
+        if by == By::People {
+            let crew = service.crew();
+            if !crew.is_empty() {
+                view.crews.insert(key.clone(), crew);
+            }
         }
         view.services.insert(key, Arc::new(service));
     }
@@ -177,16 +178,19 @@ fn service(
         None => usual_alias(checker, claims, name, endpoints),
     };
     let knobs = knobs(checker, protocol, written);
-    let home = written.home.as_ref().map(|home| home.text.as_str());
     let readiness = written.readiness.as_ref().and_then(|word| checker.word(word, &GATES));
+    let zones = written.zones.as_ref().and_then(|zones| checker.number(zones, 1, 100));
+    let inbound_port = written.inbound_port.as_ref().and_then(|port| checker.port(port));
+    let knobs = Knobs { zones, inbound_port, ..knobs };
+    let home = written.home.as_ref().map(|home| home.text.as_str().into());
     let spec = ServiceSpec {
+        home: home.unwrap_or_else(|| key.name.clone()),
         protocol: protocol.unwrap_or_default(),
         aliases,
         knobs,
         readiness: readiness.unwrap_or_default(),
         created_at: moment(checker, written.created_at.as_ref()),
         shift: written.shift.as_ref().map(|shift| Arc::new(shift.read())),
-        home: home.map_or_else(|| key.name.clone(), ServiceName::from),
         ..ServiceSpec::new(key, origin(checker.document(), name, written))
     };
     ServiceView { spec: Arc::new(spec), active: true, registrations }
@@ -219,6 +223,7 @@ fn said(document: Document<'_>, service: &Service) -> Vec<Said> {
         ("timeouts.idle", timeouts.and_then(|it| it.idle.as_ref())),
         ("retry.attempts", service.retry.as_ref().and_then(|it| it.attempts.as_ref())),
         ("readiness.gate", service.readiness.as_ref()),
+        ("inbound.port", service.inbound_port.as_ref()),
     ];
     let said = |(key, written): (&str, Option<&Written>)| {
         Some(Said::new(key, written?.text.as_str(), document.origin(written?)))
@@ -267,10 +272,7 @@ fn knobs(checker: &mut Checker<'_>, protocol: Option<Protocol>, written: &Servic
         let message = format!("there are no requests in {}", protocol.as_str());
         checker.bad(request, message, "remove it, or set `appProtocol`");
     }
-    let zones = written.zones.as_ref().and_then(|zones| checker.number(zones, 1, 16));
-    let inbound = written.inbound.as_ref().and_then(|port| checker.number(port, 1024, 65535));
-    let inbound_port = inbound.and_then(|port| u16::try_from(port).ok());
-    Knobs { request_timeout, idle_timeout, retry_attempts, zones, inbound_port, ..Knobs::default() }
+    Knobs { request_timeout, idle_timeout, retry_attempts, ..Knobs::default() }
 }
 
 fn registrations(checker: &mut Checker<'_>, written: &[Endpoint], by: By) -> Vec<Registration> {

@@ -53,8 +53,16 @@ struct WrittenWorld {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenNamespace {
     services: Entries<Service>,
-    /// By ECS service, the zones and addresses of its tasks.
-    crews: Option<BTreeMap<String, Vec<(String, IpAddr)>>>,
+    /// Where the tasks of each ECS service run, of those that only call others too.
+    #[serde(default)]
+    crews: Entries<Vec<WrittenPlace>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenPlace {
+    zone: Written,
+    address: Written,
 }
 
 /// Whether a file begins as a recorded world does.
@@ -76,9 +84,13 @@ pub fn read(path: &Path, text: &str) -> Result<World, Vec<Problem>> {
     for (name, of_it) in &written.namespaces.0 {
         let (namespace, mut view) = (Namespace::from(name.text.as_str()), View::default());
         services(&mut checker, (&mut Claims::new(), By::Server), &of_it.services, &namespace, &mut view);
-        for (service, places) in of_it.crews.iter().flatten() {
-            let crew = places.iter().map(|(zone, address)| (Arc::from(zone.as_str()), *address));
-            view.crews.insert(ServiceKey::new(namespace.clone(), service.as_str()), crew.collect());
+        for (name, places) in &of_it.crews.0 {
+            let mut place = |it: &WrittenPlace| -> Option<(Arc<str>, IpAddr)> {
+                let address = checker.parsed(&it.address, "an IP address", "10.0.1.7")?;
+                Some((it.zone.text.as_str().into(), address))
+            };
+            let crew = places.iter().filter_map(&mut place).collect();
+            view.crews.insert(ServiceKey::new(namespace.clone(), name.text.as_str()), crew);
         }
         namespaces.insert(namespace, view);
     }
@@ -103,12 +115,12 @@ impl World {
             let each = view.services.iter();
             each.map(|(key, service)| (key.name.to_string(), of_service(service))).collect()
         };
-        let namespaces = self.namespaces.iter();
         let crews = |view: &View| -> Map<String, Value> {
+            let place = |(zone, address): &(Arc<str>, IpAddr)| json!({ "zone": zone, "address": address });
             let each = view.crews.iter();
-            each.map(|(key, crew)| (key.name.to_string(), json!(&**crew))).collect()
+            each.map(|(key, crew)| (key.name.to_string(), crew.iter().map(place).collect())).collect()
         };
-        let namespaces = namespaces.map(|(name, view)| {
+        let namespaces = self.namespaces.iter().map(|(name, view)| {
             (name.to_string(), json!({ "services": services(view), "crews": crews(view) }))
         });
         json!({
@@ -125,6 +137,8 @@ fn of_service(service: &ServiceView) -> Value {
     let ServiceView { spec, registrations, .. } = service;
     let ServiceSpec { key, protocol, aliases, knobs, readiness, created_at, origin, home, shift, .. } =
         &**spec;
+    // What policies say is no source's.
+    let ServiceSpec { rules: _, subsets: _, reach: _, .. } = &**spec;
     let mut written = Map::new();
     let mut say = |key: &str, value: Value| written.insert(key.to_owned(), value);
     say("appProtocol", protocol.as_str().into());
@@ -139,14 +153,14 @@ fn of_service(service: &ServiceView) -> Value {
     if let Some(attempts) = knobs.retry_attempts {
         say("retry", json!({ "attempts": attempts }));
     }
-    for (key, number) in [("zones", knobs.zones), ("inbound", knobs.inbound_port.map(u32::from))] {
+    if *readiness != Readiness::default() {
+        say("readiness", readiness.as_str().into());
+    }
+    for (key, number) in [("zones", knobs.zones), ("inboundPort", knobs.inbound_port.map(u32::from))] {
         number.iter().for_each(|number| _ = say(key, (*number).into()));
     }
     if *home != key.name {
         say("home", home.as_str().into());
-    }
-    if *readiness != Readiness::default() {
-        say("readiness", readiness.as_str().into());
     }
     if let Some(created_at) = created_at {
         say("createdAt", time(*created_at));
