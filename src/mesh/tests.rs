@@ -9,6 +9,7 @@ use crate::model::{
 };
 
 mod again;
+mod drain;
 mod gate;
 mod homes;
 mod recorded;

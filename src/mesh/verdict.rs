@@ -36,13 +36,16 @@ struct Gate {
     max_wait: Option<Duration>,
     /// Whether whoever says nothing is held back for good.
     holds: bool,
+    /// Whether whoever is told to stop drains.
+    drains: bool,
     now: Option<SystemTime>,
 }
 
 impl Gate {
     fn of(spec: &ServiceSpec, now: Option<SystemTime>) -> Self {
-        let Knobs { max_wait, holds_the_silent, .. } = spec.knobs;
-        Self { readiness: spec.readiness, max_wait, holds: holds_the_silent == Some(true), now }
+        let Knobs { max_wait, holds_the_silent, drains, .. } = spec.knobs;
+        let (holds, drains) = (holds_the_silent == Some(true), drains == Some(true));
+        Self { readiness: spec.readiness, max_wait, holds, drains, now }
     }
 
     /// When it has been waited for long enough, although its check could take longer.
@@ -202,6 +205,7 @@ pub(super) fn endpoints<'a>(
     };
     let mut endpoints: Vec<_> = living(sightings, &spec.key.namespace, tasks).map(endpoint).collect();
     endpoints.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+    drain_few(&mut endpoints);
     keep_last_hope(&mut endpoints);
     endpoints
 }
@@ -326,8 +330,8 @@ fn by_phase(life: Life, member: &Member, gate: Gate) -> Verdict {
         Phase::Starting => absent(Reason::Starting),
         Phase::Stopped => absent(Reason::Stopped),
         Phase::Stopping(StopCause::Crashed) => absent(Reason::Crashed),
-        Phase::Stopping(StopCause::Planned) => absent(Reason::Stopping),
-        Phase::Stopping(StopCause::Spot) => absent(Reason::SpotInterruption),
+        Phase::Stopping(StopCause::Planned) => leaving(Reason::Stopping, gate),
+        Phase::Stopping(StopCause::Spot) => leaving(Reason::SpotInterruption, gate),
         Phase::Running(Health::NoCheck) => healthy(Reason::NoCheck),
         Phase::Running(_) if gate.readiness == Readiness::Running => healthy(Reason::Ready),
         Phase::Running(Health::Healthy) => healthy(Reason::Ready),
@@ -340,6 +344,21 @@ fn by_phase(life: Life, member: &Member, gate: Gate) -> Verdict {
             Verdict { state: State::Unhealthy, reason }
         }
         Phase::Running(Health::Unknown { .. } | Health::Unhealthy { .. }) => absent(Reason::AwaitingHealth),
+    }
+}
+
+fn leaving(reason: Reason, gate: Gate) -> Verdict {
+    Verdict { state: if gate.drains { State::Draining } else { State::Absent }, reason }
+}
+
+/// Where few are healthy Envoy panics, and sends to those that drain too: the more of them, the worse. So there are never
+/// more than healthy ones (`product.md`, section 6).
+fn drain_few(endpoints: &mut [Endpoint]) {
+    let healthy = endpoints.iter().filter(|endpoint| endpoint.verdict.state == State::Healthy).count();
+    let drains =
+        |endpoint: &&mut Endpoint| endpoint.verdict.state == State::Draining && is_leaving(endpoint.verdict);
+    for endpoint in endpoints.iter_mut().filter(drains).skip(healthy) {
+        endpoint.verdict.state = State::Absent;
     }
 }
 

@@ -108,6 +108,8 @@ layer! {
         access_log_percent: u32,
         /// How long a task that runs is waited for until its health check passes.
         max_wait: Duration,
+        /// Whether a task that is told to stop stays known, without new requests, until it has stopped.
+        drains: bool,
         /// Whether a task that has said nothing by then is waited for still.
         holds_the_silent: bool,
     }

@@ -275,6 +275,7 @@ impl Reader<'_, '_> {
             access_log: switch(log("enabled")),
             access_log_query: switch(log("includeQueryParameters")),
             access_log_percent: number(log("samplePercent")),
+            drains: node.get("drain").and_then(|it| it.get("style")?.text()).map(|style| style == "draining"),
             max_wait: time(ready("maxWait")),
             holds_the_silent: ready("onExpiry").and_then(Node::text).map(|word| word == "hold"),
             ..node.get("retry").map(retry).unwrap_or_default()

@@ -160,6 +160,15 @@ static READINESS: Shape = Shape::Map(&[
     .or("serve"),
 ]);
 
+static DRAIN_STYLE: Shape = Shape::Word(&["remove", "draining"]);
+static DRAIN: Shape = Shape::Map(&[Key::new(
+    "style",
+    &DRAIN_STYLE,
+    "remove: one that is told to stop is gone for clients at once; draining: it stays known until it has stopped, for \
+     who is bound to it, and gets no new requests.",
+)
+.or("remove")]);
+
 static PROTOCOL: Shape = Shape::Word(&["tcp", "http", "http2", "grpc"]);
 static ALIAS_NAME: Shape = Shape::Name(ALIAS);
 static ONE_ALIAS: Shape = Shape::Map(&[
@@ -175,7 +184,7 @@ static ONE_ALIAS: Shape = Shape::Map(&[
 static LOOPBACK: Shape = Shape::Kind("a loopback address that is free", "127.200.0.1", is_free_loopback);
 static ALIASES: Shape = Shape::List(&ONE_ALIAS);
 
-const TREATMENT: [Key; 10] = [
+const TREATMENT: [Key; 11] = [
     Key::new("timeouts", &TIMEOUTS, "How long clients wait."),
     Key::new("retry", &SERVICE_RETRY, "What clients try again."),
     Key::new("outlierDetection", &OUTLIERS, "When clients leave an endpoint out."),
@@ -189,6 +198,7 @@ const TREATMENT: [Key; 10] = [
     Key::new("connectionPool", &POOL, "How long connections to endpoints last."),
     Key::new("protocolOptions", &PROTOCOL_OPTIONS, "What is particular in the protocol."),
     Key::new("readiness", &READINESS, "When a task counts as ready."),
+    Key::new("drain", &DRAIN, "What becomes of a task that is told to stop."),
     Key::new("accessLog", &ACCESS_LOG, "What clients' sidecars log."),
 ];
 
@@ -212,8 +222,9 @@ static IMPORT: Shape = Shape::Map(&[
 ]);
 static IMPORTS: Shape = Shape::List(&IMPORT);
 
-const fn service_keys() -> [Key; 15] {
-    let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, log] = TREATMENT;
+const fn service_keys() -> [Key; 16] {
+    let [timeouts, retry, outliers, check, balancing, breaker, pool, options, readiness, drain, log] =
+        TREATMENT;
     [
         Key::new("namespace", &NAMESPACE_NAME, "Its namespace, where there are several."),
         Key::new("aliases", &ALIASES, "What clients dial."),
@@ -228,15 +239,16 @@ const fn service_keys() -> [Key; 15] {
         pool,
         options,
         readiness,
+        drain,
         log,
         Key::new("uses", &USES, "All that it calls itself; without it, the whole namespace and all imports."),
     ]
 }
-pub(super) static SERVICE_KEYS: [Key; 15] = service_keys();
+pub(super) static SERVICE_KEYS: [Key; 16] = service_keys();
 static SERVICE_SHAPE: Shape = Shape::Map(&SERVICE_KEYS);
 static SERVICES: Shape = Shape::Names(SERVICE, &SERVICE_SHAPE);
 
-pub(super) static DEFAULT_KEYS: [Key; 10] = TREATMENT;
+pub(super) static DEFAULT_KEYS: [Key; 11] = TREATMENT;
 static DEFAULTS: Shape = Shape::Map(&DEFAULT_KEYS);
 static PROFILE: Shape = Shape::Word(&["service-connect", "envoy"]);
 static NAMESPACE_SHAPE: Shape = Shape::Map(&[

@@ -28,6 +28,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// What a change of endpoints takes at most to be seen not to have come.
+const SOON: Duration = Duration::from_secs(3);
 /// Two for `pay`, one for `other`, one that comes later; and with two more, three in each zone for `near`.
 const SERVERS: u8 = 6;
 /// Where a task of the sidecar's own service listens on its loopback alone, and the address that clients know.
@@ -278,6 +280,15 @@ impl Shop {
         let draft = self.policies.join(format!(".{name}"));
         std::fs::write(&draft, format!("{HEAD}{text}")).context("writing a policy")?;
         std::fs::rename(&draft, self.policies.join(name)).context("naming a policy")
+    }
+
+    /// Has `pay` these endpoints, of which Envoy is to know so many.
+    pub(crate) async fn some_endpoints(&self, pay: &[(usize, &str)], known: usize) -> anyhow::Result<()> {
+        self.services.write(&services(&self.places, pay))?;
+        wait::until(SOON, "some endpoints of pay", async || {
+            Ok((self.envoy.endpoints("shop/pay").await?.len() == known).then_some(()))
+        })
+        .await
     }
 
     /// Has `pay` these endpoints.

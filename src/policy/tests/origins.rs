@@ -86,6 +86,7 @@ fn what_nobody_said_is_told_with_whose_it_is() {
         readiness.gate: healthy  service-connect
         readiness.maxWait: 8m  service-connect
         readiness.onExpiry: serve  default
+        drain.style: remove  default
         accessLog.enabled: true  default
         accessLog.includeQueryParameters: false  default
         accessLog.samplePercent: 100  default"#]]
