@@ -200,14 +200,12 @@ fn every_policy_that_is_shown_fits_the_published_schema() -> anyhow::Result<()> 
     for (name, text) in files()?.into_iter().filter(|(_, text)| text.contains("kind: Policy")) {
         let (right, wrong) = (folder.path().join(&name), folder.path().join(format!("wrong-{name}")));
         std::fs::write(&right, &text)?;
-        std::fs::write(
-            &wrong,
-            text.replace("attempts: 2", "attempts: many").replace("timeouts:", "timeout:"),
-        )?;
+        let mistaken = text.replace("attempts: 2", "attempts: many").replace("\nservices:", "\nservice:");
+        std::fs::write(&wrong, mistaken)?;
         policies.extend([format!("+{}", right.display()), format!("-{}", wrong.display())]);
     }
     ensure!(!policies.is_empty(), "the README shows no policy");
-    for golden in ["clusters/knobs", "routes/rules"] {
+    for golden in ["clusters/knobs", "clusters/reach", "listeners/reach", "routes/limits", "routes/rules"] {
         policies.push(format!("+{}", root.join(format!("tests/golden/{golden}.policy.yaml")).display()));
     }
     let python = target_dir()?.join("python/bin/python");

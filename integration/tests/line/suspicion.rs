@@ -60,7 +60,10 @@ fn an_address_that_another_service_got_takes_no_requests_of_the_first() -> anyho
         let old = stage.prod.payments.running().first().context("payments has no task")?.clone();
         let family = &stage.prod.payments.family;
         world.create_service(
-            ServiceSpec::new(CLUSTER, "audit", family, 0).tag("legation:namespace", NAMESPACE).served(),
+            ServiceSpec::new(CLUSTER, "audit", family, 0)
+                .tag("legation:namespace", NAMESPACE)
+                .zones(&[&old.zone]) // an address stays in its subnet
+                .served(),
         )?;
 
         // Nobody hears that the old one stops; that a new one began at its address is heard.
