@@ -437,6 +437,8 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// What tells it from others of its service.
     pub traits: Traits,
+    /// Whether its address is its own, so that a sidecar may listen there in its place.
+    pub is_alone: bool,
     /// Whether it gets traffic, and why.
     pub verdict: Verdict,
     /// What its part of the service is told of it, where a shift keeps it out of the whole.

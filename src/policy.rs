@@ -133,6 +133,10 @@ impl Policy {
         let none = ServicePolicy::default();
         let service = policy.services.get(&spec.key.name).unwrap_or(&none);
         let knobs = service.treatment.knobs.clone().over(&spec.knobs.clone().over(&policy.defaults.knobs));
+        // Nobody runs a sidecar of ours beside it.
+        let inbound_port =
+            if policy.externals.contains_key(&spec.key.name) { None } else { knobs.inbound_port };
+        let knobs = Knobs { inbound_port, ..knobs };
         let over = ServiceSpec {
             aliases: service.aliases.clone().unwrap_or_else(|| spec.aliases.clone()),
             protocol: service.protocol.unwrap_or(spec.protocol),

@@ -217,19 +217,22 @@ impl Translated {
             Some(old) if Arc::ptr_eq(&old.endpoints, endpoints) => old.assignments.clone(),
             _ => assignments(spec, endpoints),
         };
-        let ports = inbound::ports(spec, endpoints);
+        // In another namespace nobody is of this service, and its ports of localhost may be others'.
+        let is_home = spec.key.namespace == namespace.name;
+        let ports = if is_home { inbound::ports(spec, endpoints) } else { BTreeSet::new() };
         let is_named = |old: &Self| old.names.as_ref() == names;
         let leads = |old: &Self| old.named == named;
         let host = old.as_ref().filter(|old| is_named(old) && leads(old)).map(|old| old.host.clone());
         let (own, inbound, api_listeners) = old.map_or_else(Default::default, |old| {
             let api_listeners = is_named(&old).then_some(old.api_listeners.clone());
-            let own = (old.addresses == addresses && leads(&old)).then_some(old.own);
+            let same_doors = is_home || spec.reach.local_ports.is_empty();
+            let own = (old.addresses == addresses && same_doors && leads(&old)).then_some(old.own);
             (own, (old.ports == ports).then_some(old.inbound), api_listeners)
         });
         let is_routed = names.filter(|_| spec.protocol.is_http());
         Self {
             assignments,
-            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, &find)),
+            own: own.unwrap_or_else(|| spec_resources(spec, &addresses, is_home, &find)),
             api_listeners: api_listeners.unwrap_or_else(|| api_listeners_of(spec, names)),
             host: host.unwrap_or_else(|| is_routed.map(|names| route::host(spec, names, &find))),
             inbound: inbound.unwrap_or_else(|| {
@@ -267,7 +270,12 @@ fn without(these: &[Arc<Resource>], others: &[Arc<Resource>]) -> impl Iterator<I
 }
 
 /// What follows from a service's description, and from who else is there: its clusters, routes and listeners.
-fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], find: Find<'_>) -> Vec<Arc<Resource>> {
+fn spec_resources(
+    spec: &ServiceSpec,
+    addresses: &[Ipv4Addr],
+    is_home: bool,
+    find: Find<'_>,
+) -> Vec<Arc<Resource>> {
     let mut resources: Vec<_> = spec.parts().iter().map(|part| cluster::cluster(spec, part)).collect();
     if spec.protocol.is_http() {
         resources.push(route::service_routes(spec, find));
@@ -275,7 +283,7 @@ fn spec_resources(spec: &ServiceSpec, addresses: &[Ipv4Addr], find: Find<'_>) ->
     }
     let listeners = spec.aliases.iter().zip(addresses);
     resources.extend(listeners.map(|(alias, address)| listener::alias_listener(spec, alias, *address)));
-    let is_its_own = |(alias, _): &&(Alias, u16)| spec.aliases.contains(alias);
+    let is_its_own = |(alias, _): &&(Alias, u16)| is_home && spec.aliases.contains(alias);
     let local = spec.reach.local_ports.iter().filter(is_its_own);
     resources.extend(local.map(|(alias, port)| listener::local_listener(spec, alias, *port)));
     resources.into_iter().map(Arc::new).collect()

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{Addresses, Alias, Finding, Namespace, ServiceKey, ServiceSpec};
+use crate::model::{Addresses, Alias, Finding, Knobs, Namespace, ServiceKey, ServiceName, ServiceSpec};
 use crate::vip;
 
 /// The descriptions with the aliases that are left to each service, ordered by seniority.
@@ -21,6 +21,7 @@ pub(super) fn given<'a>(
     let mut specs: Vec<_> = described.map(Arc::clone).collect();
     specs.sort_by_cached_key(|spec| seniority(spec));
     one_owner_per_alias(namespace, &mut specs, findings);
+    one_inbound_port_each(&mut specs, findings);
     specs
 }
 
@@ -51,6 +52,29 @@ pub(super) fn addresses(
         });
     }
     addresses
+}
+
+/// Of several services of one ECS service whose sidecars are to listen on one port, the oldest has it, and clients find the
+/// others where they are.
+fn one_inbound_port_each(specs: &mut [Arc<ServiceSpec>], findings: &mut Vec<Finding>) {
+    let mut owners: BTreeMap<(ServiceName, u16), ServiceKey> = BTreeMap::new();
+    for spec in specs {
+        let Some(port) = spec.knobs.inbound_port.filter(|port| *port != 0) else { continue };
+        let owner = owners.entry((spec.home.clone(), port)).or_insert_with(|| spec.key.clone());
+        if *owner == spec.key {
+            continue;
+        }
+        findings.push(Finding {
+            code: "LSN002",
+            object: spec.key.to_string(),
+            message: format!(
+                "its sidecars take requests for {owner} in on port {port}; give it another with `inbound`, till then \
+                 clients go to its application"
+            ),
+        });
+        let knobs = Knobs { inbound_port: None, ..spec.knobs.clone() };
+        *spec = Arc::new(ServiceSpec { knobs, ..(**spec).clone() });
+    }
 }
 
 /// Of several services that ask for one alias, the oldest keeps it (`NAME002`).

@@ -129,7 +129,12 @@ pub fn scoped(mesh: &Mesh, scope: &Scope, before: Option<&Arc<MeshNamespace>>) -
     let own = mesh.namespaces.get(&scope.namespace);
     let services = own.map_or(&empty, |own| &own.services);
     let services = match &scope.uses {
-        Some(uses) => chosen(services, uses, before.map(|before| &before.services)),
+        Some(uses) => {
+            // A client is known by its name in ECS, under which its own services may not be offered.
+            let own = services.iter().filter(|(_, service)| uses.contains(&service.spec.home));
+            let uses = uses.iter().chain(own.map(|(name, _)| name)).cloned().collect();
+            chosen(services, &uses, before.map(|before| &before.services))
+        }
         None => services.clone(),
     };
     let mut imported = Imported::default();

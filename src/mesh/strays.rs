@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::diagnostic::words::did_you_mean;
-use crate::model::{Finding, Namespace, Origin, Rule, ServiceName, ServiceSpec};
+use crate::model::{Finding, Namespace, Origin, Probe, Protocol, Rule, ServiceName, ServiceSpec};
 use crate::policy::{NamespacePolicy, ServicePolicy};
 
 /// The findings about a namespace.
@@ -43,6 +43,7 @@ pub(super) fn strays(
                 || format!("{namespace}/{name} speaks {}, so no route has an effect", spec.protocol.as_str());
             findings.extend(first.map(|rule| finding(&rule.origin, message())));
         }
+        findings.extend(service.origin.iter().flat_map(|origin| vain(spec).map(|why| finding(origin, why))));
         for rule in &service.rules {
             let missing = rule.backends().filter(|backend| !described.contains_key(&backend.service));
             findings.extend(
@@ -51,6 +52,24 @@ pub(super) fn strays(
         }
     }
     findings
+}
+
+/// What is said of a service and can have no effect on it.
+fn vain(spec: &ServiceSpec) -> impl Iterator<Item = String> {
+    let (key, knobs) = (&spec.key, &spec.knobs);
+    let asks_grpc = knobs.health_check.as_ref().is_some_and(|it| matches!(it.probe, Some(Probe::Grpc(_))));
+    let speaks_http2 = matches!(spec.protocol, Protocol::Http2 | Protocol::Grpc);
+    let limits = knobs.inbound_limit.is_some() && knobs.inbound_port.is_none_or(|port| port == 0);
+    let spoken = spec.protocol.as_str();
+    let each = [
+        (asks_grpc && !speaks_http2).then(|| {
+            format!("{key} speaks {spoken}, so its health is not asked by gRPC but as `healthCheck` does without a type")
+        }),
+        limits.then(|| format!("no sidecar takes requests for {key} in, so its inbound rate limit has no effect; add `inbound`")),
+        (!spec.reach.hosts.is_empty() && !spec.subsets.is_empty())
+            .then(|| format!("{key} is known by DNS names, which have no parts: each part of it is all of it")),
+    ];
+    each.into_iter().flatten()
 }
 
 fn of_route(rule: &Rule, why: &str) -> String {

@@ -9,6 +9,7 @@ use crate::model::{
 };
 
 mod again;
+mod doors;
 mod drain;
 mod gate;
 mod homes;

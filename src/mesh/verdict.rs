@@ -119,6 +119,12 @@ impl<'a> Tasks<'a> {
         self.near(from).flat_map(move |view| view.tasks_of(address)).map(|(_, owner)| owner)
     }
 
+    /// Whether tasks have ports of an address, which is their machine's.
+    fn is_shared(&self, from: Stand<'a>, address: Option<IpAddr>) -> bool {
+        address
+            .is_some_and(|address| self.near(from).any(|view| view.tasks_sharing(address).next().is_some()))
+    }
+
     /// The place of `registration` if the whole address is its own. On one that is shared, other ports are other tasks'.
     fn own_address(&self, from: Stand<'a>, registration: &Registration) -> Option<Place> {
         let address = registration.address?;
@@ -201,6 +207,11 @@ pub(super) fn endpoints<'a>(
             traits: registration.traits.clone(),
             verdict: if is_kept_out { absent(Reason::AwaitingShift) } else { verdict },
             apart: is_kept_out.then_some(verdict.state),
+            is_alone: match registration.member {
+                Member::Ecs => !tasks.is_shared(from, registration.address),
+                Member::CloudMap { .. } => false,
+                Member::File => true,
+            },
         }
     };
     let mut endpoints: Vec<_> = living(sightings, &spec.key.namespace, tasks).map(endpoint).collect();

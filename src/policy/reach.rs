@@ -2,6 +2,7 @@
 //!
 //! It is not about how they are treated. Invariant: no two aliases, addresses or local ports of a namespace are one.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -113,7 +114,7 @@ impl Reader<'_, '_> {
         let Some(port) = number(node.get("port")) else { return };
         let zone: Option<Arc<str>> = node.get("zone").and_then(Node::text).map(Into::into);
         let places = node.get("endpoints").map(Node::items).unwrap_or_default();
-        let places: Vec<_> =
+        let places: BTreeSet<_> =
             places.iter().filter_map(|place| Some((place.text()?, read_place(place.text()?)?))).collect();
         let mut registrations: Vec<Registration> =
             places.iter().map(|(text, place)| registration(text, place, zone.clone())).collect();

@@ -15,9 +15,11 @@ use crate::diagnostic::{BAD_VALUE, Document, Node, Problem, Written, read_tree};
 use crate::model::{Balancing, Knobs, Namespace, Protocol, Readiness};
 
 /// The keys that are about requests, by section.
-pub(super) const OF_REQUESTS: [(&str, &[&str]); 2] = [
+pub(super) const OF_REQUESTS: [(&str, &[&str]); 4] = [
     ("timeouts", &["request", "backendRequest", "streamIdle"]),
-    ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly"]),
+    ("retry", &["triggers", "codes", "backoff", "otherHost", "idempotentOnly", "budget"]),
+    ("connectionPool", &["maxRequestsPerConnection", "maxConnectionDuration"]),
+    ("protocolOptions", &["preserveHeaderCase", "maxConcurrentStreams", "maxHeaderKilobytes"]),
 ];
 
 /// Where each thing was written first, as `payments.yaml:7:3`: it may be there once in all files.

@@ -45,7 +45,7 @@ pub fn load_assignment(spec: &ServiceSpec, part: &Subset, endpoints: &[Endpoint]
         {
             let zone = endpoint.zone.as_deref().unwrap_or_default();
             let said = (state(endpoint), zone, weights.of_endpoint(endpoint));
-            let port = inbound.unwrap_or(port);
+            let port = inbound.filter(|_| endpoint.is_alone).unwrap_or(port);
             places.entry((address, port)).and_modify(|best| *best = said.min(*best)).or_insert(said);
         }
     }
@@ -115,7 +115,7 @@ impl<'a> Weights<'a> {
 
     fn of_endpoint(&self, endpoint: &Endpoint) -> Option<u32> {
         let (weight, count) = self.revisions.get(endpoint.traits.revision.as_deref()?)?;
-        Some((weight * Self::THOUSANDTH / count).max(1))
+        Some((weight.saturating_mul(Self::THOUSANDTH) / count).max(1))
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) fn port(spec: &ServiceSpec) -> Option<u16> {
 /// The ports on which its applications listen.
 pub(super) fn ports(spec: &ServiceSpec, endpoints: &[Endpoint]) -> BTreeSet<u16> {
     let listens = port(spec).is_some();
-    endpoints.iter().filter(|_| listens).filter_map(|endpoint| endpoint.port).collect()
+    let alone = endpoints.iter().filter(|endpoint| listens && endpoint.is_alone);
+    alone.filter_map(|endpoint| endpoint.port).collect()
 }
 
 /// The listener, its routes and the cluster behind them, for tasks whose application listens on `application`.

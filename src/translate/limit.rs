@@ -1,7 +1,7 @@
 //! Local rate limits: a bucket of tokens in each sidecar, in front of requests or of TCP connections.
 //!
 //! It is not a limit over all sidecars together. Invariant: a listener has the filter anyway, and routes fill its bucket,
-//! so that no listener changes when a limit of requests does.
+//! so that no listener changes when a limit of requests does. That of connections is the listener's own.
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;

@@ -28,7 +28,10 @@ pub(super) fn health_check(check: &HealthCheck, protocol: Protocol) -> EnvoyChec
         Protocol::Tcp | Protocol::Http => CodecClientType::Http1,
         Protocol::Http2 | Protocol::Grpc => CodecClientType::Http2,
     };
-    let checker = match check.probe.clone().unwrap_or_else(usual) {
+    let speaks_http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc);
+    // Envoy refuses the whole cluster where gRPC is asked over anything else.
+    let fits = |probe: &Probe| speaks_http2 || !matches!(probe, Probe::Grpc(_));
+    let checker = match check.probe.clone().filter(fits).unwrap_or_else(usual) {
         Probe::Http(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
             path: path.to_string(),
             codec_client_type: codec.into(),

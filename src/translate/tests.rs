@@ -41,6 +41,7 @@ fn endpoint(n: u8) -> Endpoint {
         traits: Traits::default(),
         verdict: Verdict { state, reason },
         apart: None,
+        is_alone: true,
     }
 }
 
@@ -306,6 +307,7 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             traits: Traits::default(),
             verdict: Verdict { state, reason: Reason::Ready },
             apart: None,
+            is_alone: true,
         },
     )
 }

@@ -362,7 +362,9 @@ impl OpenStream {
     fn next_response(&mut self) -> Option<Response> {
         let mut watched = self.registered.shared.lock();
         let Some(response) = watched.session.next_response(Instant::now()) else {
-            if !watched.session.owes(ResourceType::Endpoint) {
+            // Whoever has asked for none may still be told what went meanwhile.
+            let asked = watched.session.asked(ResourceType::Endpoint).is_some();
+            if asked && !watched.session.owes(ResourceType::Endpoint) {
                 self.told = watched.session.slice().snapshot().generation;
             }
             return None;

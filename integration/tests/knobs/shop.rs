@@ -28,8 +28,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// What a change of endpoints takes at most to be seen not to have come.
-const SOON: Duration = Duration::from_secs(3);
 /// Two for `pay`, one for `other`, one that comes later; and with two more, three in each zone for `near`.
 const SERVERS: u8 = 6;
 /// Where a task of the sidecar's own service listens on its loopback alone, and the address that clients know.
@@ -282,13 +280,14 @@ impl Shop {
         std::fs::rename(&draft, self.policies.join(name)).context("naming a policy")
     }
 
-    /// Has `pay` these endpoints, of which Envoy is to know so many.
-    pub(crate) async fn some_endpoints(&self, pay: &[(usize, &str)], known: usize) -> anyhow::Result<()> {
+    /// Has `pay` these endpoints; Envoy knows when only the first of its servers answers. Returns how many it knows of.
+    pub(crate) async fn leave_the_first(&self, pay: &[(usize, &str)]) -> anyhow::Result<usize> {
         self.services.write(&services(&self.places, pay))?;
-        wait::until(SOON, "some endpoints of pay", async || {
-            Ok((self.envoy.endpoints("shop/pay").await?.len() == known).then_some(()))
+        wait::until(LIMIT, "only the first server to answer", async || {
+            Ok((self.answered(10, "/first").await?[0] == 10).then_some(()))
         })
-        .await
+        .await?;
+        Ok(self.envoy.endpoints("shop/pay").await?.len())
     }
 
     /// Has `pay` these endpoints.

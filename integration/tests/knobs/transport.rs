@@ -99,13 +99,8 @@ fn probes() -> Vec<Row> {
             Ok(checked.await.is_ok().then(|| "its endpoints are dialled again and again".to_owned()))
         }),
         row!("drain.style", "services: { pay: { drain: { style: draining } } }\n", |shop| {
-            let leaving = [(0, "healthy"), (1, "draining")];
-            if shop.some_endpoints(&leaving, 2).await.is_err() {
-                shop.some_endpoints(&leaving, 1).await?;
-                return Ok(None);
-            }
-            let by = shop.answered(10, "/drain").await?;
-            Ok((by[0] == 10).then(|| "one that is to stop is still known, and gets nothing new".to_owned()))
+            let known = shop.leave_the_first(&[(0, "healthy"), (1, "draining")]).await?;
+            Ok((known == 2).then(|| "one that is to stop is still known, and gets nothing new".to_owned()))
         }),
         row!(
             "retry.budget",

@@ -49,7 +49,9 @@ impl WrittenTraits {
             deployment: self.deployment.as_deref().and_then(Which::read),
             labels: Arc::new(self.labels.iter().map(label).collect()),
             revision: self.revision.as_deref().map(Into::into),
-            share: share.map(|(_, share)| *share).unwrap_or_default(),
+            // What a damaged world says is not believed.
+            share: share
+                .map_or_else(|| self.share.as_ref().map_or(Share::Full, |_| Share::Unknown), |(_, it)| *it),
         }
     }
 }
@@ -58,8 +60,8 @@ impl WrittenShift {
     pub(super) fn read(&self) -> Shift {
         let revision = |it: &WrittenRevision| Revision {
             id: it.id.as_str().into(),
-            production: it.production,
-            test: it.test,
+            production: it.production.min(1_000),
+            test: it.test.min(1_000),
             serves: it.serves,
         };
         let value = self.header_value.as_deref().map(Into::into);
