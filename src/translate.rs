@@ -87,7 +87,7 @@ impl Translator {
     ) -> Tables {
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         let touched = self.touched(namespace);
-        if touched.is_described_anew {
+        if touched.is_named_anew {
             let specs: Vec<_> = namespace.all().map(|service| Arc::clone(&service.spec)).collect();
             self.names = host::names(&namespace.name, &specs);
         }
@@ -144,30 +144,33 @@ impl Translator {
     fn touched(&self, namespace: &MeshNamespace) -> Touched {
         let all = || namespace.all().map(|service| service.spec.key.clone());
         let Some(before) = &self.before else {
-            return Touched { is_described_anew: true, services: all().collect() };
+            return Touched { is_described_anew: true, is_named_anew: true, services: all().collect() };
         };
         let others = before.imported.services.keys().chain(namespace.imported.services.keys());
         let names: BTreeSet<_> = std::iter::once(&namespace.name).chain(others).collect();
         let (mut services, empty) = (BTreeSet::new(), Services::new());
-        let mut is_described_anew = (&before.addresses, &before.defaults, &before.imported.addresses)
-            != (&namespace.addresses, &namespace.defaults, &namespace.imported.addresses);
+        let mut is_named_anew = (&before.addresses, &before.imported.addresses)
+            != (&namespace.addresses, &namespace.imported.addresses);
+        let mut is_described_anew = is_named_anew || before.defaults != namespace.defaults;
         for name in names {
             let (old, new) = (before.of(name).unwrap_or(&empty), namespace.of(name).unwrap_or(&empty));
             for change in old.diff(new) {
-                let (service, anew) = match change {
+                let (service, anew, concerns_others) = match change {
                     DiffItem::Update { old: (_, old), new: (name, new) } => {
-                        (name, !same(&old.spec, &new.spec))
+                        let anew = !same(&old.spec, &new.spec);
+                        (name, anew, anew && !looks_the_same(&old.spec, &new.spec))
                     }
-                    DiffItem::Add(name, _) | DiffItem::Remove(name, _) => (name, true),
+                    DiffItem::Add(name, _) | DiffItem::Remove(name, _) => (name, true, true),
                 };
                 is_described_anew |= anew;
+                is_named_anew |= concerns_others;
                 services.insert(ServiceKey { namespace: name.clone(), name: service.clone() });
             }
         }
-        if is_described_anew {
-            services.extend(all()); // another's description may take or give a name
+        if is_named_anew {
+            services.extend(all()); // another's description may take or give a name, or be what a rule names
         }
-        Touched { is_described_anew, services }
+        Touched { is_described_anew, is_named_anew, services }
     }
 }
 
@@ -175,6 +178,8 @@ impl Translator {
 struct Touched {
     /// Whether any description or address is another.
     is_described_anew: bool,
+    /// Whether anything is that matters to others.
+    is_named_anew: bool,
     services: BTreeSet<ServiceKey>,
 }
 
@@ -255,6 +260,11 @@ impl Translated {
 /// Whether two descriptions say the same: where they are written is nothing to Envoy.
 fn same(old: &Arc<ServiceSpec>, new: &Arc<ServiceSpec>) -> bool {
     Arc::ptr_eq(old, new) || old.says_the_same(new)
+}
+
+/// Whether nothing of a service is another that matters to other services: its names, and where it leads who names it.
+fn looks_the_same(old: &ServiceSpec, new: &ServiceSpec) -> bool {
+    (&old.aliases, old.protocol, &old.shift) == (&new.aliases, new.protocol, &new.shift)
 }
 
 /// The load assignments of a service and of its parts; one whose sidecars look it up themselves has none.
