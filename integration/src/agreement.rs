@@ -14,6 +14,9 @@ use serde_json::Value;
 use crate::control_plane::ControlPlane;
 use crate::envoy::{Ads, Envoy};
 
+/// In the names of load assignments that stand for a sidecar's own service.
+const LOCAL: &str = "/@local/";
+
 /// How much of a resource is shown where it differs, and how much of that before the difference.
 const LONGEST: usize = 300;
 const BEFORE: usize = 60;
@@ -61,7 +64,10 @@ pub async fn served(
     let mut endpoints = Endpoints::new();
     for item in table("endpoints").await? {
         let name = item["name"].as_str().context("an assignment without a name")?.to_owned();
-        endpoints.insert(name, places(&item["resource"], "lbEndpoints", "socketAddress", "portValue"));
+        // Each sidecar asks for that of its own service alone.
+        if !name.contains(LOCAL) {
+            endpoints.insert(name, places(&item["resource"], "lbEndpoints", "socketAddress", "portValue"));
+        }
     }
     let clusters = table("clusters").await?;
     let versions = clusters.iter().map(|item| version("cluster", item));
@@ -154,7 +160,11 @@ pub async fn held(envoy: &Envoy) -> anyhow::Result<Holding> {
     for entry in all("dynamic_endpoint_configs") {
         let assignment = &entry["endpoint_config"];
         let name = assignment["cluster_name"].as_str().unwrap_or_default().to_owned();
-        holding.endpoints.insert(name, places(assignment, "lb_endpoints", "socket_address", "port_value"));
+        if !name.contains(LOCAL) {
+            holding
+                .endpoints
+                .insert(name, places(assignment, "lb_endpoints", "socket_address", "port_value"));
+        }
     }
     Ok(holding)
 }

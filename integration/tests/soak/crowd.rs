@@ -62,7 +62,9 @@ impl Crowd {
         let mut served = BTreeMap::new();
         for (kind, word) in Kind::ALL.into_iter().zip(["clusters", "endpoints", "listeners", "routes"]) {
             for item in server.items(&format!("namespaces/{}/resources/{word}", self.namespace)).await? {
-                if item["resource"].get("apiListener").is_none() {
+                // Neither what gRPC libraries ask for, nor where a sidecar's own service runs.
+                let is_local = item["name"].as_str().is_some_and(|name| name.contains("/@local/"));
+                if item["resource"].get("apiListener").is_none() && !is_local {
                     let text =
                         |key: &str| item[key].as_str().map(str::to_owned).context("no name or version");
                     served.insert((kind, text("name")?), text("version")?);
