@@ -171,11 +171,7 @@ pub struct Home {
 impl Resource {
     /// Encodes `message`, which must hold at most one entry in each protobuf map: their order is random.
     pub fn encode(kind: ResourceType, name: Name, message: &impl Message) -> Self {
-        Self::of_bytes(kind, name, message.encode_to_vec())
-    }
-
-    /// The same of a message that is encoded already.
-    pub fn of_bytes(kind: ResourceType, name: Name, body: Vec<u8>) -> Self {
+        let body = message.encode_to_vec();
         let version = Version::of(kind, &body);
         let any = Any { type_url: kind.type_url().to_owned(), value: body };
         let any_len = any.encoded_len();

@@ -38,7 +38,8 @@ pub(super) fn ports(spec: &ServiceSpec, endpoints: &[Endpoint]) -> BTreeSet<u16>
 pub(super) fn resources(spec: &ServiceSpec, application: u16) -> Vec<Resource> {
     let Some(port) = port(spec) else { return Vec::new() };
     let key = &spec.key;
-    let name: Name = format!("{}/@inbound/{}:{application}", key.namespace, key.name).into();
+    // A name may go over to another ECS service, whose sidecars must be told.
+    let name: Name = format!("{}/@inbound/{}/{}:{application}", key.namespace, spec.home, key.name).into();
     let home = Home { service: spec.home.shared(), port: application };
     let mut resources = vec![local_cluster(spec, &name, application), bound(spec, &name, port)];
     if spec.protocol.is_http() {

@@ -347,3 +347,19 @@ fn imported_services_have_their_long_name_and_the_short_one_where_nobody_has_it(
     let alone = translator.translate(&scope);
     assert_eq!(versions(&alone), versions(&Translator::default().translate(&scope)));
 }
+
+/// Whoever may see something of a home is told by its name, for only names and bytes are compared.
+#[test]
+fn what_goes_over_to_another_home_has_another_name() {
+    let inbound = |home: &str| {
+        let mut service = service("payments", Protocol::Http, 8080, &[2]);
+        let spec = Arc::make_mut(&mut service.spec);
+        (spec.home, spec.knobs.inbound_port) = (home.into(), Some(15_006));
+        let tables = Translator::default().translate(&namespace([service]));
+        let listeners = tables[ResourceType::Listener].values().filter(|it| it.home.is_some());
+        listeners.map(|it| it.name.clone()).collect::<Vec<_>>()
+    };
+    let (old, new) = (inbound("payments"), inbound("payments-v2"));
+    assert_eq!((old.len(), new.len()), (1, 1));
+    assert_ne!(old, new);
+}
