@@ -16,6 +16,7 @@ use crate::model::{
 use crate::snapshot::{ProxyClass, ResourceType};
 use crate::vip;
 
+mod again;
 mod shifting;
 
 fn service(name: &str, protocol: Protocol, port: u16, endpoints: &[u8]) -> Service {
