@@ -27,6 +27,11 @@ pub fn world<'a>(
             view.services.insert(key.clone(), Arc::new(ServiceView { spec, active: true, registrations }));
         }
     }
+    for (namespace, import) in views.iter().flat_map(|view| &view.imports) {
+        if let Some(view) = world.get_mut(namespace) {
+            view.imports.push((namespace.clone(), import.clone()));
+        }
+    }
     let crews: BTreeSet<&ServiceKey> = views.iter().flat_map(|view| view.crews.keys()).collect();
     for key in crews {
         if let Some(view) = world.get_mut(&key.namespace) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::again::{seen, versions, written};
 use super::*;
-use crate::model::{Origin, Revision, Said, Share, Shift, TestHeader, Which};
+use crate::model::{Import, Origin, Revision, Said, Share, Shift, TestHeader, Which};
 use crate::policy::Policy;
 use crate::source::file::world::{self, World};
 use crate::translate::Translator;
@@ -88,6 +88,9 @@ proptest! {
         }
         let crew = vec![("euw1-az1".into(), [10, 0, 0, marks[0]].into())];
         world.namespaces.get_mut("prod").unwrap().crews.insert(ServiceKey::new("prod", "caller"), crew.into());
+        let from = ["shared".into(), "tools".into()].into();
+        let import = Import { client: "batch-*".into(), from, origin: "ecs prod-a/batch".into() };
+        world.namespaces.get_mut("prod").unwrap().imports = (marks[0] > 49).then(|| ("prod".into(), import)).into_iter().collect();
         for text in [format!("{:#}", world.to_json()), world.to_json().to_string()] {
             prop_assert!(world::is_world(&text));
             prop_assert_eq!(&world::read(Path::new("world.json"), &text).unwrap(), &world);
@@ -105,3 +108,14 @@ const PHASES: [Phase; 8] = [
     Phase::Running(Health::Unknown { gate_over: true }),
     Phase::Running(Health::Unhealthy { gate_over: false }),
 ];
+
+/// What tags say of imports is in the world of the namespace whose clients are meant.
+#[test]
+fn imports_are_recorded() {
+    let import =
+        Import { client: "web".into(), from: ["shared".into()].into(), origin: "ecs prod-a/web".into() };
+    let view = View { imports: vec![("prod".into(), import)], ..View::default() };
+    let world = recorded(&[Arc::new(view.clone())]);
+    assert_eq!(world.namespaces["prod"].imports, view.imports);
+    assert_eq!(world.namespaces["empty"].imports, []);
+}

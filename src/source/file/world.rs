@@ -21,7 +21,9 @@ use super::parts;
 use crate::diagnostic::check::Checker;
 use crate::diagnostic::words::{did_you_mean, spell};
 use crate::diagnostic::{Document, Entries, Problem, REJECTED, Written, read_yaml};
-use crate::model::{Member, Namespace, Readiness, Registration, ServiceKey, ServiceSpec, ServiceView, View};
+use crate::model::{
+    Import, Member, Namespace, Readiness, Registration, ServiceKey, ServiceSpec, ServiceView, View,
+};
 
 const API_VERSION: &str = "legation/v1";
 const KIND: &str = "World";
@@ -56,6 +58,17 @@ struct WrittenNamespace {
     /// Where the tasks of each ECS service run, of those that only call others too.
     #[serde(default)]
     crews: Entries<Vec<WrittenPlace>>,
+    /// What tags say that its clients see of other namespaces.
+    #[serde(default)]
+    imports: Vec<WrittenImport>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenImport {
+    client: Written,
+    from: Vec<Written>,
+    origin: Written,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,6 +105,12 @@ pub fn read(path: &Path, text: &str) -> Result<World, Vec<Problem>> {
             let crew = places.iter().filter_map(&mut place).collect();
             view.crews.insert(ServiceKey::new(namespace.clone(), name.text.as_str()), crew);
         }
+        let import = |it: &WrittenImport| Import {
+            client: it.client.text.as_str().into(),
+            from: it.from.iter().map(|name| name.text.as_str().into()).collect(),
+            origin: it.origin.text.as_str().into(),
+        };
+        view.imports = of_it.imports.iter().map(|it| (namespace.clone(), import(it))).collect();
         namespaces.insert(namespace, view);
     }
     let recorded_at = recorded_at.unwrap_or_default().into();
@@ -121,7 +140,11 @@ impl World {
             each.map(|(key, crew)| (key.name.to_string(), crew.iter().map(place).collect())).collect()
         };
         let namespaces = self.namespaces.iter().map(|(name, view)| {
-            (name.to_string(), json!({ "services": services(view), "crews": crews(view) }))
+            let mut written = json!({ "services": services(view), "crews": crews(view) });
+            if !view.imports.is_empty() {
+                written["imports"] = view.imports.iter().map(|(_, import)| of_import(import)).collect();
+            }
+            (name.to_string(), written)
         });
         json!({
             "apiVersion": API_VERSION,
@@ -131,6 +154,11 @@ impl World {
             "namespaces": namespaces.collect::<Map<_, _>>(),
         })
     }
+}
+
+fn of_import(import: &Import) -> Value {
+    let from: Vec<_> = import.from.iter().map(Namespace::as_str).collect();
+    json!({ "client": import.client.as_str(), "from": from, "origin": import.origin })
 }
 
 fn of_service(service: &ServiceView) -> Value {
