@@ -1,0 +1,421 @@
+"""The Helm chart: what it renders, what Kubernetes and the server say of it, and what it refuses.
+
+Everything is offline. UPDATE_EXPECT=1 writes the renders that are expected. LEGATION_BIN names the program that judges
+the configurations. What a cluster makes of the objects is not seen here.
+"""
+
+import os
+import re
+import subprocess
+import time
+
+import helm_python
+import pytest
+import yaml
+
+from charts import (
+    CASES, CHART, ROOT, SCHEMA, VALUES, at, case, check, data, leaves, objects, only, render, resolved, said_of, whole,
+    with_values, without, workload,
+)
+from pods import Pod, Server, answer
+
+NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
+DEFAULTS, EVERYTHING, EVENTS = case("defaults"), case("everything"), case("events")
+QUEUES = EVENTS["events"]["queueUrls"]
+
+
+# What is rendered
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_render_is_as_expected(name):
+    rendered, file = whole(case(name)), CASES / f"{name}.out.yaml"
+    if os.environ.get("UPDATE_EXPECT"):
+        file.write_text(rendered)
+    assert rendered == file.read_text(), f"if it is right: UPDATE_EXPECT=1 writes {file.name}"
+
+
+def test_no_expected_render_is_left_behind():
+    assert NAMES and sorted(path.name.removesuffix(".out.yaml") for path in CASES.glob("*.out.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kubernetes_takes_every_object(name):
+    for one in objects(case(name)).values():
+        check(one)
+        assert one["metadata"]["namespace"] == "mesh"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_helm_finds_nothing_to_say(name):
+    report = helm_python.lint(CHART, case(name), strict=True, namespace="mesh", kube_version="v1.37.0")
+    said = [message for message in report["messages"] if "icon is recommended" not in message["error"]]
+    assert (said, report["errors"]) == ([], [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_belongs_together_agrees(name):
+    found = objects(case(name))
+    template = workload(found)["spec"]["template"]
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    container, = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"xds": 18000, "metrics": 9090}
+
+    def selects(selector, of=labels):
+        assert selector and selector.items() <= of.items()
+
+    selects(workload(found)["spec"]["selector"]["matchLabels"])
+    for spread in pod.get("topologySpreadConstraints", []):
+        selects(spread["labelSelector"]["matchLabels"])
+    services = {name: one for (kind, name), one in found.items() if kind == "Service"}
+    for service in services.values():
+        selects(service["spec"]["selector"])
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
+    for (kind, _), one in found.items():
+        if kind == "PodDisruptionBudget":
+            selects(one["spec"]["selector"]["matchLabels"])
+        if kind == "NetworkPolicy":
+            selects(one["spec"]["podSelector"]["matchLabels"])
+            inward = {port["port"] for rule in one["spec"]["ingress"] for port in rule["ports"]}
+            assert 18000 in inward <= set(ports.values())
+        if kind == "ServiceMonitor":
+            wanted = one["spec"]["selector"]["matchLabels"]
+            watched, = (s for s in services.values() if wanted.items() <= s["metadata"]["labels"].items())
+            assert one["spec"]["endpoints"][0]["port"] in {port["name"] for port in watched["spec"]["ports"]}
+        if kind == "StatefulSet":
+            assert services[one["spec"]["serviceName"]]["spec"]["clusterIP"] == "None"
+    maps = {name for kind, name in found if kind == "ConfigMap"}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert {volumes[name]["configMap"]["name"] for name in ("config", "policies")} == maps
+    assert all("subPath" not in mount and mount["name"] in volumes for mount in container["volumeMounts"])
+    if case(name).get("serviceAccount", {}).get("create", True):
+        account = only(found, "ServiceAccount")
+        assert account["metadata"]["name"] == pod["serviceAccountName"]
+        assert account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pod_is_restricted_and_gets_the_time_that_it_needs(name):
+    values = with_values(VALUES, case(name))
+    pod = workload(objects(values))["spec"]["template"]["spec"]
+    container, = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert probes == {
+        "startup": {"path": "/livez", "port": "metrics"}, "liveness": {"path": "/livez", "port": "metrics"},
+        "readiness": {"path": "/readyz", "port": "metrics"},
+    }
+    waits = container.get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})["preStop"]["sleep"]["seconds"]
+    last = re.search(r"LAST_WAIT: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/app.rs").read_text())
+    shutdown = values["shutdown"]
+    assert waits == shutdown["preStopSeconds"]
+    assert pod["terminationGracePeriodSeconds"] > waits + shutdown["graceSeconds"] + int(last[1])
+
+
+def test_a_new_policy_restarts_nobody_and_a_new_configuration_does():
+    before = objects(EVERYTHING)
+    policy = {"policies": {"10-payments.yaml": {"services": {"payments": {"retry": {"attempts": 2}}}}}}
+    after = objects(with_values(EVERYTHING, policy))
+    assert [key for key in before if before[key] != after[key]] == [("ConfigMap", "legation-prod-policies")]
+    # Nor does the first policy at all.
+    assert workload(objects(DEFAULTS)) == workload(objects(with_values(DEFAULTS, {"policies": EVERYTHING["policies"]})))
+    after = objects(with_values(EVERYTHING, {"config": {"aws": {"callBudgetPercent": 26}}}))
+    changed = [key for key in before if before[key] != after[key]]
+    assert changed == [("ConfigMap", "legation-prod-config"), ("Deployment", "legation-prod")]
+    old, new = workload(before)["spec"]["template"], workload(after)["spec"]["template"]
+    assert old["spec"] == new["spec"] and old["metadata"]["labels"] == new["metadata"]["labels"]
+
+
+def test_a_deployment_never_has_fewer_and_replicas_with_queues_are_told_apart():
+    rolling = workload(objects(DEFAULTS))["spec"]["strategy"]["rollingUpdate"]
+    assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
+    found = objects(EVENTS)
+    spec, files = workload(found)["spec"], data(found, "-config")
+    assert len(files) == spec["replicas"] == len(QUEUES)
+    index, name = spec["template"]["spec"]["containers"][0]["env"]
+    assert index["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+    # As the kubelet does it: only variables from before are known.
+    folder = "/etc/legation/config/"
+    paths = [name["value"].replace(f"$({index['name']})", str(pod)) for pod in range(spec["replicas"])]
+    read = [yaml.safe_load(files[path.removeprefix(folder)])["ecs"] for path in paths]
+    assert [ecs["queueUrl"] for ecs in read] == QUEUES
+    assert all(ecs["receivers"] == EVENTS["config"]["ecs"]["receivers"] for ecs in read)
+
+
+def test_a_policy_reaches_its_file_unharmed():
+    texts = {
+        "a.yaml": "\n  # indented\n  apiVersion: legation/v1alpha1\n  kind: Policy\n",
+        "b.yaml": "apiVersion: legation/v1alpha1\r\nkind: Policy\r\n",
+        "c.yml": "kind: Policy # no newline at the end {{ and no template }}",
+    }
+    assert data(objects(with_values(DEFAULTS, {"policies": texts})), "-policies") == texts
+    written = data(objects(EVERYTHING), "-policies")
+    assert yaml.safe_load(written["10-payments.yaml"]) == EVERYTHING["policies"]["10-payments.yaml"]
+    assert written["20-routes.yml"] == EVERYTHING["policies"]["20-routes.yml"]
+
+
+@pytest.mark.parametrize("release", ["123", "prod", "a" * 53, "legation-" + "b" * 44])
+def test_any_release_name_gives_names_that_kubernetes_takes(release):
+    found = objects(with_values(EVENTS, {"serviceMonitor": {"enabled": True}}), name=release)
+    for (_, name), one in found.items():
+        check(one)
+        assert len(name) <= 63 and not name.endswith("-")
+    # A revision of a StatefulSet is a label of its pods: its name, a dash and ten characters.
+    assert len(workload(found)["metadata"]["name"]) <= 52
+
+
+def test_it_may_be_part_of_another_chart(tmp_path):
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts" / "legation").symlink_to(CHART)
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: platform\nversion: 1.0.0\n")
+    (tmp_path / "templates").mkdir()
+    with helm_python.Chart.load(tmp_path) as parent:
+        files = parent.render({"global": {"team": "mesh"}, "legation": DEFAULTS}, name="platform", namespace="mesh")
+    assert "name: platform-legation" in files["platform/charts/legation/templates/workload.yaml"]
+
+
+def test_what_is_packaged_is_the_chart(tmp_path):
+    with helm_python.Chart.load(helm_python.package(CHART, destination=tmp_path)) as packaged:
+        names = {file["name"] for file in packaged.files + packaged.templates}
+        assert packaged.render(DEFAULTS, name="legation", namespace="mesh") == render(DEFAULTS)
+    assert {"README.md", "templates/workload.yaml"} <= names and not any(name.startswith("tests/") for name in names)
+
+
+def test_the_chart_is_of_the_version_that_it_runs():
+    version = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == version
+
+
+# Values, schema and documentation
+
+
+@pytest.mark.parametrize("path", list(leaves(VALUES)), ids=".".join)
+def test_a_value_is_in_the_schema_and_matters(path):
+    assert said_of(path) is not None, "the schema does not know it"
+    setting = [values for values in map(case, NAMES) if at(values, path) not in (None, at(VALUES, path))]
+    assert setting, "no case sets it to something else"
+
+    def refused_or(values):
+        try:
+            return whole(values)
+        except helm_python.HelmError as refusal:
+            return str(refusal)
+
+    assert any(refused_or(without(values, path)) != whole(values) for values in setting), "no template uses it"
+
+
+def test_the_schema_has_no_value_that_values_yaml_hides():
+    hidden = [path for path in leaves(known(SCHEMA)) if at(VALUES, path) is None and not at(VALUES, path[:-1]) == {}]
+    free = {("global",), *(("config", *path) for path in leaves(known(SCHEMA["properties"]["config"])))}
+    assert set(hidden) <= free, "values.yaml does not show them"
+
+
+def known(schema):
+    """The keys of a schema, as a map of maps."""
+    return {key: known(resolved(value)) for key, value in resolved(schema).get("properties", {}).items()}
+
+
+def test_the_schema_knows_the_keys_of_the_server():
+    written = (ROOT / "src/config/written.rs").read_text()
+    structs = {name: re.findall(r"(\w+): (?:Option|Written)", body) for name, body in re.findall(r"struct (\w+) \{(.*?)\n\}", written, re.DOTALL)}
+    camel = lambda key: re.sub(r"_(\w)", lambda found: found[1].upper(), key)
+    expected = {name: {camel(key) for key in keys} for name, keys in structs.items()}
+    config = known(SCHEMA["properties"]["config"])
+    sections = {"Listen": "listen", "Aws": "aws", "Ecs": "ecs", "CloudMap": "cloudMap", "Guard": "guard", "Xds": "xds"}
+    assert set(config) == expected.pop("File")
+    assert set(known(SCHEMA["definitions"]["namespace"])) == expected.pop("Namespace")
+    for struct in ("Listen", "Tls"):  # the chart's, as a whole
+        expected.pop(struct)
+    assert {struct: set(config[sections[struct]]) for struct in expected} == expected
+    # And the case that has everything uses each key that is not the chart's own.
+    own = {path for path in leaves(config) if said_of(("config", *path)).get("description", "").startswith("Set by the chart")}
+    used = set(leaves(EVERYTHING["config"]))
+    assert {path for path in leaves(config) if path != ("namespaces",)} - own <= used
+    assert {key for one in EVERYTHING["config"]["namespaces"].values() for key in one} == set(known(SCHEMA["definitions"]["namespace"]))
+
+
+README = (CHART / "README.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+def test_what_the_readme_shows_can_be_installed(block):
+    for one in objects(with_values(DEFAULTS, yaml.safe_load(block))).values():
+        check(one)
+
+
+def test_what_values_yaml_shows_in_comments_can_be_installed():
+    text = (CHART / "values.yaml").read_text()
+    nlb = re.search(r"^  #\n((?:  # .*\n)+)  annotations: \{\}", text, re.MULTILINE)[1]
+    config = re.search(r"^#\n((?:# .*\n)+)config: \{\}", text, re.MULTILINE)[1]
+    policies = re.search(r"^#\n((?:# .*\n)+)policies: \{\}", text, re.MULTILINE)[1]
+    queues = re.search(r"^  #\n((?:  # .*\n)+)  queueUrls: \[\]", text, re.MULTILINE)[1]
+    said = {
+        **yaml.safe_load(re.sub("^# ", "", config + policies, flags=re.MULTILINE)),
+        "service": yaml.safe_load(re.sub("^  # ", "", nlb, flags=re.MULTILINE)),
+        "events": yaml.safe_load(re.sub("^  # ", "", queues, flags=re.MULTILINE)),
+    }
+    found = objects(with_values(DEFAULTS, said))
+    assert workload(found)["kind"] == "StatefulSet" and data(found, "-policies")
+    assert found["Service", "legation"]["spec"]["loadBalancerClass"] == "service.k8s.aws/nlb"
+
+
+# Metrics
+
+
+def test_alerts_are_about_metrics_that_are_exported():
+    telemetry, figures = (ROOT / "src/telemetry.rs").read_text(), (ROOT / "src/admin/metrics.rs").read_text()
+    kinds = dict(re.findall(r"pub (\w+): (?:Family<\w+, )?(Counter|Gauge|Histogram)", telemetry))
+    registered = re.findall(r'registry\.register(_with_unit)?\(\s*"(\w+)",[^;]*?metrics\.(\w+)\.clone\(\)', telemetry)
+    assert len(registered) == len(kinds)
+    endings = {"Counter": "_total", "Gauge": "", "Histogram": "_bucket"}
+    exported = {f"legation_{name}{'_seconds' if unit else ''}{endings[kinds[field]]}" for unit, name, field in registered}
+    exported |= set(re.findall(r'"(legation_\w+)"', figures))
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs") if "tests" not in path.parts)
+    for name in ("everything", "switched-off"):
+        rules = only(objects(case(name)), "PrometheusRule")["spec"]["groups"][0]["rules"]
+        assert len({rule["alert"] for rule in rules}) == len(rules)
+        for rule in rules:
+            expression = rule["expr"]
+            used = set(re.findall(r"legation_\w+", expression.replace("legation-prod", "")))
+            assert used and used <= exported, rule["alert"]
+            matchers = dict(re.findall(r'(\w+)="([^"]*)"', expression))
+            assert matchers.pop("job", None) == ("legation-prod-metrics" if name == "everything" else None)
+            assert all(f'"{value}"' in sources for value in matchers.values()), rule["alert"]
+            grouped = {label for labels in re.findall(r"by \((.*?)\)", expression) for label in labels.split(", ")} - {"le"}
+            assert all(re.search(rf'"{label}"|pub {label}:', figures + telemetry) for label in grouped | set(matchers))
+            told = " ".join(rule["annotations"].values())
+            assert set(re.findall(r"\$labels\.(\w+)", told)) <= grouped, rule["alert"]
+
+
+# What is refused
+
+BROKEN = [
+    ({"replicas": 0}, "at '/replicas': minimum: got 0, want 1"),
+    ({"replicas": "two"}, "at '/replicas': got string, want integer"),
+    ({"replica": 2}, "at '': additional properties 'replica' not allowed"),
+    ({"image": {"tga": "1"}}, "at '/image': additional properties 'tga' not allowed"),
+    ({"image": {"digest": "sha256:12"}}, "at '/image/digest': 'sha256:12' does not match pattern '^(sha256:[0-9a-f]{64})?$'"),
+    ({"image": {"repository": "legation@sha256:12"}}, "at '/image/repository': 'legation@sha256:12' does not match"),
+    ({"image": {"repository": ""}}, "image.repository: name the repository of your Legation image"),
+    ({"image": {"pullPolicy": "never"}}, "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
+    ({"config": {"namespaces": {"prod": None}}}, "config.namespaces.prod: give it clusters, cloudMap or files"),
+    ({"config": {"namespaces": {"prod": {"cluster": ["a"]}}}}, "at '/config/namespaces/prod': additional properties 'cluster' not allowed"),
+    ({"config": {"namespaces": {"prod": {"files": ["services.yaml"]}}}}, "at '/config/namespaces/prod/files/0': 'services.yaml' does not match pattern '^/'"),
+    ({"config": {"namespaces": {"prod": {"discover": "some"}}}}, "at '/config/namespaces/prod/discover': value must be one of 'labelled', 'all'"),
+    ({"config": {"namespaces": {"prod": {"assumeRole": "reader"}}}}, "at '/config/namespaces/prod/assumeRole': 'reader' does not match"),
+    ({"config": {"ecs": {"interval": "30"}}}, "at '/config/ecs/interval': '30' does not match pattern '^([0-9]{1,5}(h|m|s|ms)){1,4}$'"),
+    ({"config": {"ecs": {"queueUrl": QUEUES[0]}}}, "config.ecs.queueUrl: each replica needs a queue of its own; list them in events.queueUrls"),
+    ({"config": {"guard": {"confirmations": 1}}}, "at '/config/guard/confirmations': minimum: got 1, want 2"),
+    ({"config": {"xds": {"tls": {}}}}, "config.xds.tls: the chart sets it; name the Secret in tls.secretName"),
+    ({"config": {"listen": {"xds": "0.0.0.0:1"}}}, "config.listen: the chart sets it"),
+    ({"config": {"shutdownGrace": "1m"}}, "config.shutdownGrace: the chart sets it from shutdown.graceSeconds"),
+    ({"config": {"policies": ["policies/"]}}, "at '/config/policies/0': 'policies/' does not match pattern '^/'"),
+    ({"policies": {"prod.json": {}}}, "at '/policies/prod.json': missing properties 'apiVersion', 'kind'"),
+    ({"policies": {"prod.json": ""}}, "invalid propertyName 'prod.json'"),
+    ({"policies": {"prod.yaml": {"kind": "Policy"}}}, "at '/policies/prod.yaml': missing property 'apiVersion'"),
+    ({"policies": {"prod.yaml": {"kind": "policy", "apiVersion": "legation/v1alpha1"}}}, "at '/policies/prod.yaml/kind': value must be 'Policy'"),
+    ({"events": {"queueUrls": QUEUES[:1]}}, "events.queueUrls: each replica needs a queue of its own, and there are 1 for replicas: 2"),
+    ({"events": {"queueUrls": QUEUES}}, "and there are 3 for replicas: 2"),
+    ({"events": {"queueUrls": QUEUES[:1] * 2}}, "at '/events/queueUrls': items at 0 and 1 are equal"),
+    ({"events": {"queueUrls": ["legation-0", "legation-1"]}}, "at '/events/queueUrls/0': 'legation-0' does not match pattern"),
+    ({"events": {"queueUrls": QUEUES[:2]}, "config": {"namespaces": {"prod": {"clusters": [], "cloudMap": ["prod"]}}}}, "events.queueUrls: queues of events, and no cluster"),
+    ({"tls": {"secretName": "Legation TLS"}}, "at '/tls/secretName': 'Legation TLS' does not match"),
+    ({"service": {"type": "NodePort"}}, "at '/service/type': value must be one of 'ClusterIP', 'LoadBalancer'"),
+    ({"service": {"port": 70000}}, "at '/service/port': maximum: got 70,000, want 65,535"),
+    ({"service": {"annotations": {"port": 9090}}}, "at '/service/annotations/port': got number, want string"),
+    ({"service": {"loadBalancerClass": "service.k8s.aws/nlb"}}, "only with type LoadBalancer, not ClusterIP"),
+    ({"service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"]}}, "at '/service/loadBalancerSourceRanges/0': '10.0.0.0' does not match"),
+    ({"networkPolicy": {"enabled": True}}, "networkPolicy.xds: nobody could reach the xDS port; name cidrs or selectors"),
+    ({"networkPolicy": {"xds": {"cidrs": ["10.0.0.0:16"]}}}, "at '/networkPolicy/xds/cidrs/0': '10.0.0.0:16' does not match"),
+    ({"networkPolicy": {"metrics": {"selectors": [{}]}}}, "at '/networkPolicy/metrics/selectors/0': minProperties: got 0, want 1"),
+    ({"spread": {"zones": "none"}}, "at '/spread/zones': value must be one of 'ScheduleAnyway', 'DoNotSchedule', 'None'"),
+    ({"ipFamily": "dual"}, "at '/ipFamily': value must be one of 'IPv4', 'IPv6'"),
+    ({"shutdown": {"graceSeconds": 601}}, "at '/shutdown/graceSeconds': maximum: got 601, want 600"),
+    ({"extraEnv": [{"name": "RUST_LOG", "value": 1}]}, "at '/extraEnv/0/value': got number, want string"),
+    ({"extraEnv": [{"name": "LEGATION_LISTEN__XDS", "value": "0.0.0.0:1"}]}, "extraEnv: LEGATION_LISTEN__XDS is the chart's to set"),
+    ({"extraEnv": [{"name": "LEGATION_ECS__QUEUE_URL", "value": QUEUES[0]}]}, "extraEnv: LEGATION_ECS__QUEUE_URL is the chart's to set"),
+    ({"extraVolumes": [{"name": "tls", "emptyDir": {}}]}, "extraVolumes: there is a volume tls already"),
+    ({"podDisruptionBudget": {"maxUnavailable": 0}}, "at '/podDisruptionBudget/maxUnavailable': minimum: got 0, want 1"),
+    ({"serviceMonitor": {"interval": "30"}}, "at '/serviceMonitor/interval': '30' does not match"),
+    ({"fullnameOverride": "Legation"}, "at '/fullnameOverride': 'Legation' does not match"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BROKEN, ids=[message.split(" does not")[0][:60] for _, message in BROKEN])
+def test_a_broken_value_is_named(values, message):
+    with pytest.raises(helm_python.HelmError) as refusal:
+        render(with_values(DEFAULTS, values))
+    assert message in str(refusal.value)
+
+
+def test_every_contradiction_is_told_at_once():
+    values = {"image": {"repository": ""}, "events": {"queueUrls": QUEUES}, "networkPolicy": {"enabled": True}}
+    with pytest.raises(helm_python.HelmRenderError) as refusal:
+        render(values)
+    told = [line.split(":")[0] for line in str(refusal.value).splitlines() if line.startswith("- ")]
+    assert told == ["- image.repository", "- config.namespaces", "- events.queueUrls", "- events.queueUrls", "- networkPolicy.xds"]
+
+
+# What the server says
+
+
+@pytest.fixture(scope="module")
+def legation():
+    if "LEGATION_BIN" not in os.environ:
+        pytest.fail("LEGATION_BIN must name the program `legation`, which judges what is rendered")
+    return os.environ["LEGATION_BIN"]
+
+
+def ended(*command, **environment):
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_server_accepts_what_is_rendered(name, legation, tmp_path):
+    found, pod = objects(case(name)), Pod(tmp_path)
+    pod.project(found)
+    (tmp_path / "files/policies").mkdir(parents=True)
+    (tmp_path / "files/services.yaml").write_text("services: {}\n")
+    container, = workload(found)["spec"]["template"]["spec"]["containers"]
+    for index in range(workload(found)["spec"]["replicas"]):
+        environment = pod.environment(container, index)
+        assert ended(legation, *container["args"], "--check-config", **environment) == "no problems found\n"
+        assert ended(legation, "validate", environment["LEGATION_CONFIG"]) == "no problems found\n"
+    policies = sorted(tmp_path.glob("policies/*.y*ml"))
+    assert [path.name for path in policies] == sorted(case(name).get("policies", {}))
+    for path in policies:
+        assert ended(legation, "validate", str(path)) == "no problems found\n"
+
+
+def test_a_server_serves_it_reads_a_new_policy_and_ends_in_time(legation, tmp_path):
+    files = {"config": {"namespaces": {"prod": {"clusters": [], "files": ["/etc/legation/files/services.yaml"]}}}}
+    values = with_values(DEFAULTS, files)
+    found, pod = objects(values), Pod(tmp_path)
+    pod.project(found)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/services.yaml").write_text("services: {}\n")
+    spec = workload(found)["spec"]["template"]["spec"]
+    container, = spec["containers"]
+    free = {f"LEGATION_LISTEN__{port}": "127.0.0.1:0" for port in ("XDS", "METRICS", "ADMIN")}
+    with Server([legation, *container["args"]], pod.environment(container) | free) as server:
+        metrics = server.until("legation is up")["metrics"]
+        probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+        assert answer(metrics, probes["startup"]) == answer(metrics, probes["liveness"]) == (200, "ok\n")
+        deadline = time.monotonic() + 20
+        while (ready := answer(metrics, probes["readiness"]))[0] != 200:  # as the kubelet asks
+            assert time.monotonic() < deadline, ready
+            time.sleep(0.05)
+        exported = set(re.findall(r"^# TYPE (\w+)", answer(metrics, "/metrics")[1], re.MULTILINE))
+        assert {"legation_build_info", "legation_proxies", "legation_withdrawal_oldest_age_seconds"} <= exported
+        policy = {"policies": {"prod.yaml": "apiVersion: legation/v1alpha1\nkind: Policy\n"}}
+        pod.project(objects(with_values(values, policy)))
+        server.until("policy loaded")
+        assert server.stop(within=spec["terminationGracePeriodSeconds"] - VALUES["shutdown"]["preStopSeconds"]) == 0
