@@ -30,6 +30,10 @@ def strict(required, **properties):
     return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
 
 
+def many(items):
+    return {"type": "array", "items": items, "minItems": 1}
+
+
 METADATA = strict(["name", "namespace", "labels"], name={"type": "string"}, namespace={"type": "string"}, labels=TEXTS)
 ENDPOINT = strict(
     ["port", "path", "honorLabels"], port={"type": "string"}, path={"const": "/metrics"}, honorLabels={"const": True},
@@ -43,21 +47,21 @@ RULE = strict(
     annotations=strict(["summary", "description"], summary={"type": "string"}, description={"type": "string"}),
     **{"for": DURATION},
 )
-GROUP = strict(["name", "rules"], name={"const": "legation"}, rules={"type": "array", "items": RULE, "minItems": 1})
+GROUP = strict(["name", "rules"], name={"const": "legation"}, rules=many(RULE))
 SELECTOR = strict(["matchLabels"], matchLabels=TEXTS)
 
 
 def custom(kind, spec):
-    version = {"const": "monitoring.coreos.com/v1"}
-    return strict(["apiVersion", "kind", "metadata", "spec"], apiVersion=version, kind={"const": kind}, metadata=METADATA, spec=spec)
+    head = {"apiVersion": {"const": "monitoring.coreos.com/v1"}, "kind": {"const": kind}, "metadata": METADATA}
+    return strict([*head, "spec"], **head, spec=spec)
 
 
 CUSTOM = {
     "ServiceMonitor": custom(
         "ServiceMonitor",
-        strict(["selector", "endpoints"], selector=SELECTOR, endpoints={"type": "array", "items": ENDPOINT, "minItems": 1}),
+        strict(["selector", "endpoints"], selector=SELECTOR, endpoints=many(ENDPOINT)),
     ),
-    "PrometheusRule": custom("PrometheusRule", strict(["groups"], groups={"type": "array", "items": GROUP})),
+    "PrometheusRule": custom("PrometheusRule", strict(["groups"], groups=many(GROUP))),
 }
 
 

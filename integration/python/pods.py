@@ -1,4 +1,4 @@
-"""What a kubelet does for one pod, as far as the server notices: files from ConfigMaps, its environment, probes, its end.
+"""What a kubelet does for one pod, as far as the server notices: files from ConfigMaps, its environment, its end.
 
 Nothing is isolated: `/etc/legation` is a folder of the test.
 """
@@ -35,16 +35,17 @@ class Pod:
                 if not (mounted / file.name).is_symlink():
                     (mounted / file.name).symlink_to(f"..data/{file.name}")
 
-    def environment(self, container, index=0):
-        """The environment of a container: variables may name those before them."""
+    def process(self, container, index=0):
+        """The arguments and the environment of a container; both may name variables from before."""
         known = {}
-        for variable in container["env"]:
-            if "valueFrom" in variable:
-                known[variable["name"]] = str(index)
-                continue
-            value = re.sub(r"\$\((\w+)\)", lambda found: known.get(found[1], found[0]), variable["value"])
-            known[variable["name"]] = value.replace(HOME, str(self.folder))
-        return known
+
+        def expanded(text):
+            text = re.sub(r"\$\((\w+)\)", lambda found: known.get(found[1], found[0]), text)
+            return text.replace(HOME, str(self.folder))
+
+        for variable in container.get("env", []):
+            known[variable["name"]] = expanded(variable["value"]) if "value" in variable else str(index)
+        return [expanded(argument) for argument in container["args"]], known
 
 
 class Server:
@@ -73,11 +74,14 @@ class Server:
 
     def until(self, message, within=20):
         """Waits for a message in the log."""
-        while (line := self.lines.get(timeout=within)) is not None:
-            self.log.append(line)
-            if line.startswith("{") and (entry := json.loads(line))["message"] == message:
-                return entry
-        raise AssertionError(f"it ended without {message!r}:\n" + "".join(self.log))
+        try:
+            while (line := self.lines.get(timeout=within)) is not None:
+                self.log.append(line)
+                if line.startswith("{") and (entry := json.loads(line))["message"] == message:
+                    return entry
+        except queue.Empty:
+            pass
+        raise AssertionError(f"no {message!r} in the log:\n" + "".join(self.log))
 
     def stop(self, within):
         self.process.terminate()

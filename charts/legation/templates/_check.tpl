@@ -57,9 +57,13 @@ What the schema can't say: values that contradict each other, or that the chart 
 {{/* What is around it. */}}
 {{- define "legation.checkAround" -}}
 {{- $found := list }}
+{{- $name := include "legation.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- $found = append $found (printf "fullnameOverride: no Service may be called %s; give another name, of a-z, 0-9 and -, that begins with a letter" $name) }}
+{{- end }}
 {{- with .Values.service }}
-{{- if and (ne .type "LoadBalancer") (or .loadBalancerClass .loadBalancerSourceRanges) }}
-{{- $found = append $found (printf "service.loadBalancerClass, service.loadBalancerSourceRanges: only with type LoadBalancer, not %s" .type) }}
+{{- if and (ne .type "LoadBalancer") (or .loadBalancerClass .loadBalancerSourceRanges .allocateLoadBalancerNodePorts) }}
+{{- $found = append $found (printf "service: loadBalancerClass, loadBalancerSourceRanges and allocateLoadBalancerNodePorts go with type LoadBalancer, not %s" .type) }}
 {{- end }}
 {{- end }}
 {{- with .Values.networkPolicy }}

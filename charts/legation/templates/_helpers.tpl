@@ -83,6 +83,11 @@ list of the context, the name and matchers. */}}
 {{- toYaml $config }}
 {{- end }}
 
+{{/* The file of the configuration that a replica reads. */}}
+{{- define "legation.configFile" -}}
+/etc/legation/config/{{ ternary "replica-$(POD_INDEX)" "legation" (not (empty .Values.events.queueUrls)) }}.yaml
+{{- end }}
+
 {{/* The files of the configuration: one for all replicas, or with queues one for each. */}}
 {{- define "legation.configFiles" -}}
 {{- if .Values.events.queueUrls }}

@@ -4,10 +4,10 @@ The pod, whatever keeps it: a Deployment or, with queues, a StatefulSet.
 {{- define "legation.pod" -}}
 metadata:
   labels:
-    {{- merge (include "legation.selector" . | fromYaml) .Values.podLabels | toYaml | nindent 4 }}
+    {{- merge (include "legation.selector" . | fromYaml) (.Values.podLabels | default dict) | toYaml | nindent 4 }}
   annotations:
     {{- $checksum := dict "checksum/config" (include "legation.configFiles" . | sha256sum) }}
-    {{- merge $checksum .Values.podAnnotations | toYaml | nindent 4 }}
+    {{- merge $checksum (.Values.podAnnotations | default dict) | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "legation.serviceAccount" . | quote }}
   # It asks Kubernetes nothing. The tokens of IRSA and EKS Pod Identity are volumes of their own.
@@ -87,23 +87,19 @@ spec:
 {{- define "legation.container" -}}
 image: {{ include "legation.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
-args: [serve]
+args: [serve, --config, {{ include "legation.configFile" . }}]
+{{- if or .Values.events.queueUrls .Values.extraEnv }}
 env:
   {{- if .Values.events.queueUrls }}
-  - name: POD_INDEX
+  - name: POD_INDEX # of the file that names this replica's queue
     valueFrom:
       fieldRef:
         fieldPath: metadata.labels['apps.kubernetes.io/pod-index']
-  # The file that names this replica's queue.
-  - name: LEGATION_CONFIG
-    value: /etc/legation/config/replica-$(POD_INDEX).yaml
-  {{- else }}
-  - name: LEGATION_CONFIG
-    value: /etc/legation/config/legation.yaml
   {{- end }}
   {{- with .Values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
 ports:
   - name: xds
     containerPort: 18000
