@@ -66,6 +66,11 @@ What the schema can't say: values that contradict each other, or that the chart 
 {{- $found = append $found (printf "service: loadBalancerClass, loadBalancerSourceRanges and allocateLoadBalancerNodePorts go with type LoadBalancer, not %s" .type) }}
 {{- end }}
 {{- end }}
+{{- with .Values.podDisruptionBudget }}
+{{- if and .enabled (gt (int $.Values.replicas) 1) (ge (int .maxUnavailable) (int $.Values.replicas)) }}
+{{- $found = append $found (printf "podDisruptionBudget.maxUnavailable: %d would let all replicas go at once; give at most %d" (int .maxUnavailable) (sub (int $.Values.replicas) 1)) }}
+{{- end }}
+{{- end }}
 {{- with .Values.networkPolicy }}
 {{- if and .enabled (not (or .xds.cidrs .xds.selectors)) }}
 {{- $found = append $found "networkPolicy.xds: nobody could reach the xDS port; name cidrs or selectors" }}
