@@ -38,6 +38,7 @@ def arguments():
     add("--account", default="123456789012", help="account of clients whose access key is not an account id")
     add("--prefix", default="ms-", help="how the names of containers and volumes begin")
     add("--logs", help="folder for what containers wrote, one file each")
+    add("--most-files", type=int, help="cuts the ulimit nofile to this, where Docker may not set what is asked")
     add("--stop-delay", type=float, default=0.0, help="seconds from the event of a stop to SIGTERM")
     add("--crash-notice", type=float, default=0.0, help="seconds until ECS notices that a container ended")
     add("--pull-upfront", action="store_true", help="task metadata tells of containers that wait for others, too")

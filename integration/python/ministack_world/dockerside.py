@@ -85,7 +85,7 @@ class Docker:
                 network_mode=f"container:{self.name(task, 'pause')}",
                 volumes=self._volumes(task, own),
                 healthcheck=_healthcheck(own),
-                ulimits=[Ulimit(name=u["name"], soft=u["softLimit"], hard=u["hardLimit"]) for u in own.get("ulimits", [])],
+                ulimits=self._ulimits(own),
                 mem_limit=f"{own['memory']}m" if own.get("memory") else None,
                 name=self.name(task, container.name),
                 labels=task.labels(container) | self.labels(task, container.name),
@@ -102,6 +102,13 @@ class Docker:
             self.client.api.start(container.docker_id)
         except DockerException as error:
             raise Refused(f"CannotStartContainerError: {error}") from error
+
+    def _ulimits(self, own):
+        most = self.options.most_files
+        limits = [(it["name"], it["softLimit"], it["hardLimit"]) for it in own.get("ulimits", [])]
+        if most:
+            limits = [(name, *(min(it, most) if name == "nofile" else it for it in both)) for name, *both in limits]
+        return [Ulimit(name=name, soft=soft, hard=hard) for name, soft, hard in limits]
 
     def _volumes(self, task, own):
         hosts = {v["name"]: v.get("host", {}).get("sourcePath") for v in task.definition.get("volumes", [])}

@@ -5,6 +5,7 @@ was asked for) is a change of the estate. Invariant: fields change under the est
 before it is left, and no call of Docker is made under it.
 """
 
+import logging
 import secrets
 import threading
 import time
@@ -12,6 +13,7 @@ import time
 from dockerside import Refused
 
 RUNNING, STOPPED = "RUNNING", "STOPPED"
+log = logging.getLogger("task")
 
 
 class Closing(Exception):
@@ -153,6 +155,7 @@ class Task:
                 with changed:
                     self.stop("EssentialContainerExited", "Essential container in task exited")
             except Refused as refused:
+                log.warning("%s %s failed to start: %s", self.label, self.id, refused)
                 with changed:
                     self.stop("TaskFailedToStart", str(refused))
             self._stop_containers()
