@@ -17,7 +17,6 @@ import os
 import shlex
 import signal
 import socket
-import sys
 import threading
 
 from dockerside import Docker
@@ -92,7 +91,7 @@ async def serve(options, estate, sockets):
         loop.add_signal_handler(number, over.set)
 
     def follow_input():
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):
             pass
         loop.call_soon_threadsafe(over.set)
 

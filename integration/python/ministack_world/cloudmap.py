@@ -33,7 +33,8 @@ class Registry:
         Not by ministack's UpdateInstanceCustomHealthStatus, with which the revision rises."""
         with request_scope(task.account, task.region):
             for service_id in task.registered:
-                if servicediscovery._services[service_id]["HealthCheckCustomConfig"] is not None:
+                service = servicediscovery._services.get(service_id)
+                if service and service["HealthCheckCustomConfig"] is not None:
                     known = servicediscovery._instance_health_status[service_id]
                     known[task.id] = "HEALTHY" if task.ready else "UNHEALTHY"
 

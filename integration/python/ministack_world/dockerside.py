@@ -6,6 +6,7 @@ Invariant: everything that it makes bears LABEL with this process's id, and noth
 """
 
 import logging
+import os
 import threading
 import time
 import uuid
@@ -30,7 +31,10 @@ class Docker:
     def __init__(self, options):
         self.options = options
         self.id = uuid.uuid4().hex
-        self.client = docker.from_env(timeout=120, max_pool_size=64)
+        try:
+            self.client = docker.from_env(timeout=120, max_pool_size=64)
+        except DockerException as error:
+            raise SystemExit(f"no Docker where DOCKER_HOST ({os.environ.get('DOCKER_HOST')}) says: {error}")
 
     def gateway(self):
         """The host's address in the network: what is configured, or the first of the subnet, which Docker takes."""

@@ -17,6 +17,7 @@ import cloudmap
 # The most that one call may ask for.
 LIMITS = {"DescribeTasks": ("tasks", 100), "DescribeServices": ("services", 10)}
 DEFAULT_PAGE = 10
+PLATFORM = {"platformVersion": "1.4.0", "platformFamily": "Linux"}
 
 
 def install(estate):
@@ -40,6 +41,10 @@ def tasks(estate):
 
 
 def services(estate):
+    # Leaves out what ECS fills in, and tells what was not given as null or "".
+    register = ecs._ACTION_MAP["RegisterTaskDefinition"]
+    ecs._ACTION_MAP["RegisterTaskDefinition"] = lambda data: register_definition(register, data)
+
     # Starts and stops tasks of a service within the call, with the service's name as `startedBy`.
     def wake(cluster_name, key):
         estate.changed.notify_all()
@@ -53,13 +58,13 @@ def services(estate):
         made = make(*given, **named)
         made["id"] = f"ecs-svc/{secrets.randbelow(9 * 10**18) + 10**18}"
         reason = f"ECS deployment {made['id']} in progress."
-        return made | {"rolloutState": "IN_PROGRESS", "rolloutStateReason": reason, "platformVersion": "1.4.0"}
+        return made | {"rolloutState": "IN_PROGRESS", "rolloutStateReason": reason} | PLATFORM
 
     ecs._make_deployment = make_deployment
 
-    # Forget serviceConnectConfiguration.
+    # Forget serviceConnectConfiguration, and what deployments have of their service.
     for action in ("CreateService", "UpdateService"):
-        ecs._ACTION_MAP[action] = keeping_connect(ecs._ACTION_MAP[action])
+        ecs._ACTION_MAP[action] = completed(ecs._ACTION_MAP[action])
 
     # Is INACTIVE at once: here when the last task is STOPPED, which the scheduler sees.
     delete = ecs._ACTION_MAP["DeleteService"]
@@ -93,12 +98,12 @@ def answers(estate):
 
 
 def cloud_map():
-    # Ignore their filters.
+    # Ignore their filters, and list what is not set as null.
     def list_services(data):
         wanted = filter_of(data, "NAMESPACE_ID")
-        found = servicediscovery._services.values()
         ids = {it.rsplit("/", 1)[-1] for it in wanted or []}
-        return json_response({"Services": [it for it in found if wanted is None or it["NamespaceId"] in ids]})
+        found = [it for it in servicediscovery._services.values() if wanted is None or it["NamespaceId"] in ids]
+        return json_response({"Services": [map_service(it) for it in found]})
 
     def list_namespaces(data):
         found = servicediscovery._namespaces.values()
@@ -109,10 +114,31 @@ def cloud_map():
         ):
             wanted = filter_of(data, name)
             found = [it for it in found if wanted is None or value(it) in wanted]
-        return json_response({"Namespaces": found})
+        return json_response({"Namespaces": [without(it, None) for it in found]})
 
+    # Leaves out the revision.
+    discover = servicediscovery._discover_instances
+
+    def discover_instances(data):
+        status, headers, body = discover(data)
+        if status != 200:
+            return status, headers, body
+        revision = json.loads(servicediscovery._discover_instances_revision(data)[2])
+        return json_response(json.loads(body) | revision)
+
+    servicediscovery._discover_instances = discover_instances
     servicediscovery._list_services = list_services
     servicediscovery._list_namespaces = list_namespaces
+
+
+def map_service(service):
+    shown = {key: value for key, value in without(service, None).items() if key != "NamespaceId"}
+    count = len(servicediscovery._instances.get(service["Id"], {}))
+    return shown | {"InstanceCount": count, "Type": "DNS_HTTP" if service["DnsConfig"] else "HTTP"}
+
+
+def without(members, *values):
+    return {key: value for key, value in members.items() if value not in values}
 
 
 def filter_of(data, name):
@@ -165,18 +191,56 @@ def with_service(answer, change):
     return json_response({"service": ecs._sanitize(service)})
 
 
-def keeping_connect(call):
-    def kept(data):
-        def keep(service):
-            primary = service["deployments"][0]
-            former = next((it for it in service["deployments"][1:] if "serviceConnectConfiguration" in it), {})
-            given = data.get("serviceConnectConfiguration") or former.get("serviceConnectConfiguration")
-            if given and "serviceConnectConfiguration" not in primary:
-                cloudmap.connect(primary, given)
+def definition_fault(data):
+    """What ECS refuses and ministack takes: names that nothing bears."""
+    containers = {it["name"] for it in data.get("containerDefinitions", [])}
+    volumes = {it["name"] for it in data.get("volumes", [])}
+    for container in data.get("containerDefinitions", []):
+        needed = {it["containerName"] for it in container.get("dependsOn", [])} - containers
+        mounted = {it["sourceVolume"] for it in container.get("mountPoints", [])} - volumes
+        if needed or mounted:
+            unknown = ", ".join(sorted(needed | mounted))
+            return f"container {container['name']} depends on, or mounts, what the definition lacks: {unknown}"
+    return None
 
-        return with_service(call(data), keep)
 
-    return kept
+def register_definition(register, data):
+    fault = definition_fault(data)
+    if fault:
+        return error_response_json("ClientException", fault, 400)
+    for container in data.get("containerDefinitions", []):
+        for key in ("environment", "mountPoints", "portMappings", "volumesFrom", "systemControls"):
+            container.setdefault(key, [])
+        for mapping in container["portMappings"]:
+            mapping.setdefault("protocol", "tcp")
+            mapping.setdefault("hostPort", mapping["containerPort"])
+    status, headers, body = register(data)
+    if status != 200:
+        return status, headers, body
+    answer = json.loads(body)
+    definition = ecs._task_defs[ecs._resolve_td_key(answer["taskDefinition"]["taskDefinitionArn"])]
+    definition = without(definition, None, "") | {"requiresAttributes": [{"name": "ecs.capability.task-eni"}]}
+    ecs._task_defs[f"{definition['family']}:{definition['revision']}"] = definition
+    return json_response(answer | {"taskDefinition": definition})
+
+
+def completed(call):
+    def complete(data):
+        def fill(service):
+            service.update(placementConstraints=[], placementStrategy=[])
+            primary, *former = service["deployments"]
+            primary.setdefault("networkConfiguration", service["networkConfiguration"])
+            connected = (it["serviceConnectConfiguration"] for it in former if "serviceConnectConfiguration" in it)
+            configuration = data.get("serviceConnectConfiguration") or next(connected, None)
+            if configuration and "serviceConnectConfiguration" not in primary:
+                cloudmap.connect(primary, configuration)
+
+        given = data.get("taskDefinition")
+        if given and not ecs._task_defs.get(ecs._resolve_td_key(given)):  # which ministack takes
+            return error_response_json("ClientException", f"TaskDefinition not found: {given}", 400)
+        return with_service(call(data), fill)
+
+    return complete
 
 
 def to_epoch(value):

@@ -12,10 +12,9 @@ from collections import Counter
 
 from ministack.services import ecs
 
-from task import RUNNING, STOPPED
+from task import ENDED_BY_ITSELF, RUNNING, STOPPED
 
 LONGEST_PAUSE = 60
-FAILED = ("TaskFailedToStart", "EssentialContainerExited")
 
 
 class Scheduler:
@@ -106,7 +105,7 @@ def _pause(tasks, primary):
     for task in reversed(tasks):
         if "startedAt" in task.times:
             break
-        if task.started_by == primary["id"] and task.stop_code in FAILED:
+        if task.started_by == primary["id"] and task.stop_code in ENDED_BY_ITSELF:
             failed, last = failed + 1, max(last, task.times["stoppingAt"])
     return max(0, last + min(2**failed, LONGEST_PAUSE) - time.time()) if failed else 0
 

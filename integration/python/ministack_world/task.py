@@ -13,6 +13,7 @@ import time
 from dockerside import Refused
 
 RUNNING, STOPPED = "RUNNING", "STOPPED"
+ENDED_BY_ITSELF = ("EssentialContainerExited", "TaskFailedToStart")
 log = logging.getLogger("task")
 
 
@@ -94,7 +95,8 @@ class Task:
     def ready(self):
         """What a rolling deployment counts: it runs, and essential containers pass their checks."""
         checks = (it for it in self.containers.values() if it.essential and it.checked)
-        return self.last_status == RUNNING and self.desired == RUNNING and all(it.health == "HEALTHY" for it in checks)
+        runs = self.last_status == RUNNING and self.desired == RUNNING
+        return runs and all(it.health == "HEALTHY" for it in checks)
 
     @property
     def health(self):
@@ -112,7 +114,7 @@ class Task:
         for container in self.containers.values():
             container.noticed = True
         self.estate.registry.leave(self)
-        self.advance("DEPROVISIONING" if code in ("EssentialContainerExited", "TaskFailedToStart") else self.last_status)
+        self.advance("DEPROVISIONING" if code in ENDED_BY_ITSELF else self.last_status)
 
     def advance(self, status):
         """Another version, of which an event tells."""
