@@ -5,6 +5,7 @@
 //! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod accounts;
+mod ask;
 mod buckets;
 mod clock;
 mod cloudmap;
@@ -38,6 +39,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::world::{State, World};
 pub use accounts::Accounts;
 use accounts::Scope;
+pub use ask::ask;
 pub use buckets::Buckets;
 use clock::Clock;
 pub use faults::{Fault, Faults};

@@ -13,6 +13,7 @@ pub mod estate;
 pub mod image;
 mod life;
 pub mod metadata;
+pub mod ministack;
 pub mod network;
 pub mod server;
 pub mod tally;

@@ -34,6 +34,7 @@ const REQUEST: u64 = 120;
 #[derive(Debug, Clone)]
 pub struct Engine {
     docker: Docker,
+    host: String,
     /// Held as long as an estate stands.
     _lock: std::sync::Arc<File>,
 }
@@ -96,9 +97,14 @@ impl Engine {
         let path = target_dir()?.join("docker/estate.lock");
         let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
         lock.try_lock().context("another estate stands on this engine")?;
-        let own = Self { docker, _lock: std::sync::Arc::new(lock) };
+        let own = Self { docker, host, _lock: std::sync::Arc::new(lock) };
         own.sweep().await.context("clearing away what an earlier estate left")?;
         Ok(own)
+    }
+
+    /// Where it is: the value of `DOCKER_HOST`.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The client, for images.

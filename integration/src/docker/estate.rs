@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::agent::Agent;
@@ -80,16 +80,7 @@ impl Estate {
     /// The configuration of one server that knows these namespaces.
     pub fn config(&self, number: u8, namespaces: &[&str]) -> String {
         let queue = self.aws.queue_url().replace("/legation", &format!("/{}", queue(number)));
-        let namespaces: serde_json::Map<_, _> =
-            namespaces.iter().map(|name| ((*name).to_owned(), json!({ "clusters": [CLUSTER] }))).collect();
-        let config = json!({
-            "listen": { "xds": format!("0.0.0.0:{XDS}"), "metrics": "0.0.0.0:9090" },
-            "aws": { "region": "eu-west-1", "endpointUrl": self.aws.url() },
-            "ecs": { "interval": "30s", "queueUrl": queue },
-            "shutdownGrace": "5s",
-            "namespaces": namespaces,
-        });
-        format!("{config:#}\n")
+        config(&self.aws.url(), &queue, namespaces)
     }
 
     /// Registers a task definition.
@@ -141,6 +132,20 @@ impl Estate {
     }
 }
 
+/// The configuration of a server that hears of an account by a queue.
+pub fn config(aws: &str, queue: &str, namespaces: &[&str]) -> String {
+    let namespaces: serde_json::Map<_, _> =
+        namespaces.iter().map(|name| ((*name).to_owned(), json!({ "clusters": [CLUSTER] }))).collect();
+    let config = json!({
+        "listen": { "xds": format!("0.0.0.0:{XDS}"), "metrics": "0.0.0.0:9090" },
+        "aws": { "region": "eu-west-1", "endpointUrl": aws },
+        "ecs": { "interval": "30s", "queueUrl": queue },
+        "shutdownGrace": "5s",
+        "namespaces": namespaces,
+    });
+    format!("{config:#}\n")
+}
+
 /// The queue of a replica: each needs every event.
 fn queue(number: u8) -> String {
     format!("legation-{number}")
@@ -148,45 +153,67 @@ fn queue(number: u8) -> String {
 
 /// The task definition that users copy, with the application that is called.
 pub fn called(service: &str) -> anyhow::Result<Definition> {
-    with_app(service, &["/app", "serve", "--service", service], 8080, "127.0.0.1:8080")
+    Definition::parse(&called_json(service)?.to_string())
+}
+
+/// The same as the API takes it.
+pub fn called_json(service: &str) -> anyhow::Result<Value> {
+    with_app(service, &["/app", "serve", "--service", service], 8080)
 }
 
 /// The task definition that users copy, with an application that calls `to`, by its name or by the sidecar's proxy.
 pub fn calling(family: &str, to: &str, port: u16, rate: u32, proxy: bool) -> anyhow::Result<Definition> {
-    let (to_port, rate) = (format!("{to}:{port}"), rate.to_string());
-    let mut command = vec!["/app", "call", "--to", &to_port, "--expect", to, "--rate", &rate];
+    let mut own = calling_json(family, to, port, rate)?;
     if proxy {
-        command.extend(["--proxy", "127.0.0.1:15001"]);
+        let app = container(&mut own, "app")?;
+        let command = app["command"].as_array_mut().context("the application has no command")?;
+        command.extend(["--proxy", "127.0.0.1:15001"].map(Value::from));
     }
-    let mut own = with_app(family, &command, super::caller::PORT, "127.0.0.1:9000")?;
-    own.container_mut("app")?.port_mappings.iter_mut().for_each(|port| port.name = None);
+    Definition::parse(&own.to_string())
+}
+
+/// The same by name, as the API takes it.
+pub fn calling_json(family: &str, to: &str, port: u16, rate: u32) -> anyhow::Result<Value> {
+    let (to_port, rate) = (format!("{to}:{port}"), rate.to_string());
+    let command = ["/app", "call", "--to", &to_port, "--expect", to, "--rate", &rate];
+    let mut own = with_app(family, &command, super::caller::PORT)?;
+    let app = container(&mut own, "app")?;
+    // It offers nothing, and writes names into its hosts file, which only root may.
+    app["portMappings"] = json!([{ "containerPort": super::caller::PORT }]);
+    app["user"] = json!("0");
+    let entry_point = app["entryPoint"].as_array_mut().context("the application has no entry point")?;
+    let end =
+        entry_point.iter().position(|word| word == "--").context("the entry point does not end in --")?;
+    entry_point.insert(end, json!("--hosts"));
     Ok(own)
 }
 
+fn container<'a>(definition: &'a mut Value, name: &str) -> anyhow::Result<&'a mut Value> {
+    let containers = definition["containerDefinitions"].as_array_mut().context("no containers")?;
+    containers.iter_mut().find(|container| container["name"] == name).with_context(|| format!("no {name}"))
+}
+
 /// `deploy/task-definition.json`, whose images and application are ours.
-fn with_app(family: &str, command: &[&str], port: u16, at: &str) -> anyhow::Result<Definition> {
+fn with_app(family: &str, command: &[&str], port: u16) -> anyhow::Result<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/task-definition.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut own = Definition::parse(&text).with_context(|| path.display().to_string())?;
-    family.clone_into(&mut own.family);
-    for container in &mut own.container_definitions {
-        container.image = match container.name.as_str() {
-            "legation-init" => image::LEGATION,
-            "envoy" => image::ENVOY,
-            _ => image::APP,
-        }
-        .to_owned();
-        for word in container.command.iter_mut().filter(|word| word.ends_with(&format!(":{XDS}"))) {
-            *word = format!("{NAME}:{XDS}");
-        }
+    let text = text.replace("<XDS_ADDRESS>", &format!("{NAME}:{XDS}")).replace("<NAMESPACE>", NAMESPACE);
+    let mut own: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    own["family"] = json!(family);
+    for (name, image) in [("legation-init", image::LEGATION), ("envoy", image::ENVOY), ("app", image::APP)] {
+        let container = container(&mut own, name)?;
+        container["image"] = json!(image);
+        container.as_object_mut().context("a container")?.remove("logConfiguration");
     }
-    let app = own.container_mut("app")?;
-    let command = if app.entry_point.is_empty() { &command[1..] } else { command };
-    app.command = command.iter().map(|word| (*word).to_owned()).collect();
-    app.port_mappings.iter_mut().for_each(|it| it.container_port = port);
-    let check =
+    let init = container(&mut own, "legation-init")?;
+    for word in init["command"].as_array_mut().into_iter().flatten().filter(|word| *word == "8080") {
+        *word = json!(port.to_string());
+    }
+    let app = container(&mut own, "app")?;
+    app["command"] = json!(command);
+    app["portMappings"][0]["containerPort"] = json!(port);
+    let at = format!("127.0.0.1:{port}");
+    app["healthCheck"] =
         json!({ "command": ["CMD", "/app", "ready", "--at", at], "interval": 2, "timeout": 2, "retries": 2 });
-    app.health_check = Some(serde_json::from_value(check)?);
-    own.container_mut("legation-init")?.command.extend(["--namespace", NAMESPACE].map(str::to_owned));
     Ok(own)
 }

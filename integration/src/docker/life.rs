@@ -223,6 +223,7 @@ impl Life {
             place: Place::In(pause.to_owned()),
             labels: self.labels(&container.name),
         };
+        self.agent.metadata.made(&self.task, &container.name);
         self.agent.engine.run(order).await
     }
 

@@ -1,10 +1,12 @@
 //! The task metadata endpoint, version 4, for every task of the estate.
 //!
 //! It answers what ECS's agent answers, as far as a sidecar asks. Invariant: an answer tells of its task only what the world
-//! and its definition say.
+//! and its definition say, and of its containers only those that have been made: who asks from the first container does not
+//! see the application.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use axum::extract::{Path, State};
@@ -21,7 +23,15 @@ use crate::world::{ContainerDefinition, Task, World};
 #[derive(Debug)]
 pub struct Metadata {
     address: SocketAddr,
+    known: Arc<Known>,
     server: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Known {
+    world: World,
+    /// The containers that have been made, by the id of their task.
+    made: Mutex<HashMap<String, HashSet<String>>>,
 }
 
 impl Metadata {
@@ -29,13 +39,20 @@ impl Metadata {
     pub async fn start(world: World, at: std::net::Ipv4Addr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((at, 0)).await.with_context(|| format!("listening on {at}"))?;
         let address = listener.local_addr().context("the address of the metadata endpoint")?;
-        let router = Router::new().route("/v4/{task}/task", get(task)).with_state(Arc::new(world));
+        let known = Arc::new(Known { world, made: Mutex::default() });
+        let router = Router::new().route("/v4/{task}/task", get(task)).with_state(known.clone());
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the metadata endpoint has ended");
             }
         });
-        Ok(Self { address, server })
+        Ok(Self { address, known, server })
+    }
+
+    /// From now on it tells of a container.
+    pub fn made(&self, task: &Task, container: &str) {
+        let mut made = self.known.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.entry(task.id.clone()).or_default().insert(container.to_owned());
     }
 
     /// What `ECS_CONTAINER_METADATA_URI_V4` says in the containers of a task.
@@ -50,11 +67,14 @@ impl Drop for Metadata {
     }
 }
 
-async fn task(State(world): State<Arc<World>>, Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
-    world.task(&id).map(|task| Json(render(&task))).ok_or(StatusCode::NOT_FOUND)
+async fn task(State(known): State<Arc<Known>>, Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+    let made =
+        known.made.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().unwrap_or_default();
+    known.world.task(&id).map(|task| Json(render(&task, &made))).ok_or(StatusCode::NOT_FOUND)
 }
 
-fn render(task: &Task) -> Value {
+fn render(task: &Task, made: &HashSet<String>) -> Value {
+    let containers = task.definition.containers.iter().filter(|it| made.contains(&it.name));
     let cluster =
         task.arn.rsplit_once('/').map_or("", |(cluster, _)| cluster).replacen(":task/", ":cluster/", 1);
     json!({
@@ -68,7 +88,7 @@ fn render(task: &Task) -> Value {
         "LaunchType": "FARGATE",
         "ServiceName": task.service,
         "Group": task.group,
-        "Containers": task.definition.containers.iter().map(|it| container(task, it)).collect::<Vec<_>>(),
+        "Containers": containers.map(|it| container(task, it)).collect::<Vec<_>>(),
     })
 }
 

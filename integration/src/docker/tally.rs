@@ -1,9 +1,9 @@
 //! What an application that calls has to tell.
 //!
 //! It is the wire format between the containers and whoever measures. Invariant: every request is in `ok` or in `failed` once
-//! its outcome is known, and in `sent` before; the first failures are kept in full.
+//! its outcome is known, and in `sent` before; the latest failures are kept in full.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,8 @@ pub struct Tally {
     pub failed: u64,
     /// Of these, answered by another service.
     pub misrouted: u64,
-    /// The first failures.
-    pub failures: Vec<Failure>,
+    /// The latest failures, the oldest of them first.
+    pub failures: VecDeque<Failure>,
     /// Who answered, by the last part of the task's ARN.
     pub tasks: BTreeMap<String, Seen>,
 }
@@ -49,9 +49,10 @@ impl Tally {
     /// Counts a failure.
     pub fn fail(&mut self, failure: Failure) {
         self.failed += 1;
-        if self.failures.len() < KEPT {
-            self.failures.push(failure);
+        if self.failures.len() == KEPT {
+            self.failures.pop_front();
         }
+        self.failures.push_back(failure);
     }
 
     /// Counts what a task answered.
@@ -71,8 +72,7 @@ impl Tally {
         self.misrouted += other.misrouted;
         self.failed += other.failed;
         self.failures.extend(other.failures.iter().cloned());
-        self.failures.sort_by_key(|failure| failure.at);
-        self.failures.truncate(KEPT);
+        self.failures.make_contiguous().sort_by_key(|failure| failure.at);
     }
 }
 

@@ -9,8 +9,10 @@
 mod control;
 mod failing;
 mod growth;
+mod look;
 mod planned;
 mod report;
+mod second;
 mod stage;
 
 use std::process::ExitCode;
@@ -41,7 +43,11 @@ const SCENARIOS: &[Scenario] = &[
     ("AWS cut off", |stage| Box::pin(control::without_aws(stage))),
     ("sidecar before its namespace", |stage| Box::pin(growth::early(stage))),
     ("new service reaches running clients", |stage| Box::pin(growth::new_service(stage))),
-    ("200 services, 30 live Envoys", |stage| Box::pin(growth::many(stage))),
+    ("200 services, live Envoys", |stage| Box::pin(growth::many(stage))),
+    ("ministack: rolling deployment", |stage| Box::pin(second::roll(stage))),
+    ("ministack: scale out and in", |stage| Box::pin(second::scale(stage))),
+    ("ministack: StopTask", |stage| Box::pin(second::stop(stage))),
+    ("ministack: crash (SIGKILL)", |stage| Box::pin(second::crash(stage))),
 ];
 
 fn main() -> ExitCode {

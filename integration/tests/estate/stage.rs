@@ -4,25 +4,22 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use integration::docker::caller::Callers;
 use integration::docker::estate::{Estate, called, calling};
 use integration::docker::image;
 use integration::docker::server::Server;
-use integration::docker::tally::Tally;
 use integration::estate::{CLUSTER, NAMESPACE};
-use integration::wait;
 use integration::world::Task;
 
+use crate::look::{self, Mark, SETTLING};
 use crate::report::{Report, Row};
+use crate::second::Second;
 
 /// A scenario under way.
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Row>> + 'a>>;
-
-/// How long everything may take to settle after a change.
-const SETTLING: Duration = Duration::from_secs(120);
 
 /// How large scenarios are.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +60,9 @@ pub(crate) struct Stage {
     pub(crate) servers: Vec<Server>,
     pub(crate) callers: Callers,
     pub(crate) sizes: Sizes,
+    /// The same in another world, once a scenario asks for it.
+    pub(crate) second: Option<Second>,
 }
-
-/// Where a measurement began.
-pub(crate) struct Mark(Tally);
 
 impl Stage {
     pub(crate) async fn open(sizes: Sizes, report: &Report) -> anyhow::Result<Self> {
@@ -89,7 +85,8 @@ impl Stage {
         let callers =
             estate.settled("checkout").await?.into_iter().chain(estate.settled("storefront").await?);
         let callers = Callers::at(callers.map(|task| task.ip).collect::<Vec<_>>()).await?;
-        let own = Self { estate, servers, callers, sizes };
+        let own = Self { estate, servers, callers, sizes, second: None };
+        own.rotation("payments").await?;
         own.synced().await?;
         own.callers.begin(50).await?;
         Ok(own)
@@ -124,92 +121,36 @@ impl Stage {
 
     /// Waits until these sidecars are synced.
     pub(crate) async fn hold_the_newest(&self, wanted: &[String]) -> anyhow::Result<()> {
-        wait::until(SETTLING, "every sidecar to be synced", async || {
-            let mut synced = Vec::new();
-            for server in self.up() {
-                let proxies = server.items("proxies").await?;
-                let held = proxies.iter().filter(|proxy| proxy["state"] == "SYNCED");
-                synced.extend(held.filter_map(|proxy| proxy["id"].as_str().map(str::to_owned)));
-            }
-            let missing: Vec<_> = wanted.iter().filter(|arn| !synced.contains(arn)).collect();
-            anyhow::ensure!(missing.is_empty(), "{} of {} are not: {missing:?}", missing.len(), wanted.len());
-            Ok(Some(()))
-        })
-        .await
+        look::hold_the_newest(&self.up().collect::<Vec<_>>(), wanted).await
     }
 
     /// Waits until exactly the tasks that ECS wants of a service are in rotation on every server.
     pub(crate) async fn rotation(&self, service: &str) -> anyhow::Result<()> {
-        wait::until(
-            SETTLING,
-            format!("the tasks of {service}, and only they, to be in rotation"),
-            async || {
-                let tasks = self.estate.world.tasks_of(CLUSTER, service);
-                let wanted: Vec<String> = tasks.iter().map(|task| task.arn.clone()).collect();
-                for server in self.up() {
-                    let answer = server.api(&format!("namespaces/{NAMESPACE}/services/{service}")).await?;
-                    let endpoints =
-                        answer["item"]["endpoints"].as_array().context("a service without endpoints")?;
-                    let healthy = endpoints.iter().filter(|endpoint| endpoint["state"] == "healthy");
-                    let mut found: Vec<_> = healthy
-                        .filter_map(|endpoint| endpoint["instance"].as_str().map(str::to_owned))
-                        .collect();
-                    found.sort();
-                    anyhow::ensure!(found == wanted, "ECS wants {wanted:?}, in rotation are {found:?}");
-                }
-                Ok(Some(()))
-            },
-        )
+        look::rotation(&self.up().collect::<Vec<_>>(), service, async || {
+            let tasks = self.estate.world.tasks_of(CLUSTER, service);
+            Ok(tasks.iter().map(|task| task.arn.clone()).collect())
+        })
         .await
     }
 
     /// Begins a measurement.
     pub(crate) async fn mark(&self) -> anyhow::Result<Mark> {
-        Ok(Mark(self.callers.tally().await?))
+        Mark::now(&self.callers).await
     }
 
     /// What callers saw since then, as the beginnings of a row.
     pub(crate) async fn since(&self, mark: &Mark) -> anyhow::Result<Row> {
-        let (before, now) = (&mark.0, self.callers.tally().await?);
-        let failed = now.failed - before.failed;
-        let told = now.failures.iter().filter(|failure| !before.failures.contains(failure));
-        let told: Vec<_> = told.take(3).map(|failure| failure.what.trim().replace('\n', " ")).collect();
-        Ok(Row {
-            world: "fake AWS",
-            requests: now.ok + now.failed - before.ok - before.failed,
-            failed,
-            note: told.join("; "),
-            ..Row::default()
-        })
+        mark.row(&self.callers, "fake AWS").await
     }
 
     /// From a moment to the last ACK of the withdrawal of a task, on the slowest server.
     pub(crate) async fn withdrawn(&self, task: &str, since: SystemTime) -> anyhow::Result<Duration> {
-        let mut slowest = Duration::ZERO;
-        for server in self.up() {
-            let at = wait::until(SETTLING, format!("all ACKs of the withdrawal of {task}"), async || {
-                let changes = server.items("changes").await?;
-                let found =
-                    changes.into_iter().find(|change| change["instance"] == task && change["waiting"] == 0);
-                // A server without sidecars that had it has nobody to wait for.
-                Ok(found.map(|change| change["lastAckAt"].as_str().map(str::to_owned)))
-            })
-            .await?;
-            if let Some(at) = at {
-                let at: jiff::Timestamp = at.parse().with_context(|| at.clone())?;
-                slowest = slowest.max(SystemTime::from(at).duration_since(since).unwrap_or_default());
-            }
-        }
-        Ok(slowest)
+        look::withdrawn(&self.up().collect::<Vec<_>>(), task, since).await
     }
 
     /// From a moment to the last request that a task received; nothing if it received none after that.
     pub(crate) async fn last_request(&self, task: &str, since: SystemTime) -> anyhow::Result<Duration> {
-        let id = task.rsplit('/').next().unwrap_or(task);
-        let tally = self.callers.tally().await?;
-        let last = tally.tasks.get(id).map_or(0, |seen| seen.last_at);
-        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Duration::from_micros(last).saturating_sub(since))
+        look::last_request(&self.callers, task, since).await
     }
 
     /// Adds to a row what came of stopped tasks: call it when nothing reaches them any more.
@@ -243,14 +184,13 @@ impl Stage {
 
     /// Goes on until there were enough requests since the mark.
     pub(crate) async fn enough(&self, mark: &Mark, requests: u64) -> anyhow::Result<()> {
-        wait::until(SETTLING, format!("{requests} requests"), async || {
-            let now = self.callers.tally().await?;
-            Ok((now.ok + now.failed >= mark.0.ok + mark.0.failed + requests).then_some(()))
-        })
-        .await
+        mark.enough(&self.callers, requests).await
     }
 
     pub(crate) async fn close(self) -> anyhow::Result<()> {
+        if let Some(second) = self.second {
+            second.close().await?;
+        }
         self.callers.end().await?;
         self.estate.close().await
     }
