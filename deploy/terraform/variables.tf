@@ -130,6 +130,11 @@ variable "client_cidr" {
   default     = ""
 
   validation {
+    condition     = can(regex("^([0-9.]+/[0-9]+)?$", var.client_cidr))
+    error_message = "client_cidr is a CIDR, such as 10.0.0.0/16."
+  }
+
+  validation {
     condition     = var.client_cidr != "" || var.client_security_group != ""
     error_message = "Say who may ask for xDS, by client_cidr or client_security_group."
   }
@@ -150,6 +155,11 @@ variable "metrics_cidr" {
   description = "Who may read metrics and health on port 9090, as a CIDR, such as the VPC's; empty for the load balancer alone"
   type        = string
   default     = ""
+
+  validation {
+    condition     = can(regex("^([0-9.]+/[0-9]+)?$", var.metrics_cidr))
+    error_message = "metrics_cidr is a CIDR, such as 10.0.0.0/16."
+  }
 }
 
 variable "assign_public_ip" {
