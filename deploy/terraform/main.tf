@@ -67,16 +67,16 @@ resource "aws_ecs_task_definition" "task_definition" {
         { name = "LEGATION_SOURCE_VERSION", value = var.source_version } # for its change alone
       ],
       local.has_events ? [{ name = "LEGATION_ECS__QUEUE_URL", value = aws_sqs_queue.queue[each.key].url }] : [],
-      var.config_source == "" ? [{ name = "LEGATION_CONFIG_YAML", value = local.config }] : [],
+      var.config_source == "" ? [{ name = "LEGATION_CONFIG", value = local.config }] : [],
     )
     secrets = concat(
-      var.config_source == "" ? [] : [{ name = "LEGATION_CONFIG_YAML", valueFrom = var.config_source }],
-      var.policy_source == "" ? [] : [{ name = "LEGATION_POLICY_YAML", valueFrom = var.policy_source }],
+      var.config_source == "" ? [] : [{ name = "LEGATION_CONFIG", valueFrom = var.config_source }],
+      var.policy_source == "" ? [] : [{ name = "LEGATION_POLICY", valueFrom = var.policy_source }],
     )
-    # It lives as long as it answers; whether it is ready, the load balancer asks.
+    # A first reading of 100,000 tasks takes four minutes; who was ready once, stays so until the end.
     healthCheck = {
-      command     = ["CMD", "/usr/local/bin/legation", "status", "--output", "json"]
-      startPeriod = 10
+      command     = ["CMD", "/usr/local/bin/legation", "ready"]
+      startPeriod = 300
       interval    = 10
       timeout     = 5
       retries     = 3
@@ -104,7 +104,7 @@ resource "aws_ecs_service" "service" {
   launch_type                        = "FARGATE"
   desired_count                      = 1
   enable_execute_command             = local.has_exec
-  health_check_grace_period_seconds  = 600 # a first reading of 100,000 tasks takes four minutes
+  health_check_grace_period_seconds  = 300
   deployment_minimum_healthy_percent = 100
   deployment_maximum_percent         = 200
 

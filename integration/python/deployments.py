@@ -9,6 +9,7 @@ import json
 import pathlib
 
 import cloudformation
+import correspondence
 import task_definitions
 import terraform
 
@@ -55,8 +56,8 @@ SERVERS = {
 }
 SIDECAR = {
     "Cluster": "prod-a",
-    "Subnets": ["subnet-0a0a0a0a"],
-    "SecurityGroups": ["sg-0123456789abcdef0"],
+    "Subnets": ["subnet-0a0a0a0a", "subnet-0b0b0b0b"],
+    "SecurityGroups": ["sg-0123456789abcdef0", "sg-0fedcba9876543210"],
     "XdsAddress": "legation.prod.internal:18000",
     "Image": "example.com/legation:1",
     "AppImage": "example.com/checkout:1",
@@ -166,6 +167,14 @@ class Both:
                 way = "in" if "ingress" in kind else "out"
                 theirs.add((body["security_group_id"], way, body["ip_protocol"], body["from_port"], body["to_port"], peer, body["description"]))
         return ours, theirs
+
+    def services(self):
+        """The ECS services, by noun and replica."""
+        return correspondence.compared(correspondence.SERVICES, self.stack, self.module)
+
+    def others(self):
+        """Load balancer, queues, subscriptions, logs and alarms, by noun and replica."""
+        return correspondence.compared(correspondence.OTHERS, self.stack, self.module)
 
 
 def _rule(it):

@@ -216,7 +216,7 @@ class Module:
         for part in _children(tree):
             (child,) = part.children
             if isinstance(child, Token):
-                parts.append(json.loads(f'"{child}"'))
+                parts.append(json.loads(f'"{child}"').replace("$${", "${"))
             else:
                 value = self.evaluate(_children(child)[0], scope)
                 assert isinstance(value, (str, int)), f"{value!r} in a string"

@@ -38,11 +38,14 @@ def text(value):
 
 
 @pytest.mark.parametrize("kind, name", [("server", None), ("sidecar", None), *BOTH])
-def test_cfn_lint_finds_nothing(kind, name):
-    parameters = {"server": SERVERS, "sidecar": SIDECARS}[kind].get(name)
-    given = ["--parameters", *[f"{name}={text(value)}" for name, value in parameters.items()]] if parameters else []
-    file = DEPLOY / "cloudformation" / f"{kind}.yaml"
-    ran = subprocess.run([CFN_LINT, str(file), *given], capture_output=True, text=True)
+def test_cfn_lint_finds_nothing(kind, name, tmp_path):
+    file, given = DEPLOY / "cloudformation" / f"{kind}.yaml", []
+    if name:
+        parameters = tmp_path / "parameters.json"
+        values = {"server": SERVERS, "sidecar": SIDECARS}[kind][name].items()
+        parameters.write_text(json.dumps([{"ParameterKey": key, "ParameterValue": value} for key, value in values]))
+        given = ["--parameter-files", parameters]
+    ran = subprocess.run([CFN_LINT, file, *given], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
     assert "cfn-lint" not in file.read_text(), "no rule is switched off"
 
@@ -160,6 +163,34 @@ def test_both_take_the_samples(case):
     assert (BOTH[case].stack.refusals(), BOTH[case].module.refusals()) == ([], [])
 
 
+@pairs()
+def test_services_queues_balancer_logs_and_alarms_are_equal(case):
+    for ours, theirs in (BOTH[case].services(), BOTH[case].others()):
+        assert ours and ours == theirs
+
+
+PROVIDER = json.loads((pathlib.Path(__file__).parent / "terraform_aws.json").read_text())["resources"]
+
+
+def strangers(block, known):
+    """What the provider does not know of a resource, or misses in it."""
+    meta = {"for_each", "count", "depends_on"}
+    written = set(block.attributes) - meta | {inner.kind for inner in block.blocks}
+    found = [f"{name} is no argument" for name in written - set(known)]
+    found += [f"{name} is missing" for name, need in known.items() if need == "required" and name not in written]
+    nested = [(inner, known[inner.kind]) for inner in block.blocks if isinstance(known.get(inner.kind), dict)]
+    return found + [f"{inner.kind}: {it}" for inner, below in nested for it in strangers(inner, below)]
+
+
+@pytest.mark.parametrize("kind, given", [("server", SERVERS["usual"]), ("sidecar", SIDECAR)], ids=["server", "sidecar"])
+def test_the_provider_knows_every_argument(kind, given):
+    """Against the arguments of the version that terraform_aws.json names: a provider itself would have to be downloaded."""
+    resources = [block for block in module(kind, given).blocks if block.kind == "resource"]
+    assert resources
+    for block in resources:
+        assert strangers(block, PROVIDER[block.labels[0]]) == [], block.labels
+
+
 def test_fewer_subnets_than_replicas_are_refused():
     given = {**SERVERS["usual"], "Subnets": ["subnet-0a0a0a0a"]}
     assert "subnets" in module("server", given).refusals()[0]
@@ -209,6 +240,16 @@ def test_the_task_role_has_the_statements_of_deploy_iam(case):
     exec_channels = [it for it in ours if "EcsExec" in it]
     assert len(exec_channels) == (given.get("ExecuteCommand") == "enabled")
     assert sorted(it for it in ours if it not in exec_channels) == sorted(expected)
+
+
+def test_five_clusters_fit_into_one_role():
+    """Of the policies in a role IAM counts 10,240 characters, less white space."""
+    given = {**SERVERS["everything"], "WatchedClusters": [f"production-cluster-{number}" for number in range(5)]}
+    ours, theirs = Both("server", given).permissions("task_role")
+    document = json.dumps({"Version": "2012-10-17", "Statement": []}, separators=(",", ":"))
+    sizes = [len(re.sub(r"\s", "", statement)) + 1 for statement in ours]
+    policies = 5 * 2 + 3 + 3 # by cluster, by replica, and three more
+    assert ours == theirs and sum(sizes) + policies * len(document) <= 10240
 
 
 @pairs("server")
@@ -277,7 +318,7 @@ def test_only_clients_reach_the_balancer_and_only_it_the_servers(case):
 
 
 def test_arguments_and_ports_are_those_of_the_chart():
-    """The chart hands the configuration over as a file and names it in the environment, so that the arguments are equal."""
+    """But for where the configuration is: the chart has a file of it, ECS its text in LEGATION_CONFIG."""
     seen = {}
     for case in BOTH:
         if case[0] == "server":
@@ -290,7 +331,9 @@ def test_arguments_and_ports_are_those_of_the_chart():
         objects = [it for it in yaml.safe_load_all((chart / "tests" / "defaults.out.yaml").read_text()) if it]
         pods = [it["spec"]["template"]["spec"] for it in objects if it["kind"] in ("Deployment", "StatefulSet")]
         for container in [it for pod in pods for it in pod["containers"] if it["name"] == "legation"]:
-            seen["chart"] = (container["args"], [(it["name"], it["containerPort"]) for it in container["ports"]])
+            arguments = " ".join(container["args"])
+            assert re.search(" --config /[^ ]+", arguments), "the chart names no file"
+            seen["chart"] = (re.sub(" --config /[^ ]+", "", arguments).split(), [(it["name"], it["containerPort"]) for it in container["ports"]])
         assert "chart" in seen, "the chart runs no container `legation`"
     for where, value in seen.items():
         assert value == (["serve"], [("xds", 18000), ("metrics", 9090)]), where
@@ -321,4 +364,36 @@ def test_the_server_knows_every_variable():
     for definition in BOTH["server", "everything"].task_definitions()[0].values():
         (container,) = definition["containerDefinitions"]
         names = {it["name"] for it in container["environment"] + container["secrets"]}
-        assert names - known == {"LEGATION_SOURCE_VERSION", "LEGATION_CONFIG_YAML", "LEGATION_POLICY_YAML"}
+        assert names - known == {"LEGATION_SOURCE_VERSION", "LEGATION_CONFIG", "LEGATION_POLICY"}
+
+
+GUIDES = ["README.md", "terraform/README.md"]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_lead_to_files_that_are_there(guide):
+    written = (DEPLOY / guide).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", written) if "://" not in link]
+    assert links and all(((DEPLOY / guide).parent / link).exists() for link in links)
+
+
+def test_the_guide_gives_parameters_that_are_there():
+    written = (DEPLOY / "README.md").read_text().replace("\\\n", " ")
+    stacks = re.findall(r"--template-file cloudformation/(\w+)\.yaml .*?--parameter-overrides (.*)", written)
+    assert [kind for kind, _ in stacks] == ["server", "sidecar", "server"]
+    for kind, overrides in stacks:
+        given = [word.partition("=")[0] for word in overrides.split()]
+        declared = template(kind)["Parameters"]
+        assert given and set(given) <= set(declared)
+        if len(given) > 4:
+            assert {name for name, it in declared.items() if "Default" not in it} <= set(given)
+
+
+def test_the_modules_in_the_guide_are_taken():
+    blocks = re.findall(r'module "(\w+)" \{\n(.*?)\n\}', (DEPLOY / "terraform/README.md").read_text(), re.DOTALL)
+    kinds = {"legation": "server", "checkout": "sidecar"}
+    for name, body in blocks:
+        given = set(re.findall(r"^  (\w+) +=", body, re.MULTILINE)) - {"source"}
+        known = module(kinds[name], SERVERS["usual"] if name == "legation" else SIDECAR)
+        assert known.required() <= given <= set(known.variables)
+    assert len(blocks) == 2
