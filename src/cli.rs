@@ -182,9 +182,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// The server configuration.
-    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
-    config: PathBuf,
+    /// The server configuration; without it, its text is in LEGATION_CONFIG, and that of a policy may be in LEGATION_POLICY.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Check the configuration, with its environment and its file sources, and end.
     #[arg(long)]
     check_config: bool,
@@ -195,9 +195,9 @@ struct Check {
     /// Before anything runs: each action of IAM is tried once, and nothing is changed.
     #[arg(long, required = true)]
     pre: bool,
-    /// The server configuration.
-    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
-    config: PathBuf,
+    /// The server configuration; without it, its text is in LEGATION_CONFIG.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
