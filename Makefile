@@ -14,7 +14,7 @@ release := $(target)/$(triple)/release
 build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build image estate install
+.PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build image estate install replay
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -22,7 +22,7 @@ help: ## show this
 demo: setup build ## stop tasks under load and watch; ONCE=1 ends after the table
 	@ONCE='$(ONCE)' '$(target)/debug/demo'
 
-test: setup check build image fuzz ## everything: check, fuzz a little, then the tests with real Envoy
+test: setup check build image replay ## everything: check, what fuzzing found, then the tests with real Envoy
 	$(CARGO) test -p integration; status=$$?; integration/docker.sh down; exit $$status
 
 check: ## format, clippy, unit, golden and property tests, documentation
@@ -62,6 +62,14 @@ lag: setup build ## a hundred stopped tasks, told by events: how soon a hundred 
 
 soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys
+
+replay: ## what fuzzing found so far, and mutations of it for some seconds, without looking at coverage
+	$(CARGO) build -p fuzz
+	@for target in requests session; do \
+		mkdir -p "$(target)/fuzz/blind-$$target"; \
+		"$(target)/debug/$$target" -max_total_time=4 -timeout=10 -verbosity=0 -print_final_stats=1 \
+			"$(target)/fuzz/blind-$$target" "integration/fuzz/corpus/$$target" || exit 1; \
+	done
 
 fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 for each target
 	@for target in requests session; do \

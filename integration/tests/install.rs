@@ -25,3 +25,8 @@ fn the_chart_renders_what_kubernetes_takes() {
 fn templates_modules_and_task_definition_are_valid_and_agree() {
     check(&["test_deploy.py", "test_deploy_mutants.py", "test_deploy_commands.py"]);
 }
+
+#[test]
+fn every_command_of_the_guides_works() {
+    check(&["test_docs.py"]);
+}

@@ -72,9 +72,13 @@ impl Estate {
     pub fn server(&mut self, number: u8, namespaces: &[&str]) -> anyhow::Result<Server> {
         let world = self.world.clone();
         self.aws.open_queue(&queue(number), &world);
-        let config = self.config(number, namespaces);
+        Ok(self.server_with(number, &self.config(number, namespaces))?.known_as(NAME))
+    }
+
+    /// A control plane of this configuration, which no sidecar knows; it does not run yet.
+    pub fn server_with(&self, number: u8, config: &str) -> anyhow::Result<Server> {
         let ip = Ipv4Addr::new(10, 213, 0, 9 + number);
-        Server::prepare(&self.engine, NETWORK, &format!("legation-{number}"), ip, self.folder.path(), &config)
+        Server::prepare(&self.engine, NETWORK, &format!("legation-{number}"), ip, self.folder.path(), config)
     }
 
     /// The configuration of one server that knows these namespaces.

@@ -34,6 +34,8 @@ pub struct Server {
     network: String,
     ip: Ipv4Addr,
     folder: PathBuf,
+    /// What the network's DNS knows it by, beside its own name.
+    names: Vec<String>,
     running: Option<(String, Inside)>,
 }
 
@@ -53,9 +55,15 @@ impl Server {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&folder, open).context("opening the folder")?;
         let (engine, network, name) = (engine.clone(), network.to_owned(), name.to_owned());
-        let own = Self { engine, name, network, ip, folder, running: None };
+        let own = Self { engine, name, network, ip, folder, names: Vec::new(), running: None };
         own.configure(config)?;
         Ok(own)
+    }
+
+    /// Lets the network's DNS know it by this name.
+    pub fn known_as(mut self, name: &str) -> Self {
+        self.names.push(name.to_owned());
+        self
     }
 
     /// Gives it another configuration, for its next start.
@@ -66,7 +74,6 @@ impl Server {
     /// Starts it from an image.
     pub async fn run(&mut self, image: &str) -> anyhow::Result<()> {
         anyhow::ensure!(self.running.is_none(), "{} runs already", self.name);
-        let names = vec![NAME.to_owned()];
         let credentials = ["AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=example", "NO_COLOR=1"];
         let order = Order {
             name: self.name.clone(),
@@ -75,7 +82,7 @@ impl Server {
             environment: credentials.map(str::to_owned).into(),
             binds: vec![format!("{}:/etc/legation:ro", self.folder.display())],
             read_only: true,
-            place: Place::At { network: self.network.clone(), ip: self.ip, names },
+            place: Place::At { network: self.network.clone(), ip: self.ip, names: self.names.clone() },
             ..Order::default()
         };
         let id = self.engine.run(order).await?;
@@ -88,6 +95,15 @@ impl Server {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         self.run(image::LEGATION).await?;
         self.ready().await
+    }
+
+    /// Waits until it answers at all.
+    pub async fn answers(&self) -> anyhow::Result<()> {
+        let address = SocketAddr::from((self.ip, METRICS));
+        wait::until(START, format!("{} to answer", self.name), async || {
+            http::get_ok(address, "/livez").await.map(|_| Some(()))
+        })
+        .await
     }
 
     /// Waits until it is ready: every source has spoken.

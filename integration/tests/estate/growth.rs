@@ -1,12 +1,15 @@
 //! What is new: a namespace, a service, two hundred services.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use integration::aws::FakeAws;
 use integration::docker::caller::Callers;
 use integration::docker::definition::Definition;
-use integration::docker::estate::{called, calling};
-use integration::estate::{CLUSTER, NAMESPACE, ZONES};
+use integration::docker::estate::{GATEWAY, called, calling, config};
+use integration::docker::image;
+use integration::estate::{CLUSTER, LARGE, NAMESPACE, ZONES, large};
 use integration::world::{
     AppProtocol, ContainerDefinition, DefinitionSpec, PortMapping, Serve, ServiceSpec, StopPlan,
 };
@@ -17,6 +20,7 @@ use crate::stage::Stage;
 /// A namespace that no server knows yet.
 const LATER: &str = "later";
 const SERVICES: usize = 200;
+const THOUSAND: usize = 1000;
 const UP: Duration = Duration::from_secs(120);
 
 fn nothing_fails(withdrawn: Option<Duration>) -> Bound {
@@ -106,6 +110,31 @@ pub(crate) async fn new_service(stage: &mut Stage) -> anyhow::Result<Row> {
         told.failed,
         row.note
     );
+    Ok(Row { bound: nothing_fails(None), ..row })
+}
+
+/// A server starts that finds a thousand services of three tasks each, and reads them within half of what AWS allows.
+pub(crate) async fn start_up(stage: &mut Stage) -> anyhow::Result<Row> {
+    let mark = stage.mark().await?;
+    let world = large(THOUSAND, 3)?;
+    let mut aws = FakeAws::start_at(world.clone(), SocketAddr::from((GATEWAY, 0))).await?;
+    aws.buckets().keep(100);
+    let queue = aws.open_queue("legation-9", &world);
+    let text = config(&aws.url(), &queue, &[NAMESPACE]).replace(CLUSTER, LARGE);
+    let mut server = stage.estate.server_with(9, &text)?;
+    let began = Instant::now();
+    server.run(image::LEGATION).await?;
+    server.answers().await?;
+    let answers = began.elapsed();
+    server.ready().await?;
+    let ready = began.elapsed();
+    let status = server.api("status").await?;
+    anyhow::ensure!(status["item"]["services"] == THOUSAND, "{status}");
+    server.stop().await?;
+    aws.stop().await;
+    let mut row = stage.since(&mark).await?;
+    let (answers, ready) = (answers.as_secs_f64(), ready.as_secs_f64());
+    row.note = format!("it answers after {answers:.2} s, and has read all after {ready:.1} s; {}", row.note);
     Ok(Row { bound: nothing_fails(None), ..row })
 }
 

@@ -44,6 +44,7 @@ const SCENARIOS: &[Scenario] = &[
     ("sidecar before its namespace", |stage| Box::pin(growth::early(stage))),
     ("new service reaches running clients", |stage| Box::pin(growth::new_service(stage))),
     ("200 services, live Envoys", |stage| Box::pin(growth::many(stage))),
+    ("start with 1,000 services", |stage| Box::pin(growth::start_up(stage))),
     ("ministack: rolling deployment", |stage| Box::pin(second::roll(stage))),
     ("ministack: scale out and in", |stage| Box::pin(second::scale(stage))),
     ("ministack: StopTask", |stage| Box::pin(second::stop(stage))),

@@ -9,7 +9,7 @@ use anyhow::Context;
 use integration::docker::caller::Callers;
 use integration::docker::estate::{Estate, called_json, calling_json, config};
 use integration::docker::ministack::Ministack;
-use integration::docker::server::Server;
+use integration::docker::server::{NAME, Server};
 use integration::estate::NAMESPACE;
 
 use crate::look::{self, Mark};
@@ -42,7 +42,8 @@ impl Second {
         let world = Ministack::start(folder.path(), engine.host(), NETWORK, GATEWAY).await?;
         let queue = world.queue("legation-1").await?;
         let text = config(&world.url(), &queue, &[NAMESPACE]);
-        let mut server = Server::prepare(engine, NETWORK, "legation-second", SERVER, folder.path(), &text)?;
+        let mut server =
+            Server::prepare(engine, NETWORK, "legation-second", SERVER, folder.path(), &text)?.known_as(NAME);
         server.start().await?;
         let definition = world.register(&called_json("payments")?).await?;
         let caller = world.register(&calling_json("checkout", "payments", 8080, sizes.rate)?).await?;
