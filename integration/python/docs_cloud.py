@@ -134,20 +134,22 @@ class Plain(http.server.BaseHTTPRequestHandler):
         if target.endswith(".DescribeServices"):
             stable = {"status": "ACTIVE", "deployments": [{}], "runningCount": 1, "desiredCount": 1}
             return self.answer(200, json.dumps({"services": [stable], "failures": []}))
+        cluster = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/prod-a"
         if target.endswith(".DescribeTasks"):
             containers = [{"name": name, "runtimeId": "guide"} for name in ("legation", "envoy", "app")]
-            cluster = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/prod-a"
             task = {"clusterArn": cluster, "taskArn": f"{cluster}/guide", "containers": containers}
             return self.answer(200, json.dumps({"tasks": [task], "failures": []}))
         form = dict(urllib.parse.parse_qsl(body)) if "Action=" in body else {}
         if form:
             return self.answer(*self.stack(form))
         session = {"sessionId": "guide", "streamUrl": "ws://guide", "tokenValue": "guide"}
-        return self.answer(200, json.dumps({"session": session, "taskArn": "guide"} if target else {}))
+        answer = {"session": session, "clusterArn": cluster, "taskArn": f"{cluster}/guide", "containerName": "legation"}
+        return self.answer(200, json.dumps(answer if target else {}))
 
     def stack(self, form):
         action, stacks = form["Action"], self.server.stacks
-        name = form.get("StackName", "").rsplit("/", 2)[-1]
+        name = form.get("StackName", "")
+        name = name.split("/")[-2] if "/" in name else name
         if action == "CreateChangeSet":
             keys = [key for key in form if key.endswith(".ParameterKey")]
             given = {form[key]: form.get(key.replace(".ParameterKey", ".ParameterValue"), "") for key in keys}
@@ -155,16 +157,20 @@ class Plain(http.server.BaseHTTPRequestHandler):
             if wrong:
                 return 400, error("ValidationError", "; ".join(wrong))
             return 200, result(action, f"<Id>{arn('changeSet', name)}</Id><StackId>{arn('stack', name)}</StackId>")
+        if action == "GetTemplateSummary":
+            return 200, result(action, "<Parameters><member><ParameterKey>VpcId</ParameterKey></member></Parameters>")
         if action == "DescribeChangeSet":
             return 200, result(action, "<Status>CREATE_COMPLETE</Status><ExecutionStatus>AVAILABLE</ExecutionStatus>")
         if action == "ExecuteChangeSet":
-            stacks.add(form.get("StackName", "").split("/")[0])
+            stacks[name] = "UPDATE_COMPLETE" if name in stacks else "CREATE_COMPLETE"
             return 200, result(action, "")
+        if action == "DeleteStack":
+            stacks.pop(name, None)
         if action == "DescribeStacks" and name not in stacks:
             return 400, error("ValidationError", f"Stack with id {name} does not exist")
         if action == "DescribeStacks":
             output = "<member><OutputKey>XdsAddress</OutputKey><OutputValue>legation.example:18000</OutputValue></member>"
-            member = f"<StackName>{name}</StackName><StackStatus>CREATE_COMPLETE</StackStatus><Outputs>{output}</Outputs>"
+            member = f"<StackName>{name}</StackName><StackStatus>{stacks[name]}</StackStatus><Outputs>{output}</Outputs>"
             member += "<CreationTime>2026-11-29T00:00:00Z</CreationTime>"
             return 200, result(action, f"<Stacks><member>{member}</member></Stacks>")
         return 200, result(action, "")
@@ -194,6 +200,6 @@ def error(code, message):
 def plain_endpoint():
     """The plain endpoint and its URL."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plain)
-    server.stacks = set()
+    server.stacks = {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_address[1]}"

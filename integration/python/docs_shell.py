@@ -74,12 +74,16 @@ class Estate:
     """Everything that the guides take for granted."""
 
     def __init__(self, folder):
-        self.folder, self.running, self.addresses = folder, [], {}
-        folder.mkdir()
+        self.folder, self.running, self.addresses, self.endings = folder, [], {}, []
+
+    def open(self):
+        self.folder.mkdir()
         self.aws = json.loads(self.start([FAKE_AWS, "--until-eof"], stdin=subprocess.PIPE).stdout.readline())
         self.moto = Moto()
+        self.endings.append(self.moto.stop)
         self.plain, self.plain_url = plain_endpoint()
         self.metadata = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+        self.endings += [self.plain.shutdown, self.metadata.shutdown]
         threading.Thread(target=self.metadata.serve_forever, daemon=True).start()
         self.programs = self.link_programs()
         self.serve()
@@ -160,9 +164,8 @@ class Estate:
                 process.stdin.close()
             process.terminate()
             process.wait(timeout=30)
-        for server in (self.plain, self.metadata):
-            server.shutdown()
-        self.moto.stop()
+        for end in reversed(self.endings):
+            end()
 
 
 class Shell:
@@ -224,7 +227,8 @@ class Shell:
         """A command that is run in a pod or a container of the server, where its configuration is."""
         text = configuration(self.state)
         if text is not None:
-            (self.folder / "inside.yaml").write_text(text)
+            (self.folder / "pod/policies").mkdir(parents=True, exist_ok=True)
+            (self.folder / "inside.yaml").write_text(text.replace("/etc/legation/", "pod/"))
         return re.sub(r"/etc/legation/\S*legation\.yaml", "inside.yaml", " ".join(command))
 
     def call(self, command, program, call):
