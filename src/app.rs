@@ -128,12 +128,12 @@ fn treat(
     parts: &mut Parts,
     stopping: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Loaded>> {
-    let loaded = policy::watch::load(&config.policies, &namespaces(config));
+    let places = policy::watch::Places::new(&config.policies, config.policy_text.as_deref());
+    let loaded = policy::watch::load(&places, &namespaces(config));
     let loaded = loaded.map_err(|problems| anyhow!("{}", render_all(&problems, false)))?;
     let (treatment, treated) = watch::channel(loaded);
-    if !config.policies.is_empty() {
-        let files = config.policies.clone();
-        let watching = policy::watch::run(files, namespaces(config), treatment, stopping.clone());
+    if places.may_change() {
+        let watching = policy::watch::run(places, namespaces(config), treatment, stopping.clone());
         spawn(parts, "policy", async move {
             watching.await;
             Ok(())

@@ -7,6 +7,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -17,8 +18,10 @@ mod bootstrap;
 mod check;
 mod client;
 mod hosts;
+mod ready;
 mod serve;
 mod show;
+mod sidecar;
 mod table;
 mod validate;
 mod world;
@@ -27,15 +30,30 @@ mod world;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// Failed.
-    Failed = 1,
+    Failed,
     /// Asked for wrongly, or a file can't be read.
-    Usage = 2,
+    Usage,
     /// Done, and something is wrong with what was looked at.
-    Findings = 3,
+    Findings,
     /// The control plane can't be reached.
-    Unreachable = 4,
+    Unreachable,
+    /// What a command ended with that was run for the caller.
+    Command(u8),
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Findings => 3,
+            Self::Unreachable => 4,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 /// Why a command ended early.
@@ -83,7 +101,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 problems found, 4 control plane unreachable.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 problems found, 4 control plane unreachable. `sidecar run` has its command's.";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Colour {
@@ -155,13 +173,18 @@ enum Command {
     Hosts(Hosts),
     /// Write the bootstrap of a stock Envoy
     Bootstrap(Bootstrap),
+    /// Help a stock Envoy in its container: health, draining, names, and the end
+    #[command(subcommand)]
+    Sidecar(sidecar::Sidecar),
+    /// Tell whether the server is ready, for the health check of its container
+    Ready(Ready),
 }
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// The server configuration.
-    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
-    config: PathBuf,
+    /// The server configuration; without it, its text is in LEGATION_CONFIG, and that of a policy may be in LEGATION_POLICY.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Check the configuration, with its environment and its file sources, and end.
     #[arg(long)]
     check_config: bool,
@@ -172,9 +195,9 @@ struct Check {
     /// Before anything runs: each action of IAM is tried once, and nothing is changed.
     #[arg(long, required = true)]
     pre: bool,
-    /// The server configuration.
-    #[arg(short, long, value_name = "FILE", env = "LEGATION_CONFIG")]
-    config: PathBuf,
+    /// The server configuration; without it, its text is in LEGATION_CONFIG.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -314,9 +337,22 @@ struct Bootstrap {
     /// A port that a container of the task listens on, besides those that ECS knows.
     #[arg(long = "container-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     container_ports: Vec<u16>,
-    /// Write here, in one step, and not to stdout.
+    /// Write here, in one step, and not to stdout; its folder is made.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Copy this program there, in one step, for containers that have no shell: it is `sidecar` that they need.
+    #[arg(long, value_name = "FILE")]
+    copy_self: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Ready {
+    /// Where the server tells its health.
+    #[arg(long, value_name = "URL", default_value = ready::USUAL, value_parser = client::url)]
+    server: String,
+    /// How long it may take.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = sidecar::limit)]
+    timeout: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -347,13 +383,13 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Help that nobody reads to its end is no failure.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let colour = wants_colour(cli.color, out.is_terminal());
     let mut terminal = Terminal { out: &mut out, err: &mut err, colour };
-    ExitCode::from(execute(cli.command, &mut terminal) as u8)
+    ExitCode::from(execute(cli.command, &mut terminal).code())
 }
 
 /// `NO_COLOR`, `TERM=dumb` and `CLICOLOR_FORCE` as everywhere; the flag outranks them.
@@ -389,6 +425,8 @@ fn execute(command: Command, terminal: &mut Terminal<'_>) -> Exit {
         Command::Release { source, ask } => show::release(source.as_deref(), &ask, terminal),
         Command::Hosts(hosts) => hosts::run(&hosts, terminal),
         Command::Bootstrap(bootstrap) => bootstrap::run(&bootstrap, terminal),
+        Command::Sidecar(sidecar) => sidecar::run(sidecar, terminal),
+        Command::Ready(ready) => ready::run(&ready),
     };
     let outcome = outcome.and_then(|exit| terminal.out.flush().map(|()| exit).map_err(Stop::Io));
     match outcome {

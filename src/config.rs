@@ -49,7 +49,12 @@ pub struct Config {
     pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
     /// Policy files and folders of them, each joined to the folder of the configuration.
     pub policies: Vec<PathBuf>,
+    /// The text of one more policy, from the environment.
+    pub policy_text: Option<String>,
 }
+
+/// The variable that may hold a policy's text, where there is no file.
+const POLICY_TEXT: &str = "LEGATION_POLICY";
 
 /// Where the server listens. Port 0 takes a free one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -217,8 +222,12 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Vec<Problem>> {
         let mut written = read_yaml(file, text).map_err(|problem| vec![problem])?;
+        let (texts, environment): (Vec<_>, Vec<_>) =
+            environment.into_iter().partition(|(name, _)| name == POLICY_TEXT);
         let strangers = environment::apply(&mut written, environment);
-        checks::check(Document::new(file, text), written, strangers)
+        let config = checks::check(Document::new(file, text), written, strangers)?;
+        let policy_text = texts.into_iter().map(|(_, text)| text).find(|text| !text.trim().is_empty());
+        Ok(Self { policy_text, ..config })
     }
 }
 

@@ -14,6 +14,7 @@ pub mod offline;
 pub mod pipeline;
 pub mod policy;
 pub mod shutdown;
+pub mod sidecar;
 pub mod snapshot;
 pub mod source;
 pub mod store;

@@ -26,7 +26,8 @@ fn translated(input: &Path) -> Tables {
     let namespaces = BTreeSet::from([namespace]);
     let beside = PathBuf::from(input.to_string_lossy().replace(".in.yaml", ".policy.yaml"));
     let policies: Vec<_> = [beside].into_iter().filter(|path| path.exists()).collect();
-    let loaded = watch::load(&policies, &namespaces).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let loaded = watch::load(&watch::Places::new(&policies, None), &namespaces)
+        .unwrap_or_else(|problems| panic!("{problems:#?}"));
     let mesh = Joiner::new(&namespaces).join(&[Arc::new(view), loaded.externals], &loaded.policy);
     assert_eq!(mesh.findings, []);
     Translator::default().translate(&mesh.namespaces["prod"])

@@ -19,10 +19,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("notify::", &["policy", "source"]),
     ("prometheus_client", &["admin", "app", "telemetry"]),
     ("prost_reflect", &["admin"]),
+    ("rustix", &["sidecar"]),
     ("serde_saphyr", &["config", "diagnostic", "source"]),
     ("sha2", &["vip"]),
     ("tonic", &["admin", "xds"]),
-    ("ureq", &["bootstrap", "cli"]),
+    ("ureq", &["bootstrap", "cli", "sidecar"]),
 ];
 const LONGEST_FILE: usize = 500;
 

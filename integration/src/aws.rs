@@ -5,6 +5,7 @@
 //! outage the port stays reserved, so that connections are refused and the same port is opened again.
 
 mod accounts;
+mod ask;
 mod buckets;
 mod clock;
 mod cloudmap;
@@ -17,11 +18,12 @@ mod render;
 mod twists;
 mod wire;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
@@ -37,6 +39,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::world::{State, World};
 pub use accounts::Accounts;
 use accounts::Scope;
+pub use ask::ask;
 pub use buckets::Buckets;
 use clock::Clock;
 pub use faults::{Fault, Faults};
@@ -47,6 +50,9 @@ use wire::{ApiError, Input};
 /// The longest request that is read.
 const LONGEST: usize = 1 << 20;
 
+/// Queues by name.
+type Queues = Arc<Mutex<HashMap<String, Queue>>>;
+
 /// A running endpoint. Dropping it closes it.
 #[derive(Debug)]
 pub struct FakeAws {
@@ -55,6 +61,7 @@ pub struct FakeAws {
     buckets: Buckets,
     clock: Clock,
     queue: Queue,
+    further: Queues,
     accounts: Accounts,
     server: JoinHandle<()>,
     events: JoinSet<()>,
@@ -68,12 +75,17 @@ impl FakeAws {
 
     /// Listens on 127.0.0.1, on a given port.
     pub async fn start_on(world: World, port: u16) -> io::Result<Self> {
-        let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        Self::start_at(world, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+    }
+
+    /// Listens on a given address of this machine; on a free port, if the port is 0.
+    pub async fn start_at(world: World, address: SocketAddr) -> io::Result<Self> {
+        let reserved = reserve(address)?;
         let address = reserved.local_addr()?;
         let listener = reserve(address)?.listen(1024)?;
         let faults = Faults::new(world.clone());
         let (buckets, clock, accounts) = (Buckets::default(), Clock::default(), Accounts::new(world.clone()));
-        let queue = Queue::new(clock.clone());
+        let (queue, further) = (Queue::new(clock.clone()), Queues::default());
         let mut events = JoinSet::new();
         events.spawn(queue.clone().follow(world.clone(), world.events()));
         events.spawn(faults.clone().follow());
@@ -83,11 +95,12 @@ impl FakeAws {
             buckets: buckets.clone(),
             clock: clock.clone(),
             queue: queue.clone(),
+            further: further.clone(),
             requests: AtomicU64::new(1),
         };
         faults.set_listening(true);
         let server = tokio::spawn(Arc::new(endpoint).run(address, listener, reserved));
-        Ok(Self { address, faults, buckets, clock, queue, accounts, server, events })
+        Ok(Self { address, faults, buckets, clock, queue, further, accounts, server, events })
     }
 
     /// Answers for another account or Region as well, and has its events come to the same queue.
@@ -129,6 +142,15 @@ impl FakeAws {
     /// The queue that events come to, at [`FakeAws::queue_url`].
     pub fn queue(&self) -> Queue {
         self.queue.clone()
+    }
+
+    /// Opens another queue for the events of a world from now on, as each replica has one; where it is.
+    pub fn open_queue(&mut self, name: &str, world: &World) -> String {
+        let queue = Queue::new(self.clock.clone());
+        self.events.spawn(queue.clone().follow(world.clone(), world.events()));
+        let url = Queue::named(&self.url(), name);
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), queue);
+        url
     }
 
     /// Where the queue is.
@@ -175,6 +197,7 @@ struct Endpoint {
     buckets: Buckets,
     clock: Clock,
     queue: Queue,
+    further: Queues,
     requests: AtomicU64,
 }
 
@@ -316,6 +339,13 @@ impl Endpoint {
         response
     }
 
+    /// The queue that a call is about: the last part of its URL is its name.
+    fn queue_of(&self, input: &Value) -> Queue {
+        let name = input["QueueUrl"].as_str().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
+        let further = self.further.lock().unwrap_or_else(PoisonError::into_inner);
+        further.get(name).unwrap_or(&self.queue).clone()
+    }
+
     /// Lets a request meet its fate, and answers it from the world that its signature is about.
     async fn perform(
         &self,
@@ -345,7 +375,7 @@ impl Endpoint {
             return Ok(outcome);
         }
         if operation.api() == Api::Sqs {
-            return Ok(self.queue.answer(operation, &input).await.map(Outcome::Json));
+            return Ok(self.queue_of(&input).answer(operation, &input).await.map(Outcome::Json));
         }
         let input = match fate.page {
             Some(most) => twists::limited(operation, input, most),

@@ -43,8 +43,14 @@ impl Answer {
 /// Asks one question.
 pub async fn send(to: SocketAddr, request: Request<Body>) -> anyhow::Result<Answer> {
     let what = format!("{} {} at {to}", request.method(), request.uri());
+    let asked = async { exchange(TcpStream::connect(to).await?, request).await };
+    let limited = tokio::time::timeout(LIMIT, asked).await;
+    limited.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LIMIT:?}"))).context(what)
+}
+
+/// Asks one question over a connection, which is closed then.
+pub async fn exchange(stream: TcpStream, request: Request<Body>) -> anyhow::Result<Answer> {
     let exchange = async {
-        let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let asked = async {
@@ -61,7 +67,7 @@ pub async fn send(to: SocketAddr, request: Request<Body>) -> anyhow::Result<Answ
         }
     };
     let limited = tokio::time::timeout(LIMIT, exchange).await;
-    limited.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LIMIT:?}"))).context(what)
+    limited.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {LIMIT:?}")))
 }
 
 /// A request with nothing but a host.

@@ -8,6 +8,7 @@ pub mod aws;
 pub mod backends;
 pub mod cable;
 pub mod control_plane;
+pub mod docker;
 pub mod envoy;
 pub mod estate;
 pub mod feed;

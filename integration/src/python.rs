@@ -32,7 +32,18 @@ impl Python {
         arguments: impl IntoIterator<Item = String>,
         environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
     ) -> anyhow::Result<Self> {
-        let python = target_dir()?.join("python/bin/python");
+        Self::start_in("python", folder, script, arguments, environment)
+    }
+
+    /// The same with the packages of another virtual environment of `integration/setup.sh`.
+    pub fn start_in<'a>(
+        packages: &str,
+        folder: &Path,
+        script: &str,
+        arguments: impl IntoIterator<Item = String>,
+        environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
+    ) -> anyhow::Result<Self> {
+        let python = target_dir()?.join(packages).join("bin/python");
         anyhow::ensure!(python.is_file(), "{} is missing: run integration/setup.sh", python.display());
         let log = folder.join(format!("{script}.log"));
         let errors = std::fs::File::create(&log).with_context(|| format!("opening {}", log.display()))?;

@@ -7,6 +7,7 @@
 
 mod address;
 mod discovery;
+mod hosted;
 mod launch;
 mod lifecycle;
 mod machines;
@@ -132,7 +133,7 @@ impl World {
     pub fn with(config: WorldConfig) -> Self {
         let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0_u8));
         Self(Arc::new(Inner {
-            state: Mutex::new(State::new(config.account, config.region, seed)),
+            state: Mutex::new(State::new(config.account, config.region, seed, config.addresses)),
             generation: watch::Sender::new(0),
             listeners: Mutex::default(),
             pace: config.pace,

@@ -7,11 +7,10 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 
 use crate::snapshot::Resource;
+use crate::xds::reflection::DESCRIPTORS;
 
-static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
-    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/envoy-types.bin")).as_slice())
-        .map_err(|error| error.to_string())
-});
+static POOL: LazyLock<Result<DescriptorPool, String>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).map_err(|error| error.to_string()));
 
 /// The resource's message as canonical protobuf JSON, with every nested `Any` expanded.
 pub fn resource_json(resource: &Resource) -> anyhow::Result<Value> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub const VARIABLE: &str = "ECS_CONTAINER_METADATA_URI_V4";
 /// The label that names the mesh namespace.
 const NAMESPACE_LABEL: &str = "legation.namespace";
+/// Between two questions that the endpoint does not answer.
+const PAUSE: Duration = Duration::from_millis(200);
 /// More than any task needs.
 const LONGEST_ANSWER: u64 = 4 << 20;
 
@@ -17,9 +19,9 @@ const LONGEST_ANSWER: u64 = 4 << 20;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
     /// The task ARN.
-    pub arn: String,
+    pub arn: Option<String>,
     /// The ECS service, or the task's group or family where no service started it.
-    pub service: String,
+    pub service: Option<String>,
     /// The availability zone by name.
     pub zone: Option<String>,
     /// The `legation.namespace` label of its containers.
@@ -45,9 +47,10 @@ pub enum MetadataError {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    #[serde(rename = "TaskARN")]
-    task_arn: String,
-    family: String,
+    #[serde(default, rename = "TaskARN")]
+    task_arn: Option<String>,
+    #[serde(default)]
+    family: Option<String>,
     #[serde(default)]
     service_name: Option<String>,
     #[serde(default)]
@@ -55,7 +58,7 @@ struct Answer {
     #[serde(default)]
     availability_zone: Option<String>,
     #[serde(default)]
-    containers: Vec<Container>,
+    containers: Option<Vec<Container>>,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +100,8 @@ pub fn parse(text: &str) -> Result<Task, MetadataError> {
     // A group is `service:checkout` or `family:batch`.
     let group =
         named(answer.group).map(|group| group.split_once(':').map_or(group.clone(), |it| it.1.to_owned()));
-    let labels = answer.containers.iter().filter_map(|container| container.labels.as_ref());
+    let containers = answer.containers.unwrap_or_default();
+    let labels = containers.iter().filter_map(|container| container.labels.as_ref());
     let namespaces: BTreeSet<&str> =
         labels.filter_map(|labels| labels.get(NAMESPACE_LABEL)).map(String::as_str).collect();
     if namespaces.len() > 1 {
@@ -105,25 +109,38 @@ pub fn parse(text: &str) -> Result<Task, MetadataError> {
         return Err(MetadataError::SeveralNamespaces(names.join(", ")));
     }
     let namespace = namespaces.first().map(|name| (*name).to_owned());
-    let together = answer.containers.iter().filter(|container| !container.is_apart());
+    let together = containers.iter().filter(|container| !container.is_apart());
     let ports = together.flat_map(|container| container.ports.iter().flatten());
     let ports: BTreeSet<u16> = ports.filter_map(|port| port.container_port).collect();
     Ok(Task {
-        arn: answer.task_arn,
-        service: named(answer.service_name).or_else(|| named(group)).unwrap_or(answer.family),
+        arn: named(answer.task_arn),
+        service: named(answer.service_name).or_else(|| named(group)).or_else(|| named(answer.family)),
         zone: named(answer.availability_zone),
         namespace,
         container_ports: ports.into_iter().collect(),
     })
 }
 
-/// Asks the endpoint at `base`, which is what [`VARIABLE`] holds.
-pub fn fetch(base: &str) -> Result<Task, MetadataError> {
+/// Asks the endpoint at `base`, which is what [`VARIABLE`] holds, again and again for as long as `patience`: it may come up
+/// later than the first container.
+pub fn fetch(base: &str, patience: Duration) -> Result<Task, MetadataError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ask(base) {
+            Err(MetadataError::Unreachable(..)) if Instant::now() + PAUSE < deadline => {
+                std::thread::sleep(PAUSE)
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn ask(base: &str) -> Result<Task, MetadataError> {
     let url = format!("{}/task", base.trim_end_matches('/'));
     let unreachable =
         |error: &dyn std::fmt::Display| MetadataError::Unreachable(url.clone(), error.to_string());
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(5)))
+        .timeout_global(Some(Duration::from_secs(2)))
         .proxy(None) // the endpoint is link-local
         .build()
         .into();
@@ -136,6 +153,8 @@ pub fn fetch(base: &str) -> Result<Task, MetadataError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, Write as _};
+
     use super::*;
 
     const FARGATE: &str = r#"{
@@ -165,9 +184,11 @@ mod tests {
         assert_eq!(
             task,
             Task {
-                arn: "arn:aws:ecs:eu-west-1:123456789012:task/prod-a/0123456789abcdef0123456789abcdef"
-                    .to_owned(),
-                service: "checkout-svc".to_owned(),
+                arn: Some(
+                    "arn:aws:ecs:eu-west-1:123456789012:task/prod-a/0123456789abcdef0123456789abcdef"
+                        .to_owned()
+                ),
+                service: Some("checkout-svc".to_owned()),
                 zone: Some("eu-west-1b".to_owned()),
                 namespace: Some("prod".to_owned()),
                 container_ports: vec![8080, 8443],
@@ -187,15 +208,14 @@ mod tests {
         let batch =
             r#"{ "TaskARN": "arn:task", "Family": "batch", "Group": "family:nightly", "ServiceName": "" }"#;
         let task = parse(batch).unwrap();
-        assert_eq!((task.service.as_str(), task.zone, task.namespace), ("nightly", None, None));
-        let bare = parse(r#"{ "TaskARN": "arn:task", "Family": "batch" }"#).unwrap();
-        assert_eq!(bare.service, "batch");
+        assert_eq!((task.service.as_deref(), task.zone, task.namespace), (Some("nightly"), None, None));
+        let bare = parse(r#"{ "TaskARN": "arn:task", "Family": "batch", "Containers": null }"#).unwrap();
+        assert_eq!(bare.service.as_deref(), Some("batch"));
     }
 
     #[test]
     fn answers_that_are_of_no_use() {
         assert!(matches!(parse("not found"), Err(MetadataError::Unreadable(_))));
-        assert!(matches!(parse("{}"), Err(MetadataError::Unreadable(_))));
         let two = FARGATE.replace(r#""Labels": null"#, r#""Labels": { "legation.namespace": "shared" }"#);
         let error = parse(&two).unwrap_err().to_string();
         assert!(error.ends_with(": prod, shared"), "{error}");
@@ -203,7 +223,35 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_not_there() {
-        let error = fetch("http://127.0.0.1:1/v4/id").unwrap_err().to_string();
+        let started = Instant::now();
+        let error = fetch("http://127.0.0.1:1/v4/id", PAUSE * 3).unwrap_err().to_string();
         assert!(error.starts_with("can't ask http://127.0.0.1:1/v4/id/task about this task: "), "{error}");
+        assert!(started.elapsed() >= PAUSE, "it was asked once");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_late() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}/v4/id", listener.local_addr().unwrap());
+        let answering = std::thread::spawn(move || {
+            for answer in [
+                "503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+                "200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            ] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines();
+                while !lines.next().unwrap().unwrap().is_empty() {}
+                stream
+                    .write_all(
+                        format!("HTTP/1.1 {answer}")
+                            .replacen("\r\n", "\r\nConnection: close\r\n", 1)
+                            .as_bytes(),
+                    )
+                    .unwrap();
+            }
+        });
+        let task = fetch(&base, Duration::from_secs(20)).unwrap();
+        answering.join().unwrap();
+        assert_eq!((task.arn, task.service), (None, None), "it says nothing, but it is there");
     }
 }

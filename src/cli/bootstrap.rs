@@ -1,20 +1,33 @@
 //! `legation bootstrap`.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Bootstrap, Exit, Outcome, Stop, Terminal};
 use crate::bootstrap::{Inputs, metadata, render};
 
+/// Ourselves, whatever has become of the file since.
+const SELF: &str = "/proc/self/exe";
+/// How long the metadata endpoint may take to come up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(super) fn run(asked: &Bootstrap, terminal: &mut Terminal<'_>) -> Outcome {
     let base = std::env::var(metadata::VARIABLE).ok().filter(|base| !base.is_empty());
     let text = text(asked, base.as_deref())?;
+    let failed = |path: &Path, error: io::Error| {
+        Stop::new(Exit::Failed, format!("can't write {}: {error}", path.display()), None)
+    };
+    if let Some(path) = &asked.copy_self {
+        let copied = File::open(SELF).and_then(|program| write(path, program, 0o755));
+        copied.map_err(|error| failed(path, error))?;
+    }
     match &asked.out {
         None => terminal.out.write_all(text.as_bytes())?,
-        Some(path) => write(path, &text).map_err(|error| {
-            Stop::new(Exit::Failed, format!("can't write {}: {error}", path.display()), None)
-        })?,
+        Some(path) => write(path, text.as_bytes(), 0o644).map_err(|error| failed(path, error))?,
     }
     Ok(Exit::Done)
 }
@@ -23,7 +36,7 @@ pub(super) fn run(asked: &Bootstrap, terminal: &mut Terminal<'_>) -> Outcome {
 pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop> {
     let task = match (&asked.node_id, base) {
         (Some(_), _) => None,
-        (None, Some(base)) => Some(metadata::fetch(base).map_err(|error| {
+        (None, Some(base)) => Some(metadata::fetch(base, PATIENCE).map_err(|error| {
             Stop::new(Exit::Failed, error, Some("give --node-id, --namespace and --service to do without it"))
         })?),
         (None, None) => {
@@ -43,12 +56,12 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
     )?;
     let service = needed(
         &asked.service,
-        task.map(|task| &task.service),
+        task.and_then(|task| task.service.as_ref()),
         "the service is not known",
         "give --service, or leave --node-id out so that the task says it",
     )?;
-    let node_id =
-        needed(&asked.node_id, task.map(|task| &task.arn), "the node id is not known", "give --node-id")?;
+    let arn = task.and_then(|task| task.arn.as_ref());
+    let node_id = needed(&asked.node_id, arn, "the task's ARN is not known", "give --node-id")?;
     let mut container_ports = asked.container_ports.clone();
     container_ports.extend(task.iter().flat_map(|task| task.container_ports.iter().copied()));
     let inputs = Inputs {
@@ -65,10 +78,105 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
     render(&inputs).map_err(|error| Stop::new(Exit::Usage, error, None))
 }
 
-/// In one step, so that an Envoy that starts meanwhile reads all or nothing.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+/// In one step, so that an Envoy that starts meanwhile reads all or nothing. Whatever we are allowed to keep from others
+/// (umask), everybody may read it: containers of one task run as several users.
+fn write(path: &Path, mut content: impl Read, mode: u32) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        make(folder)?;
+    }
     let mut draft = OsString::from(path);
     draft.push(".tmp");
-    fs::write(&draft, text)?;
-    fs::rename(&draft, path)
+    let written = (|| {
+        let mut file = File::create(&draft)?;
+        io::copy(&mut content, &mut file)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    })();
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&draft);
+    })
+}
+
+/// A folder with all above it; who made it may write to it, and everybody may look.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make(above)?;
+    }
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o755))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    /// The bootstrap by these flags of a task whose metadata is `answer`.
+    fn of_a_task(answer: &'static str, flags: &[&str]) -> Result<serde_json::Value, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}/v4/id", listener.local_addr().unwrap());
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).unwrap();
+        });
+        let cli = ["legation", "bootstrap", "--server", "legation:18000"].iter().chain(flags);
+        let Command::Bootstrap(asked) = Cli::try_parse_from(cli).unwrap().command else {
+            panic!("{flags:?}")
+        };
+        let text = text(&asked, Some(&base));
+        answering.join().unwrap();
+        match text {
+            Ok(text) => Ok(serde_json::from_str(&text).unwrap()),
+            Err(Stop::Told(_, text)) => Err(text),
+            Err(Stop::Io(error)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_task_that_knows_little_is_helped_by_flags() {
+        let bare = r#"{ "TaskARN": "arn:task/1", "Family": "checkout", "Containers": [{ "Name": "app" }] }"#;
+        let flags = ["--namespace", "prod", "--service", "till", "--zone", "eu-west-1b"];
+        let node = of_a_task(bare, &flags).unwrap()["node"].clone();
+        assert_eq!((&node["id"], &node["cluster"]), (&"arn:task/1".into(), &"till".into()));
+        assert_eq!(
+            (&node["metadata"]["service"], &node["locality"]["zone"]),
+            (&"till".into(), &"eu-west-1b".into())
+        );
+        let node = of_a_task(bare, &flags[..2]).unwrap()["node"].clone();
+        assert_eq!(
+            (&node["metadata"]["service"], &node["locality"]),
+            (&"checkout".into(), &serde_json::Value::Null)
+        );
+        assert!(of_a_task("{}", &flags).unwrap_err().starts_with("error: the task's ARN is not known"));
+        assert!(of_a_task("{}", &flags[..2]).unwrap_err().starts_with("error: the service is not known"));
+    }
+
+    #[test]
+    fn files_and_their_folders_are_there_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh/bin/legation");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (content, wanted) in [("first", 0o755), ("second, over the first", 0o644)] {
+            write(&path, content.as_bytes(), wanted).unwrap();
+            assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), (content, wanted));
+        }
+        for made in ["mesh", "mesh/bin"] {
+            assert_eq!(mode(&folder.path().join(made)), 0o755, "{made}");
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        fs::create_dir(folder.path().join("taken")).unwrap();
+        write(&folder.path().join("taken"), &b"x"[..], 0o644).unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no draft is left of a failure either");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::validate::{examine, read, report};
+use super::validate::{configuration, examine, report};
 use super::{Check, Exit, Format, Outcome, Stop, Terminal, environment};
 use crate::app;
 use crate::config::Config;
@@ -24,8 +24,8 @@ const POLICIES: [&str; 7] = [
 ];
 
 pub(super) fn run(check: &Check, terminal: &mut Terminal<'_>) -> Outcome {
-    let text = read(&check.config)?;
-    let config = Config::parse(&check.config, &text, environment());
+    let (name, text) = configuration(check.config.as_deref(), environment())?;
+    let config = Config::parse(&name, &text, environment());
     let problems = match &config {
         Ok(config) => examine(config, file::examine_together),
         Err(problems) => problems.clone(),

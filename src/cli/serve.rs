@@ -1,14 +1,14 @@
 //! `legation serve`.
 
-use super::validate::{examine, read, report};
+use super::validate::{configuration, examine, report};
 use super::{Exit, Format, Outcome, Serve, Stop, Terminal, environment};
 use crate::config::Config;
 use crate::source::file;
 use crate::{app, telemetry};
 
 pub(super) fn run(serve: &Serve, terminal: &mut Terminal<'_>) -> Outcome {
-    let text = read(&serve.config)?;
-    let config = Config::parse(&serve.config, &text, environment());
+    let (name, text) = configuration(serve.config.as_deref(), environment())?;
+    let config = Config::parse(&name, &text, environment());
     // Two files that don't agree keep no server from starting: the first has its way, and it is a finding.
     let look = if serve.check_config { file::examine_together } else { file::examine };
     let problems = match &config {

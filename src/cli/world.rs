@@ -93,7 +93,8 @@ fn from_files(files: &[PathBuf], world: &World, terminal: &Terminal<'_>) -> Resu
     for file in files.iter().filter(|file| !file.is_dir()) {
         read(file)?;
     }
-    watch::load(files, &namespaces(world)).map_err(|problems| wrong(&problems, terminal))
+    watch::load(&watch::Places::new(files, None), &namespaces(world))
+        .map_err(|problems| wrong(&problems, terminal))
 }
 
 /// The policy that a server has in force.

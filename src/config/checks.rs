@@ -71,6 +71,7 @@ pub(super) fn check(
         tls,
         namespaces,
         policies,
+        policy_text: None,
     })
 }
 

@@ -23,6 +23,35 @@ const POLL: Duration = Duration::from_secs(5);
 /// After a change, until whoever writes has finished.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// What a policy is called that comes as text, without a file: the variable that it comes in.
+const VARIABLE: &str = "LEGATION_POLICY";
+
+/// Where policies are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    paths: Vec<PathBuf>,
+    text: Option<Text>,
+}
+
+impl Places {
+    /// These files and folders, and then a text that does not change.
+    pub fn new(paths: &[PathBuf], text: Option<&str>) -> Self {
+        Self { paths: paths.to_vec(), text: text.map(|text| (VARIABLE.into(), text.to_owned())) }
+    }
+
+    /// Whether anything there may change.
+    pub fn may_change(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// Every file, of a folder its `.yaml` and `.yml` files by name, and then the text.
+    fn texts(&self) -> Result<Vec<Text>, Vec<Problem>> {
+        let mut texts = texts(&self.paths)?;
+        texts.extend(self.text.clone());
+        Ok(texts)
+    }
+}
+
 /// The policy in force.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -78,12 +107,11 @@ impl Loaded {
     }
 }
 
-/// Reads the policy in these files and folders.
-pub fn load(paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) -> Result<Loaded, Vec<Problem>> {
-    Loaded::read(texts(paths)?, namespaces)
+/// Reads the policy that is there.
+pub fn load(places: &Places, namespaces: &BTreeSet<Namespace>) -> Result<Loaded, Vec<Problem>> {
+    Loaded::read(places.texts()?, namespaces)
 }
 
-/// Every file at these paths: of a folder its `.yaml` and `.yml` files, by name.
 fn texts(paths: &[PathBuf]) -> Result<Vec<Text>, Vec<Problem>> {
     let (mut texts, mut problems) = (Vec::new(), Vec::new());
     let unreadable = |path: &Path, error: &std::io::Error| {
@@ -122,14 +150,14 @@ fn files_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Keeps `sender` at what the files say, until `shutdown`.
 pub async fn run(
-    paths: Vec<PathBuf>,
+    places: Places,
     namespaces: BTreeSet<Namespace>,
     sender: watch::Sender<Loaded>,
     shutdown: CancellationToken,
 ) {
     let changed = Arc::new(Notify::new());
     let _watchers: Vec<_> =
-        folders(&paths).iter().filter_map(|folder| watch_folder(folder, &changed)).collect();
+        folders(&places.paths).iter().filter_map(|folder| watch_folder(folder, &changed)).collect();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -137,9 +165,9 @@ pub async fn run(
             () = tokio::time::sleep(POLL) => {}
         }
         let before = sender.borrow().clone();
-        let (paths, namespaces) = (paths.clone(), namespaces.clone());
+        let (places, namespaces) = (places.clone(), namespaces.clone());
         // Reading may block for as long as the medium likes.
-        let reading = tokio::task::spawn_blocking(move || reload(&before, &paths, &namespaces));
+        let reading = tokio::task::spawn_blocking(move || reload(&before, &places, &namespaces));
         let now = tokio::select! {
             () = shutdown.cancelled() => return,
             now = reading => now.ok().flatten(),
@@ -151,8 +179,8 @@ pub async fn run(
 }
 
 /// What is in force from now on, if anything is new.
-fn reload(before: &Loaded, paths: &[PathBuf], namespaces: &BTreeSet<Namespace>) -> Option<Loaded> {
-    let outcome = texts(paths).and_then(|texts| {
+fn reload(before: &Loaded, places: &Places, namespaces: &BTreeSet<Namespace>) -> Option<Loaded> {
+    let outcome = places.texts().and_then(|texts| {
         if *texts == *before.texts {
             return Ok(None);
         }
@@ -223,13 +251,16 @@ mod tests {
         };
         write("b.yaml", "services: { payments: { retry: { attempts: 1 } } }\n");
         write("note.txt", "no policy");
-        let (paths, namespaces) = (vec![folder.path().to_owned()], BTreeSet::from(["prod".into()]));
-        let first = load(&paths, &namespaces).expect("a policy");
-        assert_eq!(first.files().count(), 1);
+        let text = format!("{HEAD}services: {{ ledger: {{ retry: {{ attempts: 2 }} }} }}\n");
+        let places = Places::new(&[folder.path().to_owned()], Some(&text));
+        let namespaces = BTreeSet::from(["prod".into()]);
+        let first = load(&places, &namespaces).expect("a policy");
+        let files: Vec<_> = first.files().collect();
+        assert_eq!(files, [folder.path().join("b.yaml").as_path(), Path::new("LEGATION_POLICY")]);
         let (sender, mut loaded) = watch::channel(first);
         let shutdown = CancellationToken::new();
         let _end = shutdown.clone().drop_guard();
-        tokio::spawn(run(paths, namespaces, sender, shutdown));
+        tokio::spawn(run(places, namespaces, sender, shutdown));
         write("b.yaml", "services: { payments: { retry: { attempts: 3 } } }\n");
         let come = async |loaded: &mut watch::Receiver<Loaded>, wanted: fn(&Loaded) -> bool| {
             let come = async { loaded.wait_for(wanted).await.expect("it runs").clone() };
@@ -243,6 +274,18 @@ mod tests {
         let good = come(&mut loaded, |loaded| loaded.rejected.is_empty()).await;
         assert_eq!((good.rejections, good.since), (1, rejected.since));
         assert!(good.good_at > rejected.good_at, "what is there is again what is in force");
+        assert!(
+            good.policy.of(&"prod".into()).expect("prod").services.contains_key("ledger"),
+            "the text stays"
+        );
+    }
+
+    #[test]
+    fn a_text_alone_is_a_policy_that_never_changes() {
+        let places = Places::new(&[], Some("apiVersion: legation/v1alpha1\nkind: Polcy\n"));
+        assert!(!places.may_change());
+        let problems = load(&places, &BTreeSet::from(["prod".into()])).expect_err("a mistake");
+        assert_eq!((&*problems[0].file, problems[0].line), ("LEGATION_POLICY", 2));
     }
 
     fn attempts(loaded: &Loaded) -> Option<u32> {

@@ -14,7 +14,8 @@ use tonic_reflection::server::Builder;
 use tower::ServiceExt;
 use tracing::error;
 
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy-types.bin"));
+/// The descriptors of everything that Envoy's configuration speaks: megabytes, so they are built in once.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy-types.bin"));
 
 /// Whether a path belongs to reflection, in its current or its former version.
 pub fn concerns(path: &str) -> bool {

@@ -76,7 +76,12 @@ impl Queue {
 
     /// Where it is.
     pub fn url(endpoint: &str) -> String {
-        format!("{endpoint}/000000000000/legation")
+        Self::named(endpoint, "legation")
+    }
+
+    /// Where one of this name is.
+    pub(super) fn named(endpoint: &str, name: &str) -> String {
+        format!("{endpoint}/000000000000/{name}")
     }
 
     /// How events come from now on.

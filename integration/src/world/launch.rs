@@ -183,7 +183,7 @@ impl State {
 
 fn bind(seat: &Seat, launch: &Launch) -> Result<Option<Bound>, WorldError> {
     let forced: Option<ServerKind> = match launch.serve {
-        Serve::No => return Ok(None),
+        Serve::No | Serve::Hosted => return Ok(None),
         Serve::Declared => None,
         Serve::As(kind) => Some(kind),
     };

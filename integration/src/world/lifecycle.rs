@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::launch::{Launch, Launched, identity, note_healthy, pass_checks, run};
-use super::model::{DesiredStatus, Health, LastStatus, Stamp, StopCode, Tags};
+use super::model::{DesiredStatus, Health, LastStatus, Serve, Stamp, StopCode, Tags};
 use super::server::{Bound, TaskServer};
 use super::state::State;
 use super::task::Task;
@@ -66,7 +66,10 @@ impl World {
             Ok(Some((found.clone(), state.servers.get(&found.arn).cloned())))
         })?;
         if let Some((task, server)) = stopped {
-            runtime.spawn(go_down(self.weak(), task.clone(), server, plan));
+            // An agent's task goes down when the agent says so.
+            if task.serve != Serve::Hosted || task.last_status == LastStatus::Provisioning {
+                runtime.spawn(go_down(self.weak(), task.clone(), server, plan));
+            }
             self.replace_later(&task);
         }
         Ok(())
@@ -170,7 +173,7 @@ impl World {
     }
 
     /// Replaces a task that leaves, if its service does so.
-    fn replace_later(&self, task: &Arc<Task>) {
+    pub(super) fn replace_later(&self, task: &Arc<Task>) {
         let Some(service) = task.service.clone() else { return };
         let (weak, pace, old) = (self.weak(), self.0.pace, task.clone());
         let replaces = |state: &State| state.service(&old.cluster, &service).is_ok_and(|s| s.auto_replace);
@@ -196,8 +199,11 @@ async fn come_up(world: WeakWorld, arn: String, bound: Option<Bound>, pace: Pace
         task.version += 1;
         task.last_status = LastStatus::Pending;
     })?;
-    tokio::time::sleep(pace.pending).await;
     let task = World(world.0.upgrade()?).task(&arn)?;
+    if task.serve == Serve::Hosted {
+        return Some(());
+    }
+    tokio::time::sleep(pace.pending).await;
     let server = match bound.map(|bound| bound.listen(identity(&task))).transpose() {
         Ok(server) => server,
         Err((address, error)) => {

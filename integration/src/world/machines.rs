@@ -114,7 +114,7 @@ impl State {
     pub(super) fn seat(&mut self, launch: &Launch) -> Result<Seat, WorldError> {
         let network = launch.definition.network;
         if network == NetworkMode::Awsvpc {
-            let ip = launch.ip.map_or_else(address::allocate, Ok).map_err(WorldError::Address)?;
+            let ip = launch.ip.map_or_else(|| self.address(), Ok).map_err(WorldError::Address)?;
             return Ok(Seat { ip, machine: None, host_ports: BTreeMap::new() });
         }
         let ports = launch.definition.containers.iter().flat_map(|container| &container.ports);

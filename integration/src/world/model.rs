@@ -425,4 +425,6 @@ pub enum Serve {
     Declared,
     /// Each port speaks this, whatever the mapping declares.
     As(ServerKind),
+    /// An agent outside runs its containers, and says when they run and when they have ended.
+    Hosted,
 }

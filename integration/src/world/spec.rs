@@ -20,6 +20,8 @@ pub struct WorldConfig {
     pub seed: Option<u64>,
     /// The pace of tasks that start.
     pub pace: Pace,
+    /// The first of the addresses that tasks get, one after the other; else loopback addresses that are free.
+    pub addresses: Option<Ipv4Addr>,
 }
 
 impl Default for WorldConfig {
@@ -29,6 +31,7 @@ impl Default for WorldConfig {
             region: "eu-west-1".to_owned(),
             seed: None,
             pace: Pace::default(),
+            addresses: None,
         }
     }
 }

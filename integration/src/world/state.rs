@@ -6,9 +6,12 @@
 //! standalone set.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::WorldError;
+use super::address;
 use super::discovery::{MapService, Namespace};
 use super::machines::Machine;
 use super::model::{Cluster, DesiredStatus, LastStatus, Service, TaskDefinition};
@@ -31,12 +34,14 @@ pub(crate) struct State {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     pub(crate) map_services: BTreeMap<String, MapService>,
     pub(crate) ids: Ids,
+    /// The next address of a task, where they do not come from the loopback.
+    pub(super) next_address: Option<Ipv4Addr>,
     /// Tasks whose version rose, until somebody is told.
     pub(super) raised: Vec<Arc<Task>>,
 }
 
 impl State {
-    pub(super) fn new(account: String, region: String, seed: u64) -> Self {
+    pub(super) fn new(account: String, region: String, seed: u64, next_address: Option<Ipv4Addr>) -> Self {
         Self {
             account,
             region,
@@ -48,7 +53,20 @@ impl State {
             namespaces: BTreeMap::new(),
             map_services: BTreeMap::new(),
             ids: Ids(seed),
+            next_address,
             raised: Vec::new(),
+        }
+    }
+
+    /// The next address of a task.
+    pub(super) fn address(&mut self) -> io::Result<Ipv4Addr> {
+        let Some(next) = &mut self.next_address else { return address::allocate() };
+        let found = *next;
+        loop {
+            *next = Ipv4Addr::from(u32::from(*next).wrapping_add(1));
+            if !matches!(next.octets()[3], 0 | 255) {
+                return Ok(found);
+            }
         }
     }
 

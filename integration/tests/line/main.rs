@@ -21,6 +21,7 @@ mod names;
 mod outage;
 mod registry;
 mod restart;
+mod sidecar;
 mod skew;
 mod suspicion;
 mod throttling;

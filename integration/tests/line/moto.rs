@@ -9,11 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use axum::body::Body;
-use hyper::{Method, Request};
+use integration::aws::ask;
 use integration::control_plane::{ControlPlane, Setup, Sources};
 use integration::estate::{CLUSTER, NAMESPACE};
-use integration::http::{get, send};
+use integration::http::get;
 use integration::process::{Process, free_ports, target_dir};
 use integration::scene::play;
 use integration::stage::raise_estate;
@@ -96,25 +95,6 @@ impl Moto {
 }
 
 /// One operation of a service that speaks awsJson.
-async fn ask(to: SocketAddr, service: &str, target: &str, input: Value) -> anyhow::Result<Value> {
-    let credential = format!("Credential=AKIDEXAMPLE/20260101/eu-west-1/{service}/aws4_request");
-    let version = if service == "sqs" { "1.0" } else { "1.1" };
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/")
-        .header("host", to.to_string())
-        .header("content-type", format!("application/x-amz-json-{version}"))
-        .header("x-amz-target", target)
-        .header("authorization", format!("AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"))
-        .body(Body::from(input.to_string()))?;
-    let answer = send(to, request).await?;
-    ensure!(answer.status.is_success(), "{target}: {}: {}", answer.status, answer.text());
-    if answer.body.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&answer.body).with_context(|| format!("the answer to {target}"))
-}
-
 /// Puts what ECS tells of its tasks from now on into moto's EventBridge.
 async fn pass_on(aws: &FakeAws, moto: &Moto) -> anyhow::Result<()> {
     let input = json!({ "QueueUrl": aws.queue_url(), "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1 });

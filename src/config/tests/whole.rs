@@ -112,6 +112,7 @@ fn every_key() -> Expect {
             tls: None,
             namespaces: {},
             policies: [],
+            policy_text: None,
         }
     "#]]
 }

@@ -1,0 +1,95 @@
+//! What ECS plans: deployments, scaling, stops. None of it may cost a request.
+
+use std::time::Duration;
+
+use integration::docker::estate::called;
+use integration::estate::CLUSTER;
+use integration::world::{StopPlan, TaskSpec};
+
+use crate::report::{Bound, Row};
+use crate::stage::Stage;
+
+/// From the stop to the last ACK.
+const WITHDRAWN: Duration = Duration::from_millis(500);
+/// Tasks that a deployment starts at a time.
+const AT_A_TIME: usize = 4;
+
+fn bound(stage: &Stage) -> Bound {
+    Bound { failed: 0, withdrawn: Some(WITHDRAWN), requests: stage.sizes.requests }
+}
+
+/// Every task is replaced by one of the next revision: new ones come up first, old ones go as these are ready.
+pub(crate) async fn roll(stage: &mut Stage) -> anyhow::Result<Row> {
+    let mark = stage.mark().await?;
+    let next = stage.estate.register(&called("payments")?)?;
+    let world = stage.estate.world.clone();
+    let mut old = stage.oldest(usize::MAX);
+    let stopped: Vec<String> = old.iter().map(|task| task.arn.clone()).collect();
+    world.begin_deployment(CLUSTER, "payments", &next, None)?;
+    while !old.is_empty() {
+        let batch: Vec<_> = old.drain(..AT_A_TIME.min(old.len())).collect();
+        let mut new = Vec::new();
+        for task in &batch {
+            let spec =
+                TaskSpec { zone: Some(task.zone.clone()), ..TaskSpec::of_service(CLUSTER, "payments") };
+            new.push(world.start_task(spec)?);
+        }
+        let ready = |world: &integration::world::World| {
+            new.iter().all(|arn| world.task(arn).is_some_and(|task| task.ready()))
+        };
+        world.until(Duration::from_secs(120), ready).await?;
+        for task in &batch {
+            world.stop_task(&task.arn, StopPlan::default().by_scheduler())?;
+        }
+    }
+    for arn in &stopped {
+        stage.over(arn).await?;
+    }
+    stage.rotation("payments").await?;
+    stage.enough(&mark, stage.sizes.requests).await?;
+    let mut row = stage.since(&mark).await?;
+    stage.follow(&mut row, &stopped).await?;
+    Ok(Row { bound: bound(stage), ..row })
+}
+
+/// Twice as many tasks, and as many as before.
+pub(crate) async fn scale(stage: &mut Stage) -> anyhow::Result<Row> {
+    let mark = stage.mark().await?;
+    let (world, count) = (stage.estate.world.clone(), stage.sizes.tasks);
+    let more = count + count / 2;
+    world.set_desired_count(CLUSTER, "payments", more, StopPlan::default())?;
+    stage.estate.settled("payments").await?;
+    stage.rotation("payments").await?;
+    stage.synced().await?;
+    let stopped = world.set_desired_count(CLUSTER, "payments", count, StopPlan::default())?;
+    for arn in &stopped {
+        stage.over(arn).await?;
+    }
+    stage.enough(&mark, stage.sizes.requests).await?;
+    let mut row = stage.since(&mark).await?;
+    stage.follow(&mut row, &stopped).await?;
+    Ok(Row { bound: bound(stage), ..row })
+}
+
+/// Somebody stops tasks, and ECS replaces them.
+pub(crate) async fn stop(stage: &mut Stage) -> anyhow::Result<Row> {
+    let mark = stage.mark().await?;
+    let mut stopped = Vec::new();
+    while stopped.len() < stage.sizes.stops {
+        let pair = stage.oldest(2.min(stage.sizes.stops - stopped.len()));
+        for task in &pair {
+            stage.estate.world.stop_task(&task.arn, StopPlan::default())?;
+            stopped.push(task.arn.clone());
+        }
+        stage.estate.settled("payments").await?;
+        stage.rotation("payments").await?;
+        stage.synced().await?;
+    }
+    for arn in &stopped {
+        stage.over(arn).await?;
+    }
+    stage.enough(&mark, stage.sizes.requests).await?;
+    let mut row = stage.since(&mark).await?;
+    stage.follow(&mut row, &stopped).await?;
+    Ok(Row { bound: bound(stage), ..row })
+}

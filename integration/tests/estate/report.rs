@@ -1,0 +1,174 @@
+//! What came of each scenario: a line of a table, and the same as JSON.
+//!
+//! It measures nothing. Invariant: `met` follows from the other figures alone.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use integration::withdrawal::quantile;
+use serde_json::{Value, json};
+
+/// What a scenario must keep to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bound {
+    /// Failed requests at most.
+    pub(crate) failed: u64,
+    /// The last ACK of 99 of 100 withdrawals after the stop.
+    pub(crate) withdrawn: Option<Duration>,
+    /// Requests at least, so that the figures say something.
+    pub(crate) requests: u64,
+}
+
+/// One scenario.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Row {
+    pub(crate) scenario: &'static str,
+    pub(crate) world: &'static str,
+    /// Requests whose outcome is known.
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    /// From each stop (or death, or change) to the last sidecar's ACK.
+    pub(crate) withdrawn: Vec<Duration>,
+    /// From each stop to the last request that reached the task.
+    pub(crate) last_request: Vec<Duration>,
+    pub(crate) bound: Bound,
+    /// In a few words, what else was seen.
+    pub(crate) note: String,
+}
+
+impl Row {
+    /// An error that says which bound was not met.
+    pub(crate) fn judge(&self) -> anyhow::Result<()> {
+        let (bound, failed) = (self.bound, self.failed);
+        anyhow::ensure!(
+            failed <= bound.failed,
+            "{failed} requests failed, {} may: {}",
+            bound.failed,
+            self.note
+        );
+        let p99 = quantile(&self.withdrawn, 0.99);
+        if let Some(limit) = bound.withdrawn {
+            anyhow::ensure!(!self.withdrawn.is_empty(), "nothing was withdrawn");
+            anyhow::ensure!(p99 <= limit, "withdrawn p99 {p99:?}, {limit:?} allowed: {:?}", self.withdrawn);
+        }
+        anyhow::ensure!(
+            self.requests >= bound.requests,
+            "only {} requests, {} wanted",
+            self.requests,
+            bound.requests
+        );
+        Ok(())
+    }
+
+    fn bound_in_words(&self) -> String {
+        let mut words = format!("{} failed", self.bound.failed);
+        if let Some(limit) = self.bound.withdrawn {
+            let _ = write!(words, ", withdrawn p99 {} ms", limit.as_millis());
+        }
+        words
+    }
+
+    fn json(&self) -> Value {
+        let millis = |values: &[Duration]| {
+            let at = |share| (quantile(values, share).as_secs_f64() * 10_000.0).round() / 10.0;
+            if values.is_empty() {
+                Value::Null
+            } else {
+                json!({ "count": values.len(), "p50": at(0.5), "p99": at(0.99) })
+            }
+        };
+        json!({
+            "scenario": self.scenario,
+            "world": self.world,
+            "requests": self.requests,
+            "failed": self.failed,
+            "withdrawn_ms": millis(&self.withdrawn),
+            "last_request_ms": millis(&self.last_request),
+            "bound": self.bound_in_words(),
+            "met": self.judge().is_ok(),
+            "note": self.note,
+        })
+    }
+}
+
+/// All scenarios so far; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Report {
+    rows: Arc<Mutex<Vec<Row>>>,
+    facts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Report {
+    pub(crate) fn note(&self, row: Row) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    /// A figure that belongs to no scenario.
+    pub(crate) fn fact(&self, fact: String) {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).push(fact);
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn facts(&self) -> Vec<String> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// As a table of Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut text = "\n| scenario | world | requests | failed | withdrawn ms p50 / p99 | last request ms p50 / p99 | bound | met | note |\n|---|---|---:|---:|---:|---:|---|---|---|\n".to_owned();
+        for row in self.rows() {
+            let pair = |values: &[Duration]| match values {
+                [] => "-".to_owned(),
+                _ => {
+                    let at = |share| quantile(values, share).as_secs_f64() * 1000.0;
+                    format!("{:.1} / {:.1}", at(0.5), at(0.99))
+                }
+            };
+            let met = if row.judge().is_ok() { "yes" } else { "**no**" };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} | {met} | {} |",
+                row.scenario,
+                row.world,
+                row.requests,
+                row.failed,
+                pair(&row.withdrawn),
+                pair(&row.last_request),
+                row.bound_in_words(),
+                row.note,
+            );
+        }
+        for fact in self.facts() {
+            let _ = writeln!(text, "\n{fact}");
+        }
+        text
+    }
+
+    /// One line for the end.
+    pub(crate) fn summary(&self) -> String {
+        let rows = self.rows();
+        let met = rows.iter().filter(|row| row.judge().is_ok()).count();
+        let requests: u64 = rows.iter().map(|row| row.requests).sum();
+        format!("\nestate: {met} of {} bounds met, {requests} requests", rows.len())
+    }
+
+    /// Beside the tests, for readers.
+    pub(crate) fn write(&self) -> anyhow::Result<()> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let head = "# The estate in containers\n\nWritten by `make estate FULL=1`: every scenario of `integration/tests/estate`, in full size, under steady load. \
+            A task is an application and a stock Envoy in one network namespace, as `deploy/task-definition.json` has it. *Withdrawn* is the time \
+            from the stop to the last sidecar's ACK; *last request* that to the last request which arrived at the task. Failed are requests that the \
+            calling application saw fail, after its sidecar's retries.\n";
+        std::fs::write(here.join("REPORT.md"), format!("{head}{}", self.table()))
+            .context("writing REPORT.md")?;
+        let rows: Vec<_> = self.rows().iter().map(Row::json).collect();
+        let text = format!("{:#}\n", json!({ "rows": rows, "facts": self.facts() }));
+        std::fs::write(here.join("report.json"), text).context("writing report.json")
+    }
+}

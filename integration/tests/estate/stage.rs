@@ -1,0 +1,197 @@
+//! The estate on which scenarios play: `payments`, who call it by its name and by the sidecar's proxy, and two control planes.
+//!
+//! Invariant: each scenario begins with every task in its place, every sidecar synced and every caller calling.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use integration::docker::caller::Callers;
+use integration::docker::estate::{Estate, called, calling};
+use integration::docker::image;
+use integration::docker::server::Server;
+use integration::estate::{CLUSTER, NAMESPACE};
+use integration::world::Task;
+
+use crate::look::{self, Mark, SETTLING};
+use crate::report::{Report, Row};
+use crate::second::Second;
+
+/// A scenario under way.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Row>> + 'a>>;
+
+/// How large scenarios are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Tasks of payments.
+    pub(crate) tasks: u32,
+    /// Tasks that call, half by name and half by proxy.
+    pub(crate) callers: u32,
+    /// Requests of each caller each second.
+    pub(crate) rate: u32,
+    /// Stops, crashes and the like in a scenario.
+    pub(crate) stops: usize,
+    /// Requests that a planned scenario needs.
+    pub(crate) requests: u64,
+    /// How long control planes, networks and AWS are away.
+    pub(crate) outage: Duration,
+    /// Live Envoys beside the callers.
+    pub(crate) live: u32,
+}
+
+impl Sizes {
+    /// What CI has time for.
+    pub(crate) fn small() -> Self {
+        let outage = Duration::from_secs(6);
+        Self { tasks: 5, callers: 4, rate: 60, stops: 4, requests: 2_000, outage, live: 10 }
+    }
+
+    /// What the report is about.
+    pub(crate) fn full() -> Self {
+        let outage = Duration::from_secs(150);
+        Self { tasks: 20, callers: 6, rate: 60, stops: 20, requests: 10_000, outage, live: 30 }
+    }
+}
+
+/// Everything that scenarios need.
+pub(crate) struct Stage {
+    pub(crate) estate: Estate,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) callers: Callers,
+    pub(crate) sizes: Sizes,
+    /// The same in another world, once a scenario asks for it.
+    pub(crate) second: Option<Second>,
+}
+
+impl Stage {
+    pub(crate) async fn open(sizes: Sizes, report: &Report) -> anyhow::Result<Self> {
+        let mut estate = Estate::open().await?;
+        let weight = image::size(&estate.engine, image::LEGATION).await?;
+        anyhow::ensure!(weight < image::LARGEST, "the image weighs {weight} bytes");
+        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 bytes")]
+        report.fact(format!("The server's image weighs {:.1} MB.", weight as f64 / 1e6));
+        let mut servers = vec![estate.server(1, &[NAMESPACE])?, estate.server(2, &[NAMESPACE])?];
+        for server in &mut servers {
+            server.start().await?;
+        }
+        let payments = estate.register(&called("payments")?)?;
+        let by_name = estate.register(&calling("checkout", "payments", 8080, sizes.rate, true)?)?;
+        let by_proxy = estate.register(&calling("storefront", "payments", 8080, sizes.rate, true)?)?;
+        estate.create("payments", &payments, sizes.tasks)?;
+        estate.create("checkout", &by_name, sizes.callers / 2)?;
+        estate.create("storefront", &by_proxy, sizes.callers - sizes.callers / 2)?;
+        estate.settled("payments").await?;
+        let callers =
+            estate.settled("checkout").await?.into_iter().chain(estate.settled("storefront").await?);
+        let callers = Callers::at(callers.map(|task| task.ip).collect::<Vec<_>>()).await?;
+        let own = Self { estate, servers, callers, sizes, second: None };
+        own.rotation("payments").await?;
+        own.synced().await?;
+        own.callers.begin(50).await?;
+        Ok(own)
+    }
+
+    /// Waits until all is as it should be.
+    pub(crate) async fn calm(&mut self) -> anyhow::Result<()> {
+        for server in &mut self.servers {
+            if !server.runs() {
+                server.start().await?;
+            }
+        }
+        self.estate.settled("payments").await?;
+        self.rotation("payments").await?;
+        self.synced().await?;
+        self.callers.more(20).await
+    }
+
+    /// The servers that run.
+    pub(crate) fn up(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().filter(|server| server.runs())
+    }
+
+    /// Waits until every sidecar of a task that ECS wants is connected to some server and holds its newest snapshot.
+    pub(crate) async fn synced(&self) -> anyhow::Result<()> {
+        let mut wanted: Vec<String> = Vec::new();
+        for name in ["payments", "checkout", "storefront"] {
+            wanted.extend(self.estate.world.tasks_of(CLUSTER, name).iter().map(|task| task.arn.clone()));
+        }
+        self.hold_the_newest(&wanted).await
+    }
+
+    /// Waits until these sidecars are synced.
+    pub(crate) async fn hold_the_newest(&self, wanted: &[String]) -> anyhow::Result<()> {
+        look::hold_the_newest(&self.up().collect::<Vec<_>>(), wanted).await
+    }
+
+    /// Waits until exactly the tasks that ECS wants of a service are in rotation on every server.
+    pub(crate) async fn rotation(&self, service: &str) -> anyhow::Result<()> {
+        look::rotation(&self.up().collect::<Vec<_>>(), service, async || {
+            let tasks = self.estate.world.tasks_of(CLUSTER, service);
+            Ok(tasks.iter().map(|task| task.arn.clone()).collect())
+        })
+        .await
+    }
+
+    /// Begins a measurement.
+    pub(crate) async fn mark(&self) -> anyhow::Result<Mark> {
+        Mark::now(&self.callers).await
+    }
+
+    /// What callers saw since then, as the beginnings of a row.
+    pub(crate) async fn since(&self, mark: &Mark) -> anyhow::Result<Row> {
+        mark.row(&self.callers, "fake AWS").await
+    }
+
+    /// From a moment to the last ACK of the withdrawal of a task, on the slowest server.
+    pub(crate) async fn withdrawn(&self, task: &str, since: SystemTime) -> anyhow::Result<Duration> {
+        look::withdrawn(&self.up().collect::<Vec<_>>(), task, since).await
+    }
+
+    /// From a moment to the last request that a task received; nothing if it received none after that.
+    pub(crate) async fn last_request(&self, task: &str, since: SystemTime) -> anyhow::Result<Duration> {
+        look::last_request(&self.callers, task, since).await
+    }
+
+    /// Adds to a row what came of stopped tasks: call it when nothing reaches them any more.
+    pub(crate) async fn follow(&self, row: &mut Row, stopped: &[String]) -> anyhow::Result<()> {
+        for arn in stopped {
+            let at = self.task(arn)?.stopping.context("the task was never stopped")?.wall;
+            row.withdrawn.push(self.withdrawn(arn, at).await?);
+            row.last_request.push(self.last_request(arn, at).await?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn task(&self, arn: &str) -> anyhow::Result<Arc<Task>> {
+        self.estate.world.task(arn).with_context(|| format!("no task {arn}"))
+    }
+
+    /// The tasks of payments, the oldest first.
+    pub(crate) fn oldest(&self, count: usize) -> Vec<Arc<Task>> {
+        let mut tasks = self.estate.world.tasks_of(CLUSTER, "payments");
+        tasks.sort_by_key(|task| task.created.at);
+        tasks.truncate(count);
+        tasks
+    }
+
+    /// Waits until a task is over.
+    pub(crate) async fn over(&self, arn: &str) -> anyhow::Result<()> {
+        let over =
+            |world: &integration::world::World| world.task(arn).is_some_and(|task| task.stopped.is_some());
+        self.estate.world.until(SETTLING, over).await.with_context(|| format!("the end of {arn}"))
+    }
+
+    /// Goes on until there were enough requests since the mark.
+    pub(crate) async fn enough(&self, mark: &Mark, requests: u64) -> anyhow::Result<()> {
+        mark.enough(&self.callers, requests).await
+    }
+
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        if let Some(second) = self.second {
+            second.close().await?;
+        }
+        self.callers.end().await?;
+        self.estate.close().await
+    }
+}
