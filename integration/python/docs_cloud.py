@@ -115,6 +115,8 @@ def judge_stack(body, given):
     wrong = [f"unknown parameter {name}" for name in given if name not in known]
     wrong += [f"parameter {name} is missing" for name, said in known.items() if "Default" not in said and name not in given]
     for name, value in given.items():
+        if value is None:
+            continue  # as it was before
         said = known.get(name, {})
         allowed = [str(it) for it in said.get("AllowedValues", [])]
         values = value.split(",") if said.get("Type", "").startswith(("CommaDelimited", "List")) else [value]
@@ -152,13 +154,15 @@ class Plain(http.server.BaseHTTPRequestHandler):
         name = name.split("/")[-2] if "/" in name else name
         if action == "CreateChangeSet":
             keys = [key for key in form if key.endswith(".ParameterKey")]
-            given = {form[key]: form.get(key.replace(".ParameterKey", ".ParameterValue"), "") for key in keys}
+            given = {form[key]: form.get(key.replace(".ParameterKey", ".ParameterValue")) for key in keys}
             wrong = judge_stack(form["TemplateBody"], given)
             if wrong:
                 return 400, error("ValidationError", "; ".join(wrong))
+            self.server.proposed[name] = list(given)
             return 200, result(action, f"<Id>{arn('changeSet', name)}</Id><StackId>{arn('stack', name)}</StackId>")
         if action == "GetTemplateSummary":
-            return 200, result(action, "<Parameters><member><ParameterKey>VpcId</ParameterKey></member></Parameters>")
+            keys = "".join(f"<member><ParameterKey>{key}</ParameterKey></member>" for key in self.server.proposed[name])
+            return 200, result(action, f"<Parameters>{keys}</Parameters>")
         if action == "DescribeChangeSet":
             return 200, result(action, "<Status>CREATE_COMPLETE</Status><ExecutionStatus>AVAILABLE</ExecutionStatus>")
         if action == "ExecuteChangeSet":
@@ -200,6 +204,6 @@ def error(code, message):
 def plain_endpoint():
     """The plain endpoint and its URL."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plain)
-    server.stacks = {}
+    server.stacks, server.proposed = {}, {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_address[1]}"

@@ -16,6 +16,7 @@ FOLDERS = ("bench", "charts", "deploy", "docs", "integration", "src", "tests")
 PATH = re.compile(rf"^(?:{'|'.join(FOLDERS)})/[\w./-]*$")
 NAMED = re.compile(r"^# ([\w./-]+\.ya?ml)$")
 ASSIGNMENT = re.compile(r"^([A-Z][A-Z0-9_]*)=(.*)$", re.DOTALL)
+ASSIGNMENTS = re.compile(r"^(?:[A-Z][A-Z0-9_]*=[^\s$`'\"()]+\s+)+[A-Z][A-Z0-9_]*=[^\s$`'\"()]+$")
 OPERATORS = {"|", "||", "&&", ";"}
 
 
@@ -136,11 +137,19 @@ def is_whole(text):
     return True
 
 
+def assignments(command):
+    """Names and values, where a command sets variables and does nothing else."""
+    if ASSIGNMENTS.match(command):
+        return [tuple(word.split("=", 1)) for word in command.split()]
+    match = ASSIGNMENT.match(command)
+    return [(match[1], match[2])] if match else []
+
+
 def programs(command):
     """The programs that a command calls, in its pipes and in its `$(...)` too."""
-    match = ASSIGNMENT.match(command)
-    if match:
-        inner = re.match(r"^\"?\$\((.*)\)\"?$", match[2], re.DOTALL)
+    assigned = assignments(command)
+    if assigned:
+        inner = re.match(r"^\"?\$\((.*)\)\"?$", assigned[0][1], re.DOTALL)
         return programs(inner[1]) if inner else []
     lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
     lexer.whitespace_split = True

@@ -21,7 +21,7 @@ import helm_python
 
 from docs_cloud import CREDENTIALS, ELSEWHERE, REGION, Moto, plain_endpoint
 from docs_packages import PROGRAMS, Wrong, configuration
-from docs_reader import ASSIGNMENT, ROOT, programs, words
+from docs_reader import ROOT, assignments, programs, read, words
 
 LEGATION = os.environ["LEGATION_BIN"]
 FAKE_AWS = os.environ["LEGATION_FAKE_AWS_BIN"]
@@ -173,10 +173,12 @@ class Shell:
 
     def __init__(self, estate, folder, guide):
         self.estate, self.folder, self.variables, self.state = estate, folder, {}, {}
-        for name in SHOWN:
-            if (ROOT / name).exists():
-                (folder / name).symlink_to(ROOT / name)
-        for name, text in guide.files():
+        beside = [] if guide.path.is_relative_to(ROOT / "docs") else guide.path.parent.iterdir()
+        for path in [*(ROOT / name for name in SHOWN), *beside]:
+            if path.exists() and not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path)
+        # What the README shows is at hand for every guide, which may show it otherwise.
+        for name, text in read(ROOT / "README.md").files() + guide.files():
             self.show(name, text)
 
     def show(self, name, text):
@@ -202,10 +204,12 @@ class Shell:
         return None
 
     def perform(self, command, called):
-        assigned = ASSIGNMENT.match(command)
+        assigned = assignments(command)
+        for name, text in assigned:
+            self.variables[name] = value = self.value_of(name, text)
+            assert value and value != "None", f"{name} is empty"
         if assigned:
-            self.variables[assigned[1]] = value = self.value_of(assigned)
-            assert value and value != "None", f"{assigned[1]} is empty"
+            pass
         elif called[0] in PROGRAMS:
             inside = PROGRAMS[called[0]](words(command), self.folder, self.state)
             if inside:
@@ -218,10 +222,10 @@ class Shell:
         else:
             self.call(command, called[0], words(command))
 
-    def value_of(self, assigned):
-        script = f'{assigned[1]}={assigned[2]}; printf %s "${assigned[1]}"'
-        inner = re.match(r"^\"?\$\((.*)\)\"?$", assigned[2], re.DOTALL)
-        return self.call(script, programs(assigned[0])[0], words(inner[1])) if inner else self.sh(script, {})
+    def value_of(self, name, text):
+        script = f'{name}={text}; printf %s "${name}"'
+        inner = re.match(r"^\"?\$\((.*)\)\"?$", text, re.DOTALL)
+        return self.call(script, programs(inner[1])[0], words(inner[1])) if inner else self.sh(script, {})
 
     def inside(self, command):
         """A command that is run in a pod or a container of the server, where its configuration is."""
