@@ -91,9 +91,12 @@ def test_a_wrong_command_is_seen(estate, tmp_path):
 
 @each_guide
 def test_links_and_files_exist(guide):
-    problems = [f"{link} leads nowhere" for link in guide.links() if not leads(guide, link)]
-    problems += [f"`{path}` does not exist" for path in guide.paths() if not (ROOT / path).exists()]
-    none([f"{guide.name}: {problem}" for problem in problems])
+    none([f"{guide.name}: {problem}" for problem in lost(guide)])
+
+
+def lost(guide):
+    lacking = [f"{link} leads nowhere" for link in guide.links() if not leads(guide, link)]
+    return lacking + [f"`{path}` does not exist" for path in guide.paths() if not (ROOT / path).exists()]
 
 
 def leads(guide, link):
@@ -108,8 +111,12 @@ def leads(guide, link):
 
 @each_guide
 def test_findings_exist(guide, sources):
+    none([f"{guide.name}: no finding {code}" for code in strange_codes(guide, sources)])
+
+
+def strange_codes(guide, sources):
     codes = {span for span in guide.spans() if CODE.match(span)}
-    none([f"{guide.name}: no finding {code}" for code in sorted(codes) if f'"{code}"' not in sources])
+    return [code for code in sorted(codes) if f'"{code}"' not in sources]
 
 
 @pytest.fixture(scope="session")
@@ -123,15 +130,21 @@ def metrics(estate, sources):
 
 @each_guide
 def test_metrics_are_exported(guide, metrics):
+    none([f"{guide.name}: no metric {name}" for name in strange_metrics(guide, metrics)])
+
+
+def strange_metrics(guide, metrics):
     named = {name for span in guide.spans() for name in METRIC.findall(span)}
-    bare = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
-    none([f"{guide.name}: no metric {name}" for name in sorted(bare - metrics)])
+    return sorted({re.sub(r"_(bucket|sum|count)$", "", name) for name in named} - metrics)
 
 
 @each_guide
 def test_blocks_are_what_they_say(guide, estate, tmp_path):
     """YAML, JSON and HCL can be read; policies, configurations, values and modules say only what is known."""
-    shell = Shell(estate, tmp_path, guide)
+    none(bad_blocks(guide, Shell(estate, tmp_path, guide)))
+
+
+def bad_blocks(guide, shell):
     problems = []
     for block in guide.blocks:
         judge = {"yaml": judge_yaml, "json": judge_json, "hcl": judge_hcl}.get(block.language)
@@ -141,8 +154,8 @@ def test_blocks_are_what_they_say(guide, estate, tmp_path):
             elif block.language not in ("sh", "text", "console"):
                 raise ValueError(f"blocks of `{block.language}` are not checked")
         except Exception as error:  # whatever it is, it is told with its place
-            problems.append(f"{guide.name}:{block.line}: {type(error).__name__}: {error}")
-    none(problems)
+            problems.append(f"{guide.path.name}:{block.line}: {type(error).__name__}: {error}")
+    return problems
 
 
 def judge_json(guide, block, shell):
@@ -184,6 +197,10 @@ def keys_of(schema, node, prefix=""):
 
 @each_guide
 def test_policy_keys_exist(guide, schema):
+    none([f"{guide.name}: no policy key {key}" for key in strange_keys(guide, schema)])
+
+
+def strange_keys(guide, schema):
     services = schema["properties"]["services"]
     service = services.get("additionalProperties") or next(iter(services["patternProperties"].values()))
     known = keys_of(schema, service)
@@ -191,13 +208,45 @@ def test_policy_keys_exist(guide, schema):
     assert {"timeouts.request", "loadBalancing.zoneAware.mode"} <= known, sorted(known)
     spans = {span for span in guide.spans() if re.match(r"^[a-zA-Z0-9]+(\.[a-zA-Z0-9]+)+$", span)}
     wrong = [span for span in sorted(spans) if span.split(".")[0] in heads and span not in known]
-    none([f"{guide.name}: no policy key {key}" for key in wrong if not is_theirs(guide, key)])
+    return [key for key in wrong if not is_theirs(guide, key)]
 
 
 def is_theirs(guide, key):
     """Whether a key is another product's, which a table of a migration sets beside ours."""
     rows = [line for line in guide.prose.splitlines() if line.startswith("|") and f"`{key}`" in line]
     return bool(rows) and all(key in SPAN.findall(row.split("|")[1]) for row in rows)
+
+
+WRONG = """# Wrong
+
+A [link](nowhere.md), a [part](#nothing), `docs/nothing.md`, `LSN999`, `legation_nothing_total`, `timeouts.reqest`.
+
+```yaml
+apiVersion: legation/v1alpha1
+kind: Policy
+services: { payments: { namespace: prod, timeouts: { reqest: 5s } } }
+```
+
+```json
+{ "no": json }
+```
+
+```toml
+of = "no kind that is checked"
+```
+"""
+
+
+def test_wrong_names_are_seen(estate, sources, metrics, schema, tmp_path):
+    path = tmp_path / "wrong.md"
+    path.write_text(WRONG)
+    guide = read(path)
+    assert lost(guide) == ["nowhere.md leads nowhere", "#nothing leads nowhere", "`docs/nothing.md` does not exist"]
+    assert strange_codes(guide, sources) == ["LSN999"]
+    assert strange_metrics(guide, metrics) == ["legation_nothing_total"]
+    assert strange_keys(guide, schema) == ["timeouts.reqest"]
+    bad = bad_blocks(guide, Shell(estate, tmp_path, guide))
+    assert [problem.split(":")[1] for problem in bad] == ["5", "11", "15"], bad
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
