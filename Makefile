@@ -1,4 +1,5 @@
-# What one does with Legation. It needs Rust, Python 3 and a C and C++ compiler; the rest is set up below target/.
+# What one does with Legation. It needs Rust, Python 3 and a C and C++ compiler; the rest is set up below target/. The estate in
+# containers also needs a Docker Engine: where there is none, root gets Debian's.
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -7,8 +8,13 @@ go := $(firstword $(wildcard $(addsuffix /go,$(subst :, ,$(PATH)) /usr/local/go/
 cargo-deny := 0.20.2
 cargo-fuzz := 0.13.2
 
+# One static binary for each machine: what images hold, and what is measured.
+triple := $(shell uname -m)-unknown-linux-gnu
+release := $(target)/$(triple)/release
+build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build
+.PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build image estate install
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -16,8 +22,8 @@ help: ## show this
 demo: setup build ## stop tasks under load and watch; ONCE=1 ends after the table
 	@ONCE='$(ONCE)' '$(target)/debug/demo'
 
-test: setup check build fuzz ## everything: check, fuzz a little, then the tests with real Envoy
-	$(CARGO) test -p integration
+test: setup check build image fuzz ## everything: check, fuzz a little, then the tests with real Envoy
+	$(CARGO) test -p integration; status=$$?; integration/docker.sh down; exit $$status
 
 check: ## format, clippy, unit, golden and property tests, documentation
 	$(CARGO) fmt --all --check
@@ -37,13 +43,22 @@ knobs: setup build ## each knob of a policy, observed by traffic through stock E
 faults: setup build ## every call to AWS fails in every way, each for SECONDS=60, twelve at a time
 	LEGATION_FAULT='$(or $(SECONDS),60)' $(CARGO) test -p integration --test line -- --nocapture faults
 
+estate: setup build image ## tasks in containers while everything that can fails; FULL=1 writes the report, ONLY=crash takes some
+	FULL='$(FULL)' ONLY='$(ONLY)' $(CARGO) test -p integration --test estate; status=$$?; integration/docker.sh down; exit $$status
+
+install: setup build ## the Helm chart, the templates, the modules and the guides; UPDATE_EXPECT=1 renews the chart's renders
+	$(CARGO) test -p integration --test install -- --nocapture
+
+image: ## the static binary that the image holds
+	$(build-release) -p legation
+
 scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes
-	$(CARGO) build --release -p legation
-	LEGATION_BIN='$(abspath $(target)/release/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
+	$(build-release) -p legation
+	LEGATION_BIN='$(abspath $(release)/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
 
 lag: setup build ## a hundred stopped tasks, told by events: how soon a hundred sidecars know, at most 30 ms for 99
-	$(CARGO) build --release -p legation
-	LEGATION_STOPS=100 LEGATION_BIN='$(abspath $(target)/release/legation)' $(CARGO) test -p integration --test line -- --nocapture crowd
+	$(build-release) -p legation
+	LEGATION_STOPS=100 LEGATION_BIN='$(abspath $(release)/legation)' $(CARGO) test -p integration --test line -- --nocapture crowd
 
 soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for long, SEED=1 to repeat one
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys
@@ -58,8 +73,8 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 	done
 
 bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
-	$(CARGO) build --release -p bench
-	'$(target)/release/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
+	$(build-release) -p bench
+	'$(release)/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
 		$(if $(QUICK)$(ONLY),,--results bench) $(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
 
 $(target)/peers/%: bench/peers/%/main.go bench/peers/%/go.mod bench/peers/%/go.sum

@@ -54,7 +54,7 @@ resource "aws_ecs_task_definition" "task_definition" {
     command                = ["serve"]
     user                   = "65532"
     readonlyRootFilesystem = !local.has_exec
-    linuxParameters        = { initProcessEnabled = local.has_exec, capabilities = { drop = ["ALL"] } }
+    linuxParameters        = { initProcessEnabled = local.has_exec, capabilities = { drop = local.has_exec ? [] : ["ALL"] } }
     portMappings = [
       { name = "xds", containerPort = 18000, protocol = "tcp" },
       { name = "metrics", containerPort = 9090, protocol = "tcp" },

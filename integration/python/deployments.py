@@ -165,7 +165,8 @@ class Both:
             if kind.startswith("aws_vpc_security_group_"):
                 peer = body.get("cidr_ipv4") or body["referenced_security_group_id"]
                 way = "in" if "ingress" in kind else "out"
-                theirs.add((body["security_group_id"], way, body["ip_protocol"], body["from_port"], body["to_port"], peer, body["description"]))
+                ports = body["from_port"], body["to_port"]
+                theirs.add((body["security_group_id"], way, body["ip_protocol"], *ports, peer, body["description"]))
         return ours, theirs
 
     def services(self):

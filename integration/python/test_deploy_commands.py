@@ -17,7 +17,7 @@ from deployments import ACCOUNT, DEPLOY, REGION, SERVERS, SIDECAR, Both
 TASK = {
     "Cluster": "prod-a", "TaskARN": f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/prod-a/0123456789abcdef0123456789abcdef",
     "Family": "checkout", "Revision": "1", "ServiceName": "checkout", "AvailabilityZone": f"{REGION}a", "LaunchType": "FARGATE",
-    "Containers": [{"Name": "app", "Labels": {"legation.namespace": "prod"}, "Ports": [{"ContainerPort": 8080, "Protocol": "tcp"}],
+    "Containers": [{"Name": "legation-init", "Labels": {"legation.namespace": "prod"},
                     "Networks": [{"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.9"]}]}],
 }
 

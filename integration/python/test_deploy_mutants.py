@@ -81,7 +81,7 @@ def test_a_broken_task_definition_is_refused(path, new, words):
     assert any(words in fault for fault in found), found
 
 
-CLUSTERS, REPLICAS = [("Resources", f"Fn::ForEach::{name}", 2) for name in ("Clusters", "Replicas")]
+CLUSTERS, REPLICAS = [("Resources", f"Fn::ForEach::{name}", 2) for name in ("EachCluster", "EachReplica")]
 STATEMENTS = (*CLUSTERS, "EcsPolicy&{ClusterName}", "Properties", "PolicyDocument", "Statement")
 CONTAINER = (*REPLICAS, "TaskDefinition${Replica}", "Properties", "ContainerDefinitions", 0)
 RULE = (*CLUSTERS, "EventRule&{ClusterName}", "Properties", "EventPattern")
@@ -170,7 +170,7 @@ def test_a_yaml_alias_is_refused(tmp_path):
 
 def test_what_is_not_created_can_not_be_referred_to(tmp_path):
     whole = template("server")
-    del whole["Resources"]["Fn::ForEach::Replicas"][2]["Subscription${Replica}"]["Condition"]
+    del whole["Resources"]["Fn::ForEach::EachReplica"][2]["Subscription${Replica}"]["Condition"]
     with pytest.raises(AssertionError, match="Topic is referred to and not created"):
         assert cloudformation.Stack(whole, SERVERS["trial"]).resources
     (tmp_path / "main.tf").write_text('resource "aws_sqs_queue" "a" {\n  name = aws_sqs_queue.b.name\n}\n')

@@ -24,6 +24,27 @@ pub struct Python {
     _child: Child,
 }
 
+/// Runs tests of `python/` with pytest; an error with all that it says if one fails.
+pub fn pytest<'a>(
+    files: &[&str],
+    environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
+) -> anyhow::Result<String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let setup = std::process::Command::new(here.join("setup.sh")).status().context("running setup.sh")?;
+    anyhow::ensure!(setup.success(), "setup.sh failed: {setup}");
+    let tests = std::process::Command::new(target_dir()?.join("python/bin/python"))
+        .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider"])
+        .args(files)
+        .current_dir(here.join("python"))
+        .envs(environment)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .context("running pytest")?;
+    let said = String::from_utf8_lossy(&tests.stdout).into_owned();
+    anyhow::ensure!(tests.status.success(), "{said}\n{}", String::from_utf8_lossy(&tests.stderr));
+    Ok(said)
+}
+
 impl Python {
     /// Starts `python/<script>` with nothing in its environment but this; its complaints go to `folder`.
     pub fn start<'a>(

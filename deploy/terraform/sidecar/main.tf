@@ -63,7 +63,8 @@ resource "aws_ecs_task_definition" "task_definition" {
       image            = var.image
       essential        = false # it ends when the bootstrap is written
       user             = "0"   # the volume belongs to root
-      command          = ["bootstrap", "--server", var.xds_address, "--out", "/mesh/envoy.yaml", "--copy-self", "/mesh/bin/legation"]
+      command          = ["bootstrap", "--server", var.xds_address, "--out", "/mesh/envoy.yaml", "--copy-self", "/mesh/bin/legation", "--container-port", tostring(var.app_port)]
+      dockerLabels     = { "legation.namespace" = var.namespace } # read here: the others are not there yet for who asks
       mountPoints      = [{ sourceVolume = "mesh", containerPath = "/mesh" }]
       logConfiguration = local.logs["init"]
     },
@@ -97,7 +98,7 @@ resource "aws_ecs_task_definition" "task_definition" {
         { name = "NO_PROXY", value = local.no_proxy },
         { name = "no_proxy", value = local.no_proxy },
       ]
-      dockerLabels     = { "legation.namespace" = var.namespace }             # which makes the service a member, and tells its sidecar
+      dockerLabels     = { "legation.namespace" = var.namespace }             # which makes the service a member
       dependsOn        = [{ containerName = "envoy", condition = "HEALTHY" }] # reversed at a stop: the application goes first
       stopTimeout      = 60
       mountPoints      = [{ sourceVolume = "mesh", containerPath = "/mesh", readOnly = true }]

@@ -197,7 +197,7 @@ fn container<'a>(definition: &'a mut Value, name: &str) -> anyhow::Result<&'a mu
 fn with_app(family: &str, command: &[&str], port: u16) -> anyhow::Result<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/task-definition.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let text = text.replace("<XDS_ADDRESS>", &format!("{NAME}:{XDS}")).replace("<NAMESPACE>", NAMESPACE);
+    let text = text.replace("<XDS_ADDRESS>", &format!("{NAME}:{XDS}"));
     let mut own: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     own["family"] = json!(family);
     for (name, image) in [("legation-init", image::LEGATION), ("envoy", image::ENVOY), ("app", image::APP)] {

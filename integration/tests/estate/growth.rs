@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use integration::docker::caller::Callers;
+use integration::docker::definition::Definition;
 use integration::docker::estate::{called, calling};
 use integration::estate::{CLUSTER, NAMESPACE, ZONES};
 use integration::world::{
@@ -22,13 +23,19 @@ fn nothing_fails(withdrawn: Option<Duration>) -> Bound {
     Bound { failed: 0, withdrawn, requests: 0 }
 }
 
+/// Puts a task definition into that namespace.
+fn of_later(definition: &mut Definition) {
+    for container in &mut definition.container_definitions {
+        container.docker_labels.insert("legation.namespace".to_owned(), LATER.to_owned());
+    }
+}
+
 /// A sidecar of a namespace that no server knows waits, and its application with it. When servers know it, both come up.
 pub(crate) async fn early(stage: &mut Stage) -> anyhow::Result<Row> {
     let mark = stage.mark().await?;
     let world = stage.estate.world.clone();
     let mut definition = calling("early", "books", 8080, 20, false)?;
-    let init = definition.container_mut("legation-init")?;
-    init.command.iter_mut().filter(|word| *word == NAMESPACE).for_each(|word| LATER.clone_into(word));
+    of_later(&mut definition);
     let calls = stage.estate.register(&definition)?;
     let create = |name: &str, definition: &str| -> anyhow::Result<Vec<String>> {
         let mut spec = ServiceSpec::new(CLUSTER, name, definition, 1).zones(&ZONES);
@@ -43,8 +50,7 @@ pub(crate) async fn early(stage: &mut Stage) -> anyhow::Result<Row> {
     anyhow::ensure!(waits, "the application came up before its sidecar had a configuration");
 
     let mut books = called("books")?;
-    let init = books.container_mut("legation-init")?;
-    init.command.iter_mut().filter(|word| *word == NAMESPACE).for_each(|word| LATER.clone_into(word));
+    of_later(&mut books);
     let books = stage.estate.register(&books)?;
     create("books", &books)?;
     let began = Instant::now();

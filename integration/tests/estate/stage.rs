@@ -76,7 +76,7 @@ impl Stage {
             server.start().await?;
         }
         let payments = estate.register(&called("payments")?)?;
-        let by_name = estate.register(&calling("checkout", "payments", 8080, sizes.rate, true)?)?;
+        let by_name = estate.register(&calling("checkout", "payments", 8080, sizes.rate, false)?)?;
         let by_proxy = estate.register(&calling("storefront", "payments", 8080, sizes.rate, true)?)?;
         estate.create("payments", &payments, sizes.tasks)?;
         estate.create("checkout", &by_name, sizes.callers / 2)?;
