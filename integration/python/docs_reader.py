@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^(\s*)```(.*)$")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-SPAN = re.compile(r"`([^`\n]+)`")
+SPAN = re.compile(r"`([^`]+)`")
 FOLDERS = ("bench", "charts", "deploy", "docs", "integration", "src", "tests")
 PATH = re.compile(rf"^(?:{'|'.join(FOLDERS)})/[\w./-]*$")
 NAMED = re.compile(r"^# ([\w./-]+\.ya?ml)$")
@@ -67,7 +67,8 @@ class Guide:
 
     def spans(self):
         """What the prose sets as code."""
-        return SPAN.findall(self.prose)
+        assert self.prose.count("`") % 2 == 0, f"{self.name}: a piece of code that does not end"
+        return [" ".join(span.split()) for span in SPAN.findall(self.prose)]
 
     def paths(self):
         """Files and folders of the repository that the prose names."""
