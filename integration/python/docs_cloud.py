@@ -1,6 +1,6 @@
 """An AWS for the guides: moto with what they speak of, and a plain endpoint for what moto can't do.
 
-The AWS command line checks every parameter against its models before it calls; what comes back is as empty as it may be.
+The AWS command line checks every parameter against its models before it calls; what comes back is as empty as may be.
 Invariant: which calls leave moto is written down here, and every other call is moto's.
 """
 
@@ -18,8 +18,8 @@ from moto.server import ThreadedMotoServer
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "guide", "AWS_SECRET_ACCESS_KEY": "guide"}
-# What goes to the plain endpoint: moto's services never run a task, it has no ECS Exec and no EKS pod identities, and its
-# CloudFormation knows no loops.
+# What goes to the plain endpoint: moto's services never run a task, it has no ECS Exec and no EKS pod identities, and
+# its CloudFormation knows no loops.
 ELSEWHERE = {
     ("ecs", "wait"),
     ("ecs", "execute-command"),
@@ -81,11 +81,20 @@ class Moto:
             port = {"name": "http", "containerPort": 8080, "appProtocol": "http"}
             app = {"name": "app", "image": f"registry.example/{name}:1", "memory": 256, "portMappings": [port]}
             ecs.register_task_definition(
-                family=name, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
+                family=name,
+                networkMode="awsvpc",
+                requiresCompatibilities=["FARGATE"],
+                cpu="256",
+                memory="512",
                 containerDefinitions=[app],
             )
             network = {"awsvpcConfiguration": {"subnets": subnets[:1], "securityGroups": [groups[name]]}}
-            common = {"cluster": "prod-a", "taskDefinition": name, "launchType": "FARGATE", "networkConfiguration": network}
+            common = {
+                "cluster": "prod-a",
+                "taskDefinition": name,
+                "launchType": "FARGATE",
+                "networkConfiguration": network,
+            }
             behind = [{"targetGroupArn": target, "containerName": "app", "containerPort": 8080}]
             ecs.create_service(serviceName=name, desiredCount=1, loadBalancers=behind, **common)
             ecs.run_task(count=1, startedBy="ecs-svc/0000000000000000001", **common)
@@ -113,7 +122,9 @@ def judge_stack(body, given):
     """What is wrong with the parameters of a stack."""
     known = yaml.load(body, Template)["Parameters"]
     wrong = [f"unknown parameter {name}" for name in given if name not in known]
-    wrong += [f"parameter {name} is missing" for name, said in known.items() if "Default" not in said and name not in given]
+    wrong += [
+        f"parameter {name} is missing" for name, said in known.items() if "Default" not in said and name not in given
+    ]
     for name, value in given.items():
         if value is None:
             continue  # as it was before
@@ -173,8 +184,12 @@ class Plain(http.server.BaseHTTPRequestHandler):
         if action == "DescribeStacks" and name not in stacks:
             return 400, error("ValidationError", f"Stack with id {name} does not exist")
         if action == "DescribeStacks":
-            output = "<member><OutputKey>XdsAddress</OutputKey><OutputValue>legation.example:18000</OutputValue></member>"
-            member = f"<StackName>{name}</StackName><StackStatus>{stacks[name]}</StackStatus><Outputs>{output}</Outputs>"
+            output = (
+                "<member><OutputKey>XdsAddress</OutputKey><OutputValue>legation.example:18000</OutputValue></member>"
+            )
+            member = (
+                f"<StackName>{name}</StackName><StackStatus>{stacks[name]}</StackStatus><Outputs>{output}</Outputs>"
+            )
             member += "<CreationTime>2026-11-29T00:00:00Z</CreationTime>"
             return 200, result(action, f"<Stacks><member>{member}</member></Stacks>")
         return 200, result(action, "")
@@ -198,7 +213,8 @@ def result(action, inner):
 
 
 def error(code, message):
-    return f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+    told = f"<Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>"
+    return f"<ErrorResponse><Error>{told}</Error></ErrorResponse>"
 
 
 def plain_endpoint():

@@ -1,7 +1,7 @@
 """The programs of the guides that are not run but imitated: helm, terraform, docker, kubectl, make.
 
-Each reads its command as its own program would, against the files of the repository. Invariant: a subcommand or an option
-that is not known here is an error, never a success.
+Each reads its command as its own program would, against the files of the repository. Invariant: a subcommand or an
+option that is not known here is an error, never a success.
 """
 
 import json
@@ -13,8 +13,23 @@ import helm_python
 import yaml
 
 KNOWN_LINES = {
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "ONBUILD", "RUN", "SHELL",
-    "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 }
 
 
@@ -49,7 +64,16 @@ def merge(under, over):
 def helm(words, folder, state):
     """`helm`, without a cluster: what would be installed is rendered, and what is in the values is checked."""
     valued = {"--values", "-f", "--set", "--set-file", "--set-string", "--set-json", "--namespace", "-n", "--version"}
-    switches = {"--create-namespace", "--install", "-i", "--wait", "--atomic", "--reuse-values", "--strict", "--dry-run"}
+    switches = {
+        "--create-namespace",
+        "--install",
+        "-i",
+        "--wait",
+        "--atomic",
+        "--reuse-values",
+        "--strict",
+        "--dry-run",
+    }
     plain, named = options(words[1:], valued | {"--timeout", "--output", "-o"}, switches)
     verb, arguments = plain[0], plain[1:]
     values = values_of(named, folder)
@@ -142,7 +166,9 @@ def terraform(words, folder, _state):
     """`terraform`: providers can't be had, so the files must parse and every variable that is set must be declared."""
     chdir = [word.partition("=")[2] for word in words if word.startswith("-chdir=")]
     rest = [word for word in words[1:] if not word.startswith("-chdir=")]
-    plain, named = options(rest, {"-var", "-var-file", "-target", "-out"}, {"-auto-approve", "-raw", "-upgrade", "-destroy"})
+    plain, named = options(
+        rest, {"-var", "-var-file", "-target", "-out"}, {"-auto-approve", "-raw", "-upgrade", "-destroy"}
+    )
     if plain[0] not in ("init", "plan", "apply", "destroy", "validate", "fmt", "output"):
         raise Wrong(f"unknown subcommand terraform {plain[0]}")
     root = folder / (chdir[0] if chdir else ".")
@@ -179,7 +205,13 @@ def judge_module(text, folder):
             for file in sorted((folder / source).glob("*.tf")):
                 for variable in parse(file).get("variable", []):
                     variables.update({key.strip('"'): value for key, value in variable.items()})
-            given = {key for key in said if not key.startswith("__")} - {"source", "version", "providers", "count", "for_each"}
+            given = {key for key in said if not key.startswith("__")} - {
+                "source",
+                "version",
+                "providers",
+                "count",
+                "for_each",
+            }
             if not variables or given - set(variables):
                 raise Wrong(f"module {name} of {source}: no variable {sorted(given - set(variables))}")
             lacking = {key for key, value in variables.items() if "default" not in value} - given
@@ -218,5 +250,3 @@ def make(words, folder, _state):
 
 
 PROGRAMS = {"helm": helm, "kubectl": kubectl, "terraform": terraform, "docker": docker, "make": make}
-
-

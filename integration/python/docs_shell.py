@@ -1,4 +1,4 @@
-"""The shell of a reader of the guides: a folder, a running server with one sidecar, an AWS, and the programs of the guides.
+"""The shell of a reader of the guides: a folder, a running server with one sidecar, an AWS, and the guides' programs.
 
 Invariant: a program that is not one of theirs is an error, and whatever is started here ends here.
 """
@@ -60,8 +60,13 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         ports = [{"ContainerPort": 3000, "Protocol": "tcp"}]
         containers = [{"Name": "app", "Labels": {"legation.namespace": "prod"}, "Ports": ports}]
         task = {
-            "Cluster": "prod-a", "TaskARN": TASK, "Family": "checkout", "Revision": "1", "ServiceName": "checkout",
-            "AvailabilityZone": "eu-west-1a", "Containers": containers,
+            "Cluster": "prod-a",
+            "TaskARN": TASK,
+            "Family": "checkout",
+            "Revision": "1",
+            "ServiceName": "checkout",
+            "AvailabilityZone": "eu-west-1a",
+            "Containers": containers,
         }
         data = json.dumps(task).encode()
         self.send_response(200)
@@ -117,7 +122,9 @@ class Estate:
             return common | own | ({"LEGATION_SERVER": self.addresses["admin"]} if self.addresses else {})
         url = self.plain_url if tuple(call) in ELSEWHERE else self.moto.url
         none = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_PAGER": ""}
-        return common | none | {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"}
+        return (
+            common | none | {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"}
+        )
 
     def launch(self, command, folder, name):
         """Starts a server on free ports, and waits until it says that it is up."""
@@ -143,12 +150,24 @@ class Estate:
         envoy = os.environ.get("LEGATION_ENVOY") or f"{package}/_bin/envoy"
         bootstrap = self.folder / "envoy.yaml"
         port = str(self.envoy_admin)
-        command = [LEGATION, "bootstrap", "--server", self.addresses["xds"], "--admin-port", port, "--out", str(bootstrap)]
+        command = [
+            LEGATION,
+            "bootstrap",
+            "--server",
+            self.addresses["xds"],
+            "--admin-port",
+            port,
+            "--out",
+            str(bootstrap),
+        ]
         subprocess.run(command, env=self.environment("legation"), check=True, timeout=60)
         log = open(self.folder / "envoy.log", "w")
         run = [envoy, "-c", str(bootstrap), "--use-dynamic-base-id", "--concurrency", "1"]
         self.running.append(subprocess.Popen(run, stdout=log, stderr=log))
-        until("a sidecar that has all it is sent", self.is_synced)
+        try:
+            until("a sidecar that has all it is sent", self.is_synced)
+        except AssertionError as error:  # perhaps another Envoy of this machine has its ports
+            raise AssertionError(f"{error}: {self.fetch('admin', '/api/v1/proxies')}") from error
 
     def is_synced(self):
         items = json.loads(self.fetch("admin", "/api/v1/proxies"))["items"]

@@ -76,10 +76,18 @@ def test_what_is_checked_is_found():
 def test_a_wrong_command_is_seen(estate, tmp_path):
     path = tmp_path / "wrong.md"
     commands = [
-        "legation statsu", "aws ecs list-tasks --clutser prod-a", "kubectx prod", "legation explain nobody payments:8080",
-        "helm lint charts/nothing", "terraform -chdir=nowhere init", "docker build -f Nofile .", "make nothing",
+        "legation statsu",
+        "aws ecs list-tasks --clutser prod-a",
+        "kubectx prod",
+        "legation explain nobody payments:8080",
+        "helm lint charts/nothing",
+        "terraform -chdir=nowhere init",
+        "docker build -f Nofile .",
+        "make nothing",
         "NONE=$(aws elbv2 describe-target-groups --query 'TargetGroups[9].TargetGroupArn' --output text)",
-        "legation validate bad.yaml", "curl -sf http://127.0.0.1:19000/api/v1/nothing", "legation status | tee status",
+        "legation validate bad.yaml",
+        "curl -sf http://127.0.0.1:19000/api/v1/nothing",
+        "legation status | tee status",
     ]
     path.write_text("```yaml\n# bad.yaml\nkind: Policy\nservice: {}\n```\n\n```sh\n" + "\n".join(commands) + "\n```\n")
     guide = read(path)
@@ -173,7 +181,9 @@ def judge_yaml(guide, block, shell):
         name = block.name or "block.yaml"
         (shell.folder / "policies").mkdir(exist_ok=True)
         shell.show(name, block.text)
-        done = subprocess.run([LEGATION, "validate", name], cwd=shell.folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [LEGATION, "validate", name], cwd=shell.folder, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     elif is_chart:
         chart = next(path for path in guide.path.parents if (path / "Chart.yaml").exists())
