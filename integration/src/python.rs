@@ -21,7 +21,7 @@ pub struct Python {
     log: std::path::PathBuf,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    _child: Child,
+    child: Child,
 }
 
 /// Runs tests of `python/` with pytest; an error with all that it says if one fails.
@@ -75,7 +75,16 @@ impl Python {
         let mut child = command.spawn().with_context(|| format!("starting {script}"))?;
         let input = child.stdin.take().context("no input")?;
         let output = BufReader::new(child.stdout.take().context("no output")?).lines();
-        Ok(Self { name: script.to_owned(), log, input, output, _child: child })
+        Ok(Self { name: script.to_owned(), log, input, output, child })
+    }
+
+    /// Ends its input, and waits until it has ended for that.
+    pub async fn end(mut self, limit: Duration) -> anyhow::Result<()> {
+        drop(self.input);
+        let ended = tokio::time::timeout(limit, self.child.wait()).await;
+        let status = ended.with_context(|| format!("{} does not end", self.name))??;
+        anyhow::ensure!(status.success(), "{} ended with {status}:\n{}", self.name, tail(&self.log, 30));
+        Ok(())
     }
 
     /// Its next line.

@@ -77,7 +77,7 @@ resource "aws_ecs_task_definition" "task_definition" {
       entryPoint       = ["/mesh/bin/legation", "sidecar", "run", "--drain", "20s", "--"]
       command          = ["/usr/local/bin/envoy", "-c", "/mesh/envoy.yaml"]
       dependsOn        = [{ containerName = "legation-init", condition = "SUCCESS" }]
-      healthCheck      = { command = ["CMD", "/mesh/bin/legation", "sidecar", "ready"], startPeriod = 10, interval = 5, timeout = 2, retries = 3 }
+      healthCheck      = { command = ["CMD", "/mesh/bin/legation", "sidecar", "ready"], startPeriod = 10, interval = 5, timeout = 3, retries = 3 }
       startTimeout     = 120
       stopTimeout      = 120
       ulimits          = [{ name = "nofile", softLimit = 65535, hardLimit = 65535 }]

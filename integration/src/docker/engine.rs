@@ -24,6 +24,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::process::Command;
 
 use super::LABEL;
+use super::ministack;
 use super::network::Inside;
 use crate::process::target_dir;
 
@@ -114,7 +115,14 @@ impl Engine {
 
     /// Removes every container, network and volume of an estate.
     pub async fn sweep(&self) -> anyhow::Result<()> {
-        let ours = || Some(HashMap::from([("label".to_owned(), vec![LABEL.to_owned()])]));
+        for label in [ministack::LABEL, LABEL] {
+            self.sweep_with(label).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_with(&self, label: &str) -> anyhow::Result<()> {
+        let ours = || Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])]));
         let options = ListContainersOptions { all: true, filters: ours(), ..Default::default() };
         let found = self.docker.list_containers(Some(options)).await.context("listing containers")?;
         let removed = futures_util::stream::iter(found.into_iter().filter_map(|container| container.id))

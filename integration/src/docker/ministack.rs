@@ -17,6 +17,9 @@ use crate::estate::{CLUSTER, NAMESPACE};
 use crate::python::Python;
 use crate::wait;
 
+/// The label of everything that it makes in Docker.
+pub const LABEL: &str = "legation.ministack";
+
 const START: Duration = Duration::from_secs(60);
 /// How long tasks may take to come up or go.
 const SETTLING: Duration = Duration::from_secs(180);
@@ -25,7 +28,7 @@ const SETTLING: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub struct Ministack {
     address: SocketAddr,
-    _program: Python,
+    program: Python,
 }
 
 /// A task, as its API tells of it.
@@ -66,9 +69,14 @@ impl Ministack {
         let mut program = Python::start_in("ministack", folder, "ministack_world", arguments, environment)?;
         let line = program.line(START).await?;
         let address = line.strip_prefix("ready http://").with_context(|| line.clone())?.parse()?;
-        let own = Self { address, _program: program };
+        let own = Self { address, program };
         own.ecs("CreateCluster", json!({ "clusterName": CLUSTER })).await?;
         Ok(own)
+    }
+
+    /// Ends it, and all of its containers.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.program.end(START).await
     }
 
     /// Where its clients ask.

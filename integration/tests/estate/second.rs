@@ -87,7 +87,8 @@ impl Second {
     }
 
     pub(crate) async fn close(self) -> anyhow::Result<()> {
-        self.callers.end().await
+        self.callers.end().await?;
+        self.world.close().await
     }
 }
 

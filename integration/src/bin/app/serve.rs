@@ -60,7 +60,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 async fn task_id() -> anyhow::Result<String> {
     let base = std::env::var("ECS_CONTAINER_METADATA_URI_V4").context("this is no task of ECS")?;
     let asked = tokio::task::spawn_blocking(move || -> anyhow::Result<serde_json::Value> {
-        Ok(ureq::get(format!("{base}/task")).call()?.body_mut().read_json()?)
+        // Beside the application's proxy, which knows nothing of this.
+        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+        Ok(agent.get(format!("{base}/task")).call()?.body_mut().read_json()?)
     });
     let task = asked.await?.context("asking who this task is")?;
     let arn = task["TaskARN"].as_str().context("a task without an ARN")?;
