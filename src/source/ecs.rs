@@ -330,7 +330,7 @@ impl EcsSource {
 
     /// Takes in events, draws what follows from them, and says that it is done.
     fn hear(&mut self, cell: Option<&CellWriter>, letters: Vec<Letter>) {
-        let (mut tasks, mut places, now) = (Vec::new(), Vec::new(), self.clock.now());
+        let (mut tasks, mut places, mut stops, now) = (Vec::new(), Vec::new(), false, self.clock.now());
         let events = letters.iter().flat_map(|letter| &letter.events);
         for (event, facts) in events.filter_map(|event| Some((event, event.facts().ok()?))) {
             let arn = facts.arn.clone();
@@ -338,14 +338,19 @@ impl EcsSource {
                 continue;
             }
             places.extend(self.knowledge(now).places(std::slice::from_ref(&arn)));
+            let is_stop = facts.told_to_stop;
             if self.tasks.hear(facts, now) {
+                stops |= is_stop;
                 tasks.push(arn);
             }
         }
         letters.iter().flat_map(|letter| &letter.hints).for_each(|hint| self.take_hint(hint));
         self.note(&tasks);
         self.note_untold(&tasks);
-        self.is_asked_for |= self.has_news_of_deployments(&tasks);
+        if stops {
+            self.questions.hurry();
+        }
+        self.is_asked_for |= self.has_news_of_services(&tasks);
         self.is_asked_for |= letters.iter().any(|letter| letter.asks_for_reading);
         if let Some(cell) = cell.filter(|_| !tasks.is_empty()) {
             self.draw_again(cell, &tasks, &places);

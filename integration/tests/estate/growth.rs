@@ -65,6 +65,7 @@ pub(crate) async fn early(stage: &mut Stage) -> anyhow::Result<Row> {
     }
     let tasks = stage.estate.settled("early").await.context("the early task")?;
     stage.estate.settled("books").await?;
+    stage.rotation_in(LATER, "books").await?;
     let took = began.elapsed();
     let callers = Callers::at(tasks.iter().map(|task| task.ip)).await?;
     stage.hold_the_newest(&[caller]).await?;

@@ -8,7 +8,6 @@ use anyhow::Context;
 use integration::docker::caller::Callers;
 use integration::docker::server::Server;
 use integration::docker::tally::Tally;
-use integration::estate::NAMESPACE;
 use integration::wait;
 
 use crate::report::Row;
@@ -68,13 +67,14 @@ pub(crate) async fn hold_the_newest(servers: &[&Server], wanted: &[String]) -> a
 /// Waits until exactly the tasks that are wanted of a service, in order of ARN, are in rotation on every server.
 pub(crate) async fn rotation(
     servers: &[&Server],
+    namespace: &str,
     service: &str,
     mut wanted: impl AsyncFnMut() -> anyhow::Result<Vec<String>>,
 ) -> anyhow::Result<()> {
     wait::until(SETTLING, format!("the tasks of {service}, and only they, to be in rotation"), async || {
         let wanted = wanted().await?;
         for server in servers {
-            let answer = server.api(&format!("namespaces/{NAMESPACE}/services/{service}")).await?;
+            let answer = server.api(&format!("namespaces/{namespace}/services/{service}")).await?;
             let endpoints = answer["item"]["endpoints"].as_array().context("a service without endpoints")?;
             let healthy = endpoints.iter().filter(|endpoint| endpoint["state"] == "healthy");
             let mut found: Vec<_> =

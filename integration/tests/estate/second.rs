@@ -63,7 +63,7 @@ impl Second {
     }
 
     async fn rotation(&self) -> anyhow::Result<()> {
-        look::rotation(&[&self.server], "payments", async || self.tasks().await).await
+        look::rotation(&[&self.server], NAMESPACE, "payments", async || self.tasks().await).await
     }
 
     async fn settled(&self) -> anyhow::Result<()> {
@@ -148,7 +148,8 @@ pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
     let (mark, mut died) = (Mark::now(&own.callers).await?, Vec::new());
     for _ in 0..own.sizes.stops.min(4) {
         let task = own.tasks().await?.remove(0);
-        let labels = [("legation.ministack.task", task.as_str()), ("legation.ministack.container", "app")];
+        let id = task.rsplit('/').next().unwrap_or(&task);
+        let labels = [("legation.ministack.task", id), ("legation.ministack.container", "app")];
         let app = engine.find(&labels).await?;
         let at = SystemTime::now();
         engine.signal(&app, "SIGKILL").await?;

@@ -126,7 +126,12 @@ impl Stage {
 
     /// Waits until exactly the tasks that ECS wants of a service are in rotation on every server.
     pub(crate) async fn rotation(&self, service: &str) -> anyhow::Result<()> {
-        look::rotation(&self.up().collect::<Vec<_>>(), service, async || {
+        self.rotation_in(NAMESPACE, service).await
+    }
+
+    /// The same in another namespace.
+    pub(crate) async fn rotation_in(&self, namespace: &str, service: &str) -> anyhow::Result<()> {
+        look::rotation(&self.up().collect::<Vec<_>>(), namespace, service, async || {
             let tasks = self.estate.world.tasks_of(CLUSTER, service);
             Ok(tasks.iter().map(|task| task.arn.clone()).collect())
         })

@@ -107,16 +107,16 @@ impl EcsSource {
         services
     }
 
-    /// Whether one of these tasks is of a deployment that is not known, of a service that shifts traffic.
-    pub(super) fn has_news_of_deployments(&self, tasks: &[InstanceId]) -> bool {
+    /// Whether one of these tasks is of a service that is not known, or of a deployment that is not known, of a service that
+    /// shifts traffic: no event describes them, and until a reading does nobody is told of the task.
+    pub(super) fn has_news_of_services(&self, tasks: &[InstanceId]) -> bool {
         let known = tasks.iter().filter_map(|arn| self.tasks.get(arn)).map(|task| &task.facts);
         let up = known.filter(|facts| facts.status != Status::Gone && !facts.told_to_stop);
-        let mut of_services = up.filter_map(|facts| {
-            let name = facts.service.as_ref()?;
-            let service = self.services.values().find(|service| service.name == *name)?;
-            Some((service, facts))
-        });
-        of_services.any(|(service, facts)| !is_known(Some(service), facts))
+        let mut of_services = up.filter_map(|facts| Some((facts.service.as_ref()?, facts)));
+        of_services.any(|(name, facts)| {
+            let service = self.services.values().find(|service| service.name == *name);
+            service.is_none_or(|service| !is_known(Some(service), facts))
+        })
     }
 }
 

@@ -19,6 +19,8 @@ const FOR_DEPARTED: usize = 60;
 const NOT_FOR_YOUNG: usize = 80;
 /// Between two looks at young tasks whose health is not known: events do not tell it.
 const LOOK: Duration = Duration::from_secs(2);
+/// The same while a deployment goes on: ECS stops old tasks as soon as new ones are healthy.
+const HURRIED_LOOK: Duration = Duration::from_millis(200);
 /// When a task whose sidecar has gone is asked about, after it went: of a crash ECS may learn ten seconds late.
 const AFTER_DEPARTURE: [Duration; 5] = [
     Duration::ZERO,
@@ -39,6 +41,8 @@ pub(super) struct Questions {
     last: Option<InstanceId>,
     /// When the last look at these was.
     looked: Option<Instant>,
+    /// Whether the next is to come soon.
+    hurried: bool,
     /// Tasks whose sidecar has gone.
     departed: BTreeMap<InstanceId, Departure>,
     /// After a call that failed, nothing is asked before.
@@ -78,6 +82,16 @@ impl Questions {
         self.young = young;
     }
 
+    /// Asks for the health of young tasks soon, because others have been told to stop: perhaps they are taking their place.
+    pub(super) fn hurry(&mut self) {
+        self.hurried |= !self.young.is_empty();
+    }
+
+    /// When the next look is due; at once, if there never was one.
+    fn look_at(&self) -> Option<Instant> {
+        self.looked.map(|looked| looked + if self.hurried { HURRIED_LOOK } else { LOOK })
+    }
+
     /// Asks about a task at once, because its sidecar has gone, and some times more.
     pub(super) fn miss(&mut self, task: InstanceId, now: Instant) {
         // Whoever comes and goes all the time is asked about once a second.
@@ -94,7 +108,7 @@ impl Questions {
 
     /// When the next question is due.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        let look = self.looked.map_or_else(Instant::now, |looked| looked + LOOK);
+        let look = self.look_at().unwrap_or_else(Instant::now);
         let look = (!self.young.is_empty() || !self.unsure.is_empty()).then_some(look);
         let departed = self.departed.values().map(|departure| departure.due());
         let next = look.into_iter().chain(departed).min()?;
@@ -116,7 +130,7 @@ impl Questions {
     /// The tasks to ask about now.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<InstanceId> {
         self.pause = None;
-        let looks = self.looked.is_none_or(|looked| looked + LOOK <= now);
+        let looks = self.look_at().is_none_or(|at| at <= now);
         let others = looks && !(self.young.is_empty() && self.unsure.is_empty());
         let mut due: Vec<_> = self.departed.iter().map(|(task, departure)| (departure.due(), task)).collect();
         due.retain(|(at, _)| *at <= now);
@@ -130,7 +144,7 @@ impl Questions {
         }
         self.departed.retain(|_, departure| departure.asked < AFTER_DEPARTURE.len());
         if looks {
-            self.looked = Some(now);
+            (self.looked, self.hurried) = (Some(now), false);
             let room = NOT_FOR_YOUNG - tasks.len().min(NOT_FOR_YOUNG);
             let unsure: Vec<_> = self.unsure.iter().take(room).cloned().collect();
             self.unsure.retain(|task| !unsure.contains(task));
@@ -199,6 +213,19 @@ mod tests {
         assert_eq!(next[..11], tasks(139..150)[..]);
         questions.watch_only(BTreeSet::new());
         assert_eq!(questions.next_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_others_stop_the_young_are_looked_at_sooner() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        questions.hurry(); // for nobody
+        questions.watch(&"a".into(), true);
+        assert_eq!(questions.take_due(now).len(), 1);
+        assert_eq!(questions.next_at(), Some(now + LOOK));
+        questions.hurry();
+        assert_eq!(questions.next_at(), Some(now + HURRIED_LOOK));
+        assert_eq!(questions.take_due(now + HURRIED_LOOK).len(), 1);
+        assert_eq!(questions.next_at(), Some(now + HURRIED_LOOK + LOOK), "once");
     }
 
     #[tokio::test(start_paused = true)]

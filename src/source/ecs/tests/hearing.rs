@@ -228,6 +228,25 @@ async fn who_is_only_known_by_an_old_event_is_asked_about_before_it_is_believed(
 }
 
 #[tokio::test]
+async fn a_task_of_a_service_that_is_not_known_asks_for_another_reading() {
+    let cluster = Cluster::payments();
+    let mut running = Running::start(&cluster).await;
+    let now = jiff::Timestamp::now().to_string();
+    running.tell(newcomer(json!({"createdAt": now}))).await;
+    running.tell(newcomer(json!({"version": 4, "group": "service:gone", "desiredStatus": "STOPPED"}))).await;
+    assert_eq!(cluster.count("ListTasks"), 1, "a known service, or one that goes, is no reason");
+    running
+        .tell(newcomer(json!({"taskArn": task_arn("d"), "group": "service:ledger", "createdAt": now})))
+        .await;
+    let early = async {
+        while cluster.count("ListTasks") == 1 {
+            assert!(running.cell.changed().await, "it ended");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), early).await.expect("an early reading");
+}
+
+#[tokio::test]
 async fn a_task_of_another_region_is_nobody_here() {
     let cluster = Cluster::payments();
     let running = Running::start(&cluster).await;
