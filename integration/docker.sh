@@ -26,6 +26,10 @@ fail() {
     exit 1
 }
 
+get() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq docker.io iptables util-linux
+}
+
 up() {
     if [ -n "${DOCKER_HOST:-}" ]; then
         echo "$DOCKER_HOST"
@@ -35,8 +39,8 @@ up() {
         command -v "$tool" >/dev/null && continue
         [ "$(id -u)" = 0 ] || fail "$tool is missing, and only root can install it"
         command -v apt-get >/dev/null || fail "$tool is missing, and this is no Debian"
-        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq docker.io iptables util-linux; } \
-            >"$folder/install.log" 2>&1 || fail "Debian's docker.io can't be installed: $(tail -n 3 "$folder/install.log")"
+        { get || { apt-get update -qq && get; }; } >"$folder/install.log" 2>&1 ||
+            fail "Debian's docker.io can't be installed: $(tail -n 3 "$folder/install.log")"
         break
     done
     for host in unix:///var/run/docker.sock "$own"; do

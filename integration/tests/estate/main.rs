@@ -1,7 +1,7 @@
 //! The estate in containers: what its callers see while tasks, control planes and networks come and go.
 //!
-//! `make estate` runs it and prints a table; `FULL=1` in full size, and then it also writes `integration/REPORT.md` and
-//! `integration/report.json`. Scenarios share one estate and run one after the other; `ONLY=crash` takes some. Invariant: a row says
+//! `make estate` runs it, prints a table and writes `REPORT.md` and `report.json`: below the target folder, and with `FULL=1`, in
+//! full size, into `integration/`. Scenarios share one estate and run one after the other; `ONLY=crash` takes some. Invariant: a row says
 //! what was measured, whether its bound was met or not, and a bound that was not met fails the run.
 
 #![allow(missing_docs, reason = "tests")]
@@ -15,9 +15,12 @@ mod report;
 mod second;
 mod stage;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context;
+use integration::process::target_dir;
 use libtest_mimic::{Arguments, Failed, Trial};
 use report::{Report, Row};
 use stage::{Sizes, Stage};
@@ -70,14 +73,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (stage, report) = (Arc::new(Mutex::new(None::<Stage>)), Report::default());
+    let (stage, report) = (Arc::new(Mutex::new(Place::Empty)), Report::default());
     let trials = SCENARIOS.iter().map(|(name, run)| {
         let (stage, report, runtime) = (stage.clone(), report.clone(), runtime.clone());
         Trial::test(*name, move || {
             let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-            runtime
-                .block_on(play(&mut stage, full, name, *run, &report))
-                .map_err(|error| Failed::from(format!("{error:#}")))
+            let played = runtime.block_on(play(&mut stage, full, *run, &report));
+            let row =
+                played.unwrap_or_else(|error| Row { broken: Some(format!("{error:#}")), ..Row::default() });
+            let row = Row { scenario: name, ..row };
+            let judged = row.judge();
+            report.note(row);
+            judged.map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
     let complete = arguments.filter.is_none() && arguments.skip.is_empty();
@@ -85,38 +92,49 @@ fn main() -> ExitCode {
     if arguments.list {
         return ExitCode::SUCCESS;
     }
-    let stage = stage.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let closed = stage.map_or(Ok(()), |stage| runtime.block_on(stage.close()));
-    if let Err(error) = &closed {
-        eprintln!("the estate could not be closed: {error:#}");
+    let place = std::mem::replace(&mut *stage.lock().unwrap_or_else(PoisonError::into_inner), Place::Empty);
+    let closed = match place {
+        Place::Built(stage) => runtime.block_on(stage.close()),
+        Place::Empty | Place::Unbuildable(_) => Ok(()),
+    };
+    let written = if complete { write(&report, full) } else { Ok(()) };
+    for error in [closed.as_ref().err(), written.as_ref().err()].into_iter().flatten() {
+        eprintln!("{error:#}");
     }
-    print!("{}", report.table());
-    if full
-        && complete
-        && let Err(error) = report.write()
-    {
-        eprintln!("the report could not be written: {error:#}");
-        return ExitCode::FAILURE;
+    println!("{}{}", report.table(), report.summary());
+    match conclusion.has_failed() || closed.is_err() || written.is_err() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     }
-    println!("{}", report.summary());
-    if conclusion.has_failed() || closed.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The estate, if it was built. What can't be built is not tried again for each scenario.
+enum Place {
+    Empty,
+    Built(Box<Stage>),
+    Unbuildable(String),
 }
 
 /// Plays one scenario on the estate, which is built for the first.
-async fn play(
-    stage: &mut Option<Stage>,
-    full: bool,
-    name: &'static str,
-    run: Play,
-    report: &Report,
-) -> anyhow::Result<()> {
-    if stage.is_none() {
-        *stage = Some(Stage::open(if full { Sizes::full() } else { Sizes::small() }, report).await?);
+async fn play(place: &mut Place, full: bool, run: Play, report: &Report) -> anyhow::Result<Row> {
+    if matches!(place, Place::Empty) {
+        *place = match Stage::open(if full { Sizes::full() } else { Sizes::small() }, report).await {
+            Ok(stage) => Place::Built(Box::new(stage)),
+            Err(error) => Place::Unbuildable(format!("the estate can't be built: {error:#}")),
+        };
     }
-    let Some(stage) = stage else { anyhow::bail!("no estate") };
-    stage.calm().await?;
-    let row: Row = run(stage).await.map(|row| Row { scenario: name, ..row })?;
-    let judged = row.judge();
-    report.note(row);
-    judged
+    match place {
+        Place::Built(stage) => {
+            stage.calm().await.context("before the scenario")?;
+            run(stage).await
+        }
+        Place::Unbuildable(why) => anyhow::bail!("{why}"),
+        Place::Empty => anyhow::bail!("no estate"),
+    }
+}
+
+/// Into the checkout in full size, else below the target folder.
+fn write(report: &Report, full: bool) -> anyhow::Result<()> {
+    let folder = if full { PathBuf::from(env!("CARGO_MANIFEST_DIR")) } else { target_dir()?.join("estate") };
+    report.write(&folder).context("writing the report")
 }

@@ -37,11 +37,16 @@ pub(crate) struct Row {
     pub(crate) bound: Bound,
     /// In a few words, what else was seen.
     pub(crate) note: String,
+    /// Why the scenario could not be played to its end.
+    pub(crate) broken: Option<String>,
 }
 
 impl Row {
     /// An error that says which bound was not met.
     pub(crate) fn judge(&self) -> anyhow::Result<()> {
+        if let Some(why) = &self.broken {
+            anyhow::bail!("{why}");
+        }
         let (bound, failed) = (self.bound, self.failed);
         anyhow::ensure!(
             failed <= bound.failed,
@@ -158,17 +163,17 @@ impl Report {
         format!("\nestate: {met} of {} bounds met, {requests} requests", rows.len())
     }
 
-    /// Beside the tests, for readers.
-    pub(crate) fn write(&self) -> anyhow::Result<()> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let head = "# The estate in containers\n\nWritten by `make estate FULL=1`: every scenario of `integration/tests/estate`, in full size, under steady load. \
+    /// As `REPORT.md` and `report.json` in a folder.
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let head = "# The estate in containers\n\nWritten by `make estate`, here in full size (`FULL=1`): every scenario of `integration/tests/estate` under steady load. \
             A task is an application and a stock Envoy in one network namespace, as `deploy/task-definition.json` has it. *Withdrawn* is the time \
             from the stop to the last sidecar's ACK; *last request* that to the last request which arrived at the task. Failed are requests that the \
             calling application saw fail, after its sidecar's retries.\n";
-        std::fs::write(here.join("REPORT.md"), format!("{head}{}", self.table()))
+        std::fs::write(folder.join("REPORT.md"), format!("{head}{}", self.table()))
             .context("writing REPORT.md")?;
         let rows: Vec<_> = self.rows().iter().map(Row::json).collect();
         let text = format!("{:#}\n", json!({ "rows": rows, "facts": self.facts() }));
-        std::fs::write(here.join("report.json"), text).context("writing report.json")
+        std::fs::write(folder.join("report.json"), text).context("writing report.json")
     }
 }
