@@ -1,6 +1,6 @@
 //! The applications that call: they are told to begin, and asked what became of their requests.
 //!
-//! Invariant: what a caller has told once counts, even if its task ends later.
+//! Invariant: a sum is of all of them, or an error.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,8 +33,13 @@ impl Callers {
 
     /// Has them begin, and waits until each has had `first` good answers.
     pub async fn begin(&self, first: u64) -> anyhow::Result<()> {
-        self.tell("/begin").await?;
+        self.tell_to_begin().await?;
         self.more(first).await
+    }
+
+    /// Has them begin, whatever comes of it.
+    pub async fn tell_to_begin(&self) -> anyhow::Result<()> {
+        self.tell("/begin").await
     }
 
     /// Has them end.
