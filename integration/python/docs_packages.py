@@ -163,7 +163,7 @@ def configuration(state):
 
 
 def terraform(words, folder, _state):
-    """`terraform`: providers can't be had, so files must parse, and the variables be those that they declare and need."""
+    """`terraform`: providers can't be had, so files must parse, and variables be those that they declare and need."""
     chdir = [word.partition("=")[2] for word in words if word.startswith("-chdir=")]
     rest = [word for word in words[1:] if not word.startswith("-chdir=")]
     plain, named = options(
