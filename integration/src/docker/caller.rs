@@ -65,6 +65,20 @@ impl Callers {
         Ok(sum)
     }
 
+    /// The same once the outcome of every request is known that has been sent so far.
+    pub async fn settled(&self) -> anyhow::Result<Tally> {
+        let sent = self.each().await?;
+        wait::until(SOON, "the outcome of every request so far", async || {
+            let (now, mut sum) = (self.each().await?, Tally::default());
+            now.values().for_each(|one| sum.add(one));
+            let is_settled = |(address, tally): (&SocketAddr, &Tally)| {
+                sent.get(address).is_none_or(|before| tally.settled >= before.sent)
+            };
+            Ok(now.iter().all(is_settled).then_some(sum))
+        })
+        .await
+    }
+
     async fn each(&self) -> anyhow::Result<BTreeMap<SocketAddr, Tally>> {
         let mut all = BTreeMap::new();
         for address in &self.addresses {

@@ -15,6 +15,8 @@ const KEPT: usize = 20;
 pub struct Tally {
     /// Requests begun.
     pub sent: u64,
+    /// Of these, counted in the order in which they began, so many from the first on have an outcome.
+    pub settled: u64,
     /// Answered as they should be.
     pub ok: u64,
     /// Everything else.
@@ -52,6 +54,7 @@ impl Tally {
     /// Adds what another one tells.
     pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
+        self.settled += other.settled;
         self.ok += other.ok;
         self.misrouted += other.misrouted;
         self.failed += other.failed;

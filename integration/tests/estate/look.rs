@@ -27,13 +27,13 @@ impl Mark {
 
     /// Now, with everything before accounted for.
     pub(crate) async fn now(callers: &Callers) -> anyhow::Result<Self> {
-        settled(callers).await.map(Self)
+        callers.settled().await.map(Self)
     }
 
     /// What callers saw since then, once the outcome of every request so far is known; and where the next measurement begins, so
     /// that no failure is nobody's.
     pub(crate) async fn row(&self, callers: &Callers, world: &'static str) -> anyhow::Result<(Row, Self)> {
-        let (before, now) = (&self.0, settled(callers).await?);
+        let (before, now) = (&self.0, callers.settled().await?);
         let failed = now.failed - before.failed;
         let told = now.failures.iter().filter(|failure| !before.failures.contains(failure));
         let told: Vec<_> = told.take(3).map(|failure| failure.what.trim().to_owned()).collect();
@@ -49,16 +49,6 @@ impl Mark {
         })
         .await
     }
-}
-
-/// What became of requests, once that is known of all that have been sent so far.
-async fn settled(callers: &Callers) -> anyhow::Result<Tally> {
-    let sent = callers.tally().await?.sent;
-    wait::until(SETTLING, format!("the outcome of {sent} requests"), async || {
-        let now = callers.tally().await?;
-        Ok((now.known() >= sent).then_some(now))
-    })
-    .await
 }
 
 /// Waits until each of these sidecars is connected to some server and holds its newest snapshot.

@@ -51,7 +51,7 @@ impl Sizes {
 
     /// What the report is about.
     pub(crate) fn full() -> Self {
-        let outage = Duration::from_secs(150);
+        let outage = Duration::from_secs(125);
         Self { tasks: 20, callers: 6, rate: 60, stops: 20, requests: 10_000, outage, live: 30 }
     }
 }

@@ -4,6 +4,7 @@
 //! sidecar's doing. It begins when it is told to (`POST /begin`), and tells what became of every request (`GET /tally`).
 //! Invariant: a request is counted as sent when it begins, and once more when its outcome is known.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -56,6 +57,8 @@ struct Caller {
     options: Options,
     calling: watch::Sender<bool>,
     tally: Mutex<Tally>,
+    /// The numbers of the requests that have no outcome yet.
+    open: Mutex<BTreeSet<u64>>,
     /// Connections that wait for the next request.
     idle: Mutex<Vec<SendRequest<Body>>>,
 }
@@ -65,7 +68,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let end = super::told_to_end()?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.port));
     let (calling, _) = watch::channel(false);
-    let caller = Arc::new(Caller { options, calling, tally: Mutex::default(), idle: Mutex::default() });
+    let caller = Arc::new(Caller {
+        options,
+        calling,
+        tally: Mutex::default(),
+        open: Mutex::default(),
+        idle: Mutex::default(),
+    });
     tokio::spawn(caller.clone().pace());
     let order = |wanted| {
         post(async move |State(caller): State<Arc<Caller>>| {
@@ -76,7 +85,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .route("/health", get(async || StatusCode::OK))
         .route("/begin", order(true))
         .route("/end", order(false))
-        .route("/tally", get(async |State(caller): State<Arc<Caller>>| Json(caller.tally().clone())))
+        .route("/tally", get(async |State(caller): State<Arc<Caller>>| Json(caller.told())))
         .with_state(caller);
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
@@ -95,13 +104,13 @@ impl Caller {
         let mut calling = self.calling.subscribe();
         while calling.wait_for(|calling| *calling).await.is_ok() {
             tick.tick().await;
-            self.tally().sent += 1;
-            tokio::spawn(self.clone().call());
+            let number = self.begin();
+            tokio::spawn(self.clone().call(number));
         }
     }
 
     /// One request, over a connection that waits or a new one.
-    async fn call(self: Arc<Self>) {
+    async fn call(self: Arc<Self>, number: u64) {
         let outcome = tokio::time::timeout(PATIENCE, async {
             let mut sender = self.sender().await?;
             let answer = self.exchange(&mut sender).await?;
@@ -109,6 +118,25 @@ impl Caller {
             Ok(answer)
         });
         self.note(outcome.await.unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}"))));
+        self.open().remove(&number);
+    }
+
+    fn begin(&self) -> u64 {
+        let mut tally = self.tally();
+        tally.sent += 1;
+        self.open().insert(tally.sent);
+        tally.sent
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is to tell.
+    fn told(&self) -> Tally {
+        let tally = self.tally();
+        let settled = self.open().first().map_or(tally.sent, |oldest| oldest - 1);
+        Tally { settled, ..tally.clone() }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Body>>> {
