@@ -10,8 +10,6 @@ use std::time::Duration;
 use super::{Bootstrap, Exit, Outcome, Stop, Terminal};
 use crate::bootstrap::{Inputs, metadata, render};
 
-/// Ourselves, whatever has become of the file since.
-const SELF: &str = "/proc/self/exe";
 /// How long the metadata endpoint may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,7 +20,7 @@ pub(super) fn run(asked: &Bootstrap, terminal: &mut Terminal<'_>) -> Outcome {
         Stop::new(Exit::Failed, format!("can't write {}: {error}", path.display()), None)
     };
     if let Some(path) = &asked.copy_self {
-        let copied = File::open(SELF).and_then(|program| write(path, program, 0o755));
+        let copied = program().and_then(|program| write(path, program, 0o755));
         copied.map_err(|error| failed(path, error))?;
     }
     match &asked.out {
@@ -76,6 +74,15 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
         container_ports,
     };
     render(&inputs).map_err(|error| Stop::new(Exit::Usage, error, None))
+}
+
+/// Ourselves: where there is `/proc`, whatever has become of the file since.
+fn program() -> io::Result<File> {
+    if cfg!(target_os = "linux") {
+        File::open("/proc/self/exe")
+    } else {
+        std::env::current_exe().and_then(File::open)
+    }
 }
 
 /// In one step, so that an Envoy that starts meanwhile reads all or nothing. Whatever we are allowed to keep from others

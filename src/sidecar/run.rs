@@ -13,9 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -96,15 +94,24 @@ impl From<StopSignal> for Signal {
 
 /// Runs the command until it ends, and answers its code: 128 and the number of the signal where one ended it.
 pub fn run(plan: Plan) -> Result<u8, RunError> {
-    // So that orphans of the command come to us even where we are not process 1. A sandbox may forbid it; then they go where
-    // they went before.
-    let _ = set_child_subreaper(Some(getpid()));
+    adopt_orphans();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(life(plan));
     // A question to Envoy must not keep us.
     runtime.shutdown_background();
     code
 }
+
+/// Has orphans of the command come to us even where we are not process 1. A sandbox may forbid it; then they go where they went
+/// before.
+#[cfg(target_os = "linux")]
+fn adopt_orphans() {
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
+/// No other system lets anybody but process 1 have them.
+#[cfg(not(target_os = "linux"))]
+fn adopt_orphans() {}
 
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
