@@ -49,11 +49,11 @@ pub struct Config {
     pub namespaces: BTreeMap<Namespace, NamespaceConfig>,
     /// Policy files and folders of them, each joined to the folder of the configuration.
     pub policies: Vec<PathBuf>,
-    /// The text of one more policy, from the environment.
-    pub policy_text: Option<String>,
+    /// The variable and the text of one more policy, from the environment.
+    pub policy_text: Option<Box<(PathBuf, String)>>,
 }
 
-/// The variable that may hold a policy's text, where there is no file.
+/// The variable that may hold the text of a policy, which is in force beside all that files say.
 const POLICY_TEXT: &str = "LEGATION_POLICY";
 
 /// Where the server listens. Port 0 takes a free one.
@@ -226,7 +226,8 @@ impl Config {
             environment.into_iter().partition(|(name, _)| name == POLICY_TEXT);
         let strangers = environment::apply(&mut written, environment);
         let config = checks::check(Document::new(file, text), written, strangers)?;
-        let policy_text = texts.into_iter().map(|(_, text)| text).find(|text| !text.trim().is_empty());
+        let text = texts.into_iter().find(|(_, text)| !text.trim().is_empty());
+        let policy_text = text.map(|(name, text)| Box::new((name.into(), text)));
         Ok(Self { policy_text, ..config })
     }
 }

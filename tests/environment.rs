@@ -89,3 +89,22 @@ fn mistakes_in_texts_are_told_by_the_names_of_their_variables() {
     assert_eq!(code, Some(2));
     assert!(err.contains("give --config FILE, or the text of the configuration in LEGATION_CONFIG"), "{err}");
 }
+
+#[test]
+fn beside_a_file_the_policy_is_in_force_and_the_configuration_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("legation.yaml");
+    std::fs::write(&file, "namespaces: { prod: { clusters: [prod-a] } }\n").unwrap();
+    let check = |policy: &str| {
+        let mut serve = legation(&["serve", "--check-config", "--config", &file.display().to_string()]);
+        let output = serve.env("LEGATION_CONFIG", "{}").env("LEGATION_POLICY", policy).output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, err) = check(POLICY);
+    assert_eq!((code, out.as_str()), (Some(0), "no problems found\n"));
+    assert!(err.starts_with("warning: LEGATION_CONFIG is not read, because --config names "), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    let (code, out, _) = check(&POLICY.replace("7s", "seven"));
+    assert_eq!(code, Some(3));
+    assert!(out.contains("LEGATION_POLICY:3:"), "{out}");
+}

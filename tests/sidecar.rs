@@ -109,9 +109,10 @@ fn a_command_that_cannot_be_started_ends_as_in_a_shell() {
 
 #[test]
 fn signals_are_passed_on_and_the_end_at_once_where_nothing_is_put_off() {
-    let mut helper = Helper::start(&[], &hears("HUP INT QUIT USR1 USR2"));
+    let signals = "HUP INT QUIT ABRT USR1 USR2 ALRM CONT TSTP TTIN TTOU URG VTALRM PROF WINCH";
+    let mut helper = Helper::start(&[], &hears(signals));
     assert_eq!(helper.line(), "up");
-    for signal in ["HUP", "INT", "QUIT", "USR1", "USR2"] {
+    for signal in signals.split(' ') {
         helper.signal(signal);
         assert_eq!(helper.line(), signal);
     }
@@ -167,15 +168,18 @@ fn a_second_stop_signal_or_the_commands_own_end_ends_the_wait() {
 
 #[test]
 fn the_stop_signal_is_the_images() {
-    let script = format!("trap 'echo QUIT; exit 0' QUIT; trap 'echo TERM' TERM; echo up; {LOOP}");
-    let mut helper = Helper::start(&["--hold", "1s", "--stop-signal", "quit"], &script);
-    assert_eq!(helper.line(), "up");
-    let asked = Instant::now();
-    helper.signal("QUIT");
-    helper.signal("TERM");
-    assert_eq!(helper.line(), "TERM", "it asks for nothing here, and is passed on");
-    assert_eq!((helper.line().as_str(), helper.code()), ("QUIT", 0));
-    assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+    for stop in ["QUIT", "INT", "HUP", "USR1", "WINCH"] {
+        let script = format!("trap 'echo {stop}; exit 0' {stop}; trap 'echo TERM' TERM; echo up; {LOOP}");
+        let mut helper =
+            Helper::start(&["--hold", "1s", "--stop-signal", &stop.to_ascii_lowercase()], &script);
+        assert_eq!(helper.line(), "up");
+        let asked = Instant::now();
+        helper.signal(stop);
+        helper.signal("TERM");
+        assert_eq!(helper.line(), "TERM", "it asks for nothing here, and is passed on");
+        assert_eq!((helper.line().as_str(), helper.code()), (stop, 0));
+        assert!(asked.elapsed() >= Duration::from_secs(1), "{stop}: {:?}", asked.elapsed());
+    }
 }
 
 /// Answers as an Envoy's admin pages do.
@@ -423,6 +427,27 @@ fn names_are_there_before_the_command_and_follow_envoy() {
     }
     helper.signal("TERM");
     assert_eq!(helper.code(), 0);
+}
+
+#[test]
+fn what_is_told_to_end_before_its_command_has_started_ends_and_starts_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hosts");
+    std::fs::write(&file, "127.0.0.1 localhost\n").unwrap();
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("QUIT", 131), ("HUP", 129), ("WINCH", 156)] {
+        // It tells of no names.
+        let pages = Pages::open(0, 0);
+        let (admin, path) = (pages.address.to_string(), file.display().to_string());
+        let arguments = ["--hosts", "--hosts-file", &path, "--admin", &admin, "--stop-signal", "winch"];
+        let mut helper = Helper::start(&arguments, "echo started; exit 3");
+        let deadline = Instant::now() + LIMIT;
+        while pages.looks.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "names are not asked for");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        helper.signal(signal);
+        assert_eq!((helper.line().as_str(), helper.code()), ("", code), "{signal}");
+    }
 }
 
 #[test]

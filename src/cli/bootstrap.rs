@@ -4,14 +4,12 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Bootstrap, Exit, Outcome, Stop, Terminal};
 use crate::bootstrap::{Inputs, metadata, render};
 
-/// Ourselves, whatever has become of the file since.
-const SELF: &str = "/proc/self/exe";
 /// How long the metadata endpoint may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,7 +20,7 @@ pub(super) fn run(asked: &Bootstrap, terminal: &mut Terminal<'_>) -> Outcome {
         Stop::new(Exit::Failed, format!("can't write {}: {error}", path.display()), None)
     };
     if let Some(path) = &asked.copy_self {
-        let copied = File::open(SELF).and_then(|program| write(path, program, 0o755));
+        let copied = program().and_then(|program| write(path, program, 0o755));
         copied.map_err(|error| failed(path, error))?;
     }
     match &asked.out {
@@ -78,16 +76,23 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
     render(&inputs).map_err(|error| Stop::new(Exit::Usage, error, None))
 }
 
+/// Ourselves: where there is `/proc`, whatever has become of the file since.
+fn program() -> io::Result<File> {
+    if cfg!(target_os = "linux") {
+        File::open("/proc/self/exe")
+    } else {
+        std::env::current_exe().and_then(File::open)
+    }
+}
+
 /// In one step, so that an Envoy that starts meanwhile reads all or nothing. Whatever we are allowed to keep from others
 /// (umask), everybody may read it: containers of one task run as several users.
 fn write(path: &Path, mut content: impl Read, mode: u32) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         make(folder)?;
     }
-    let mut draft = OsString::from(path);
-    draft.push(".tmp");
+    let (mut file, draft) = draft(path)?;
     let written = (|| {
-        let mut file = File::create(&draft)?;
         io::copy(&mut content, &mut file)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
@@ -98,6 +103,19 @@ fn write(path: &Path, mut content: impl Read, mode: u32) -> io::Result<()> {
     })
 }
 
+/// A new file beside this one. Containers that share a folder have the same process ids, and who was killed has left a draft.
+fn draft(path: &Path) -> io::Result<(File, PathBuf)> {
+    for number in 0_u32.. {
+        let mut draft = OsString::from(path);
+        draft.push(format!(".{}.{number}.tmp", std::process::id()));
+        match File::create_new(&draft) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|file| (file, draft.into())),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
 /// A folder with all above it; who made it may write to it, and everybody may look.
 fn make(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
@@ -106,7 +124,12 @@ fn make(folder: &Path) -> io::Result<()> {
     if let Some(above) = folder.parent() {
         make(above)?;
     }
-    fs::create_dir(folder)?;
+    match fs::create_dir(folder) {
+        Ok(()) => {}
+        // Another was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
+        Err(error) => return Err(error),
+    }
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
@@ -114,6 +137,8 @@ fn make(folder: &Path) -> io::Result<()> {
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
+    use std::os::unix::fs::symlink;
+    use std::sync::Barrier;
 
     use clap::Parser as _;
 
@@ -178,5 +203,44 @@ mod tests {
         fs::create_dir(folder.path().join("taken")).unwrap();
         write(&folder.path().join("taken"), &b"x"[..], 0o644).unwrap_err();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no draft is left of a failure either");
+    }
+    #[test]
+    fn any_number_may_write_one_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let writers = 8;
+        let barrier = Barrier::new(writers);
+        for round in 0..50 {
+            let path = folder.path().join(format!("{round}/mesh/bin/legation"));
+            let content = |writer: usize| writer.to_string().repeat(10_000);
+            std::thread::scope(|scope| {
+                for writer in 0..writers {
+                    let (barrier, path) = (&barrier, &path);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        write(path, content(writer).as_bytes(), 0o644).unwrap();
+                    });
+                }
+            });
+            let text = fs::read_to_string(&path).unwrap();
+            assert!((0..writers).any(|writer| text == content(writer)), "it is of several");
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        }
+    }
+
+    #[test]
+    fn a_draft_is_a_new_file_whatever_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("envoy.yaml"), folder.path().join("other"));
+        fs::write(&other, "others'").unwrap();
+        let left = [".tmp".to_owned(), format!(".{}.0.tmp", std::process::id())];
+        for name in left {
+            symlink(&other, folder.path().join(format!("envoy.yaml{name}"))).unwrap();
+        }
+        write(&path, &b"ours"[..], 0o644).unwrap();
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap(), fs::read_to_string(&other).unwrap()),
+            ("ours".into(), "others'".into())
+        );
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }
 }

@@ -32,9 +32,11 @@ pub(super) enum Sidecar {
     Drain(Drain),
     /// Run a command as the init of a container, and put its end off while others need it
     ///
-    /// Signals are passed on, orphans are reaped, and the exit code is the command's, or 128 and the signal that ended it; 126 or
-    /// 127 where it can't be started. A second stop signal, or the end of the command, ends every wait. With both --hold and
-    /// --drain the command is told after the hold at the earliest.
+    /// Signals are passed on, but for real-time ones, CHLD, and those by which a process learns of a fault of its own, such as
+    /// PIPE and BUS. Orphans are reaped, and the exit code is the command's, or 128 and the signal that ended it; 126 or 127 where
+    /// it can't be started. A second stop signal, or the end of the command, ends every wait. With both --hold and --drain the
+    /// command is told after the hold at the earliest. While the first names are waited for (--hosts) there is no command yet:
+    /// TERM, INT, QUIT, HUP and the stop signal end all then.
     Run(Run),
 }
 
@@ -92,6 +94,9 @@ enum StopSignal {
     Term,
     Int,
     Quit,
+    Hup,
+    Usr1,
+    Winch,
 }
 
 impl From<StopSignal> for run::StopSignal {
@@ -100,6 +105,9 @@ impl From<StopSignal> for run::StopSignal {
             StopSignal::Term => Self::Term,
             StopSignal::Int => Self::Int,
             StopSignal::Quit => Self::Quit,
+            StopSignal::Hup => Self::Hup,
+            StopSignal::Usr1 => Self::Usr1,
+            StopSignal::Winch => Self::Winch,
         }
     }
 }

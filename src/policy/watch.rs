@@ -23,9 +23,6 @@ const POLL: Duration = Duration::from_secs(5);
 /// After a change, until whoever writes has finished.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What a policy is called that comes as text, without a file: the variable that it comes in.
-const VARIABLE: &str = "LEGATION_POLICY";
-
 /// Where policies are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Places {
@@ -34,9 +31,9 @@ pub struct Places {
 }
 
 impl Places {
-    /// These files and folders, and then a text that does not change.
-    pub fn new(paths: &[PathBuf], text: Option<&str>) -> Self {
-        Self { paths: paths.to_vec(), text: text.map(|text| (VARIABLE.into(), text.to_owned())) }
+    /// These files and folders, and then a text that does not change, by the name of where it comes from.
+    pub fn new(paths: &[PathBuf], text: Option<&Text>) -> Self {
+        Self { paths: paths.to_vec(), text: text.cloned() }
     }
 
     /// Whether anything there may change.
@@ -252,6 +249,7 @@ mod tests {
         write("b.yaml", "services: { payments: { retry: { attempts: 1 } } }\n");
         write("note.txt", "no policy");
         let text = format!("{HEAD}services: {{ ledger: {{ retry: {{ attempts: 2 }} }} }}\n");
+        let text = (PathBuf::from("LEGATION_POLICY"), text);
         let places = Places::new(&[folder.path().to_owned()], Some(&text));
         let namespaces = BTreeSet::from(["prod".into()]);
         let first = load(&places, &namespaces).expect("a policy");
@@ -282,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_text_alone_is_a_policy_that_never_changes() {
-        let places = Places::new(&[], Some("apiVersion: legation/v1alpha1\nkind: Polcy\n"));
+        let text = ("LEGATION_POLICY".into(), "apiVersion: legation/v1alpha1\nkind: Polcy\n".to_owned());
+        let places = Places::new(&[], Some(&text));
         assert!(!places.may_change());
         let problems = load(&places, &BTreeSet::from(["prod".into()])).expect_err("a mistake");
         assert_eq!((&*problems[0].file, problems[0].line), ("LEGATION_POLICY", 2));

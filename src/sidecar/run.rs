@@ -1,7 +1,9 @@
 //! The parent of one command: a small init that knows when its child should hear that it is to end.
 //!
 //! It is no supervisor: when the command ends, so does it, with the same code. Invariant: every child that ends is reaped,
-//! also those that were somebody else's; the command hears every signal, and those that ask for its end in due time.
+//! also those that were somebody else's; the command hears every signal that the helper gets, and those that ask for its end in
+//! due time. Not meant for it, and not passed on, are SIGCHLD and what a process gets for a fault of its own (SIGPIPE, SIGBUS,
+//! SIGXCPU and the like); SIGKILL and SIGSTOP can't be heard, and real-time signals are not listened for.
 //!
 //! The command stays in the process group that it was started in, and is a child of the main thread: Envoy has itself ended
 //! when the thread that started it does.
@@ -13,9 +15,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -25,9 +25,32 @@ use super::envoy::{Connections, Envoy, EnvoyError};
 use super::hosts::{Hosts, Look};
 use super::say;
 
-/// What is passed on as it comes, unless it is what asks for the end.
-const SIGNALS: [Signal; 7] =
-    [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::WINCH];
+/// What is passed on as it comes, unless it is what asks for the end: all that one process sends to another.
+const SIGNALS: &[Signal] = &[
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::ABORT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::TERM,
+    Signal::CONT,
+    Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
+    Signal::URG,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::WINCH,
+    Signal::IO,
+    #[cfg(target_os = "linux")]
+    Signal::POWER,
+    #[cfg(target_os = "linux")]
+    Signal::STKFLT,
+];
+/// What ends the helper itself while there is no command yet.
+const ENDS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 /// How long one question to Envoy may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at the names.
@@ -60,6 +83,12 @@ pub enum StopSignal {
     Int,
     /// SIGQUIT.
     Quit,
+    /// SIGHUP.
+    Hup,
+    /// SIGUSR1.
+    Usr1,
+    /// SIGWINCH.
+    Winch,
 }
 
 /// A command that did not run.
@@ -90,21 +119,33 @@ impl From<StopSignal> for Signal {
             StopSignal::Term => Self::TERM,
             StopSignal::Int => Self::INT,
             StopSignal::Quit => Self::QUIT,
+            StopSignal::Hup => Self::HUP,
+            StopSignal::Usr1 => Self::USR1,
+            StopSignal::Winch => Self::WINCH,
         }
     }
 }
 
 /// Runs the command until it ends, and answers its code: 128 and the number of the signal where one ended it.
 pub fn run(plan: Plan) -> Result<u8, RunError> {
-    // So that orphans of the command come to us even where we are not process 1. A sandbox may forbid it; then they go where
-    // they went before.
-    let _ = set_child_subreaper(Some(getpid()));
+    adopt_orphans();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(life(plan));
     // A question to Envoy must not keep us.
     runtime.shutdown_background();
     code
 }
+
+/// Has orphans of the command come to us even where we are not process 1. A sandbox may forbid it; then they go where they went
+/// before.
+#[cfg(target_os = "linux")]
+fn adopt_orphans() {
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
+/// No other system lets anybody but process 1 have them.
+#[cfg(not(target_os = "linux"))]
+fn adopt_orphans() {}
 
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +172,9 @@ async fn life(plan: Plan) -> Result<u8, RunError> {
             tokio::select! {
                 () = &mut first => break,
                 Some(event) = events.recv() => match event {
-                    Event::Signal(signal) if signal == stop || signal == Signal::INT => return Ok(code_of(signal)),
+                    Event::Signal(signal) if signal == stop || ENDS.contains(&signal) => {
+                        return Ok(code_of(signal));
+                    }
                     _ => {}
                 },
             }
@@ -175,9 +218,8 @@ async fn life(plan: Plan) -> Result<u8, RunError> {
 
 /// Has signals come as events.
 fn listen(sender: &mpsc::UnboundedSender<Event>) -> io::Result<()> {
-    let mut to_come = SIGNALS.map(|it| (SignalKind::from_raw(it.as_raw()), Event::Signal(it))).to_vec();
-    to_come.push((SignalKind::child(), Event::Child));
-    for (kind, event) in to_come {
+    let of_others = SIGNALS.iter().map(|it| (SignalKind::from_raw(it.as_raw()), Event::Signal(*it)));
+    for (kind, event) in of_others.chain([(SignalKind::child(), Event::Child)]) {
         let (mut stream, sender) = (signal(kind)?, sender.clone());
         tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(event).is_ok() {} });
     }
