@@ -316,7 +316,7 @@ struct Bootstrap {
     /// The CA of the control plane's certificate, where the sidecar finds it as PEM; without it no TLS is spoken.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<String>,
-    /// The mesh namespace; else the `legation.namespace` label of the task's containers.
+    /// The mesh namespace; else what the label `legation.namespace` of this container says, in an ECS task.
     #[arg(long)]
     namespace: Option<String>,
     /// The service that the sidecar belongs to; else the ECS service.
@@ -334,7 +334,7 @@ struct Bootstrap {
     /// The port of Envoy's own admin pages, on loopback.
     #[arg(long, value_name = "PORT", default_value_t = 9901, value_parser = clap::value_parser!(u16).range(1..))]
     admin_port: u16,
-    /// A port that a container of the task listens on, besides those that ECS knows.
+    /// A port that a container of the task listens on; ECS tells of none of a container that has yet to start.
     #[arg(long = "container-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     container_ports: Vec<u16>,
     /// Write here, in one step, and not to stdout; its folder is made.

@@ -50,7 +50,7 @@ pub(super) fn text(asked: &Bootstrap, base: Option<&str>) -> Result<String, Stop
         &asked.namespace,
         task.and_then(|task| task.namespace.as_ref()),
         "the mesh namespace is not known",
-        "give --namespace, or label a container of the task with `legation.namespace`",
+        "give --namespace, or label this container with `legation.namespace`",
     )?;
     let service = needed(
         &asked.service,

@@ -358,7 +358,7 @@ mod bootstraps {
             Usage: error: no --node-id, and this is no ECS task: ECS_CONTAINER_METADATA_URI_V4 is not set
               help: give --node-id, --namespace and --service
             Usage: error: the mesh namespace is not known
-              help: give --namespace, or label a container of the task with `legation.namespace`
+              help: give --namespace, or label this container with `legation.namespace`
             Usage: error: the service is not known
               help: give --service, or leave --node-id out so that the task says it
             Usage: error: a container of this task listens on 9901: give Envoy's admin pages another port (--admin-port)
