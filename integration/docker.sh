@@ -32,6 +32,7 @@ get() {
 
 up() {
     if [ -n "${DOCKER_HOST:-}" ]; then
+        answers "$DOCKER_HOST" || fail "nothing answers at DOCKER_HOST, $DOCKER_HOST"
         echo "$DOCKER_HOST"
         return
     fi
@@ -57,17 +58,32 @@ up() {
     tries=0
     until answers "$own"; do
         tries=$((tries + 1))
-        kill -0 "$engine" 2>/dev/null && [ "$tries" -lt 300 ] || fail "dockerd does not start: $(tail -n 5 "$folder/dockerd.log")"
+        if ! kill -0 "$engine" 2>/dev/null || [ "$tries" -ge 300 ]; then
+            kill -TERM "$engine" 2>/dev/null || true
+            fail "dockerd does not start: $(tail -n 5 "$folder/dockerd.log")"
+        fi
         sleep 0.1
     done
     echo "$own"
 }
 
+# Whether the engine that `up` started still runs: what has ended and was not reaped does not.
+runs() {
+    pid=$(cat "$place/pid" 2>/dev/null) || return 1
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null || true)" = dockerd ] && ! grep -q '^State:.Z' "/proc/$pid/status"
+}
+
 down() {
-    [ -f "$place/pid" ] || return 0
-    pid=$(cat "$place/pid")
-    kill -TERM "$pid" 2>/dev/null || return 0
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    runs || return 0
+    # Not under an estate that somebody else has there.
+    flock --nonblock "$place/docker.sock.estate" true || return 0
+    kill -TERM "$pid"
+    tries=0
+    while runs; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || fail "dockerd ($pid) does not end"
+        sleep 0.1
+    done
 }
 
 exec 9>"$folder/lock"

@@ -13,6 +13,7 @@ import urllib.request
 
 import boto3
 import yaml
+from moto.ecs.models import ecs_backends
 from moto.server import ThreadedMotoServer
 
 REGION = "eu-west-1"
@@ -68,7 +69,7 @@ class Moto:
         for number, letter in enumerate("abc"):
             made = ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{REGION}{letter}")
             subnets.append(made["Subnet"]["SubnetId"])
-        ec2.create_tags(Resources=subnets, Tags=[{"Key": "Tier", "Value": "private"}])
+            ec2.create_tags(Resources=subnets[-1:], Tags=[{"Key": "Name", "Value": f"private-{letter}"}])
         groups = {
             name: ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"] for name in SERVICES
         }
@@ -97,10 +98,21 @@ class Moto:
             }
             behind = [{"targetGroupArn": target, "containerName": "app", "containerPort": 8080}]
             ecs.create_service(serviceName=name, desiredCount=1, loadBalancers=behind, **common)
+            connect(name)
             ecs.run_task(count=1, startedBy="ecs-svc/0000000000000000001", **common)
 
     def stop(self):
         self.server.stop()
+
+
+def connect(name):
+    """What ECS tells of Service Connect, which moto's services do not keep: all are clients, `payments` is called."""
+    block = {"enabled": True, "namespace": "prod"}
+    if name == "payments":
+        alias = {"port": 8080, "dnsName": "payments"}
+        block["services"] = [{"portName": "http", "discoveryName": "payments", "clientAliases": [alias]}]
+    service = ecs_backends[ACCOUNT][REGION].services[f"prod-a:{name}"]
+    service.deployments[0]["serviceConnectConfiguration"] = block
 
 
 class Template(yaml.SafeLoader):

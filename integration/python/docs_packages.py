@@ -163,7 +163,7 @@ def configuration(state):
 
 
 def terraform(words, folder, _state):
-    """`terraform`: providers can't be had, so the files must parse and every variable that is set must be declared."""
+    """`terraform`: providers can't be had, so files must parse, and variables be those that they declare and need."""
     chdir = [word.partition("=")[2] for word in words if word.startswith("-chdir=")]
     rest = [word for word in words[1:] if not word.startswith("-chdir=")]
     plain, named = options(
@@ -175,16 +175,18 @@ def terraform(words, folder, _state):
     files = sorted(root.glob("*.tf"))
     if not files:
         raise Wrong(f"no file of Terraform in {root}")
-    declared = set()
+    declared = {}
     for file in files:
         for block in parse(file).get("variable", []):
-            declared.update(name.strip('"') for name in block)
-    for text in named.get("-var", []):
-        name = text.partition("=")[0]
-        if name not in declared:
-            raise Wrong(f"no variable {name} is declared in {root}")
+            declared.update({name.strip('"'): said for name, said in block.items()})
+    given = {text.partition("=")[0] for text in named.get("-var", [])}
     for file in named.get("-var-file", []):
-        parse(root / file)
+        given |= {name for name in parse(root / file) if not name.startswith("__")}
+    if given - set(declared):
+        raise Wrong(f"no variable {sorted(given - set(declared))} is declared in {root}")
+    lacking = {name for name, said in declared.items() if "default" not in said} - given
+    if lacking and plain[0] in ("plan", "apply", "destroy"):
+        raise Wrong(f"terraform {plain[0]} would ask for {sorted(lacking)}")
 
 
 def parse(path):

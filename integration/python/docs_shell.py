@@ -22,13 +22,14 @@ import helm_python
 from docs_cloud import CREDENTIALS, ELSEWHERE, REGION, Moto, plain_endpoint
 from docs_packages import PROGRAMS, Wrong, configuration
 from docs_reader import ROOT, assignments, programs, read, words
+from docs_tasks import TASK, metadata
 
 LEGATION = os.environ["LEGATION_BIN"]
 FAKE_AWS = os.environ["LEGATION_FAKE_AWS_BIN"]
 # As they stand in the guides, and which listener of the server each is.
 USUAL = {"127.0.0.1:18000": "xds", "127.0.0.1:9090": "metrics", "127.0.0.1:19000": "admin"}
 SHOWN = ("deploy", "charts", "docs", "bench", "Makefile", "Dockerfile")
-TASK = "arn:aws:ecs:eu-west-1:111122223333:task/prod-a/0123456789abcdef0123456789abcdef"
+INIT = {"name": "legation-init", "dockerLabels": {"legation.namespace": "prod"}}
 CONFIG = f"aws: {{ region: {REGION} }}\nnamespaces: {{ prod: {{ clusters: [prod-a] }} }}\n"
 CALLS = {"aws", "curl", "legation"}
 
@@ -51,23 +52,13 @@ def until(what, happens, seconds=30):
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """The task metadata endpoint, as a task of `checkout` sees it."""
+    """The task metadata endpoint, as the init container of a task of `checkout` sees it."""
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
-        ports = [{"ContainerPort": 3000, "Protocol": "tcp"}]
-        containers = [{"Name": "app", "Labels": {"legation.namespace": "prod"}, "Ports": ports}]
-        task = {
-            "Cluster": "prod-a",
-            "TaskARN": TASK,
-            "Family": "checkout",
-            "Revision": "1",
-            "ServiceName": "checkout",
-            "AvailabilityZone": "eu-west-1a",
-            "Containers": containers,
-        }
+        task = metadata(self.server.init)
         data = json.dumps(task).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(data)))
@@ -88,6 +79,7 @@ class Estate:
         self.endings.append(self.moto.stop)
         self.plain, self.plain_url = plain_endpoint()
         self.metadata = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+        self.metadata.init = INIT
         self.endings += [self.plain.shutdown, self.metadata.shutdown]
         threading.Thread(target=self.metadata.serve_forever, daemon=True).start()
         self.programs = self.link_programs()
@@ -168,6 +160,20 @@ class Estate:
             until("a sidecar that has all it is sent", self.is_synced)
         except AssertionError as error:  # perhaps another Envoy of this machine has its ports
             raise AssertionError(f"{error}: {self.fetch('admin', '/api/v1/proxies')}") from error
+
+    def bootstrap(self, init, folder):
+        """How `legation-init` of a task definition ends, and the node of the bootstrap that it leaves."""
+        (folder / "mesh").mkdir(exist_ok=True)
+        words = [word.replace("/mesh/", f"{folder}/mesh/") for word in init["command"]]
+        self.metadata.init = init
+        try:
+            ran = subprocess.run(
+                [LEGATION, *words], env=self.environment("legation"), capture_output=True, text=True, timeout=60
+            )
+        finally:
+            self.metadata.init = INIT
+        node = json.loads((folder / "mesh/envoy.yaml").read_text())["node"] if ran.returncode == 0 else None
+        return ran, node
 
     def is_synced(self):
         items = json.loads(self.fetch("admin", "/api/v1/proxies"))["items"]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import docs_packages
+import docs_tasks
 from docs_cloud import Template
 from docs_reader import ROOT, SPAN, guides, programs, read
 from docs_shell import LEGATION, Estate, Shell
@@ -82,6 +83,8 @@ def test_a_wrong_command_is_seen(estate, tmp_path):
         "legation explain nobody payments:8080",
         "helm lint charts/nothing",
         "terraform -chdir=nowhere init",
+        "terraform apply",
+        "terraform apply -var zones=3",
         "docker build -f Nofile .",
         "make nothing",
         "NONE=$(aws elbv2 describe-target-groups --query 'TargetGroups[9].TargetGroupArn' --output text)",
@@ -89,7 +92,8 @@ def test_a_wrong_command_is_seen(estate, tmp_path):
         "curl -sf http://127.0.0.1:19000/api/v1/nothing",
         "legation status | tee status",
     ]
-    path.write_text("```yaml\n# bad.yaml\nkind: Policy\nservice: {}\n```\n\n```sh\n" + "\n".join(commands) + "\n```\n")
+    files = "```yaml\n# bad.yaml\nkind: Policy\nservice: {}\n```\n\n```hcl main.tf\nvariable \"subnets\" {}\n```\n\n"
+    path.write_text(f"{files}```sh\n" + "\n".join(commands) + "\n```\n")
     guide = read(path)
     estate.moto.prepare()
     shell = Shell(estate, tmp_path, guide)
@@ -167,7 +171,8 @@ def bad_blocks(guide, shell):
 
 
 def judge_json(guide, block, shell):
-    json.loads(block.text)
+    wrong = docs_tasks.faults(block.text)
+    assert not wrong, "; ".join(wrong)
 
 
 def judge_hcl(guide, block, shell):
@@ -241,6 +246,10 @@ services: { payments: { namespace: prod, timeouts: { reqest: 5s } } }
 { "no": json }
 ```
 
+```json
+{ "portMappings": [{ "name": "http", "containerPort": 8080, "appProtocol": "htp" }] }
+```
+
 ```toml
 of = "no kind that is checked"
 ```
@@ -256,13 +265,71 @@ def test_wrong_names_are_seen(estate, sources, metrics, schema, tmp_path):
     assert strange_metrics(guide, metrics) == ["legation_nothing_total"]
     assert strange_keys(guide, schema) == ["timeouts.reqest"]
     bad = bad_blocks(guide, Shell(estate, tmp_path, guide))
-    assert [problem.split(":")[1] for problem in bad] == ["5", "11", "15"], bad
+    assert [problem.split(":")[1] for problem in bad] == ["5", "11", "15", "19"], bad
+
+
+TASKS = [(name, it) for guide in GUIDES for name, it in docs_tasks.definitions(guide).items()]
+
+
+def test_the_sidecars_definition_is_that_of_deploy():
+    none(docs_tasks.differences(dict(TASKS)["checkout.json"], docs_tasks.shipped()))
+
+
+def test_a_difference_is_seen():
+    shipped = docs_tasks.shipped()
+    assert docs_tasks.differences(shipped, shipped) == []
+    unseen = [
+        f"{name}: {key}"
+        for name, container in docs_tasks.by_name(shipped).items()
+        for key in set(container) - docs_tasks.NOT_COMPARED - {"name"}
+        if not docs_tasks.differences(without(shipped, name, key), shipped)
+    ]
+    none(unseen)
+    assert docs_tasks.differences(without(shipped, "app", "environment"), shipped)
+    assert docs_tasks.differences(shipped | {"memory": "2048"}, shipped)
+
+
+def without(definition, name, key):
+    containers = [
+        {its: value for its, value in it.items() if its != key or it["name"] != name}
+        for it in definition["containerDefinitions"]
+    ]
+    return definition | {"containerDefinitions": containers}
+
+
+@pytest.mark.parametrize("name, definition", TASKS, ids=[name for name, _ in TASKS])
+def test_an_init_container_knows_namespace_and_ports(name, definition, estate, tmp_path):
+    containers = docs_tasks.by_name(definition)
+    ran, node = estate.bootstrap(containers["legation-init"], tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    ports = [port["containerPort"] for it in containers.values() for port in it.get("portMappings", [])]
+    assert node["metadata"]["container_ports"] == ports != []
+    assert node["metadata"]["namespace"] == containers["app"]["dockerLabels"]["legation.namespace"]
+    assert (tmp_path / "mesh/bin/legation").exists()
+    helped = [it for it in containers.values() if "/mesh/bin/legation" in it.get("entryPoint", [])]
+    assert all(waits(it, containers, "legation-init") for it in helped) and containers["app"] in helped
+
+
+def waits(container, containers, name):
+    """Whether a container begins after another has, in the end, been waited for."""
+    on = [it["containerName"] for it in container.get("dependsOn", [])]
+    return name in on or any(waits(containers[it], containers, name) for it in on)
+
+
+def test_an_init_container_that_knows_nothing_fails(estate, tmp_path):
+    init = docs_tasks.by_name(dict(TASKS)["checkout.json"])["legation-init"]
+    ran, _ = estate.bootstrap({key: value for key, value in init.items() if key != "dockerLabels"}, tmp_path)
+    assert ran.returncode == 2 and "namespace" in ran.stderr, ran
+    at = init["command"].index("--container-port")
+    bare = init["command"][:at] + init["command"][at + 2 :]
+    ran, node = estate.bootstrap(init | {"command": bare}, tmp_path)
+    assert ran.returncode == 0 and node["metadata"]["container_ports"] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_a_guide_is_short_and_leads_on(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 250, "too long for a guide"
+    assert len(text.splitlines()) <= 280, "too long for a guide"
     assert "\u2014" not in text and "\u2013 " not in text.replace("| \u2013 ", "| "), "a dash where a comma would do"
     if path.name != "README.md":
         assert re.findall(r"^## (.+)$", text, re.MULTILINE)[-1] == "Where to go next"

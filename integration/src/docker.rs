@@ -6,6 +6,7 @@
 //! next estate begins.
 
 pub mod agent;
+pub mod arrivals;
 pub mod caller;
 pub mod definition;
 pub mod engine;

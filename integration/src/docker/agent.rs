@@ -87,7 +87,7 @@ impl Agent {
     }
 
     /// Leaves all containers to themselves, from which on somebody else may remove them.
-    pub async fn quit(self) {
+    pub async fn quit(&self) {
         self.follower.abort();
         self.shared.quit.cancel();
         self.shared.lives.close();
@@ -98,6 +98,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.follower.abort();
+        self.shared.quit.cancel();
     }
 }
 
@@ -105,12 +106,12 @@ impl Shared {
     fn hear(self: Arc<Self>, task: &Arc<Task>) {
         match (task.desired_status, task.last_status) {
             (DesiredStatus::Running, LastStatus::Pending) => {
-                let stop = CancellationToken::new();
-                lock(&self.stops).insert(task.arn.clone(), stop.clone());
                 let Some(definition) = lock(&self.definitions).get(&task.definition.arn).cloned() else {
                     tracing::error!(task = task.arn, "its definition was registered elsewhere");
                     return;
                 };
+                let stop = CancellationToken::new();
+                lock(&self.stops).insert(task.arn.clone(), stop.clone());
                 let (own, task) = (self.clone(), task.clone());
                 self.lives.spawn(async move {
                     let arn = task.arn.clone();

@@ -1,6 +1,6 @@
 //! The applications that call: they are told to begin, and asked what became of their requests.
 //!
-//! Invariant: what a caller has told once counts, even if its task ends later.
+//! Invariant: a sum is of all of them, or an error.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,8 +33,13 @@ impl Callers {
 
     /// Has them begin, and waits until each has had `first` good answers.
     pub async fn begin(&self, first: u64) -> anyhow::Result<()> {
-        self.tell("/begin").await?;
+        self.tell_to_begin().await?;
         self.more(first).await
+    }
+
+    /// Has them begin, whatever comes of it.
+    pub async fn tell_to_begin(&self) -> anyhow::Result<()> {
+        self.tell("/begin").await
     }
 
     /// Has them end.
@@ -58,6 +63,20 @@ impl Callers {
             sum.add(one);
         }
         Ok(sum)
+    }
+
+    /// The same once the outcome of every request is known that has been sent so far.
+    pub async fn settled(&self) -> anyhow::Result<Tally> {
+        let sent = self.each().await?;
+        wait::until(SOON, "the outcome of every request so far", async || {
+            let (now, mut sum) = (self.each().await?, Tally::default());
+            now.values().for_each(|one| sum.add(one));
+            let is_settled = |(address, tally): (&SocketAddr, &Tally)| {
+                sent.get(address).is_none_or(|before| tally.settled >= before.sent)
+            };
+            Ok(now.iter().all(is_settled).then_some(sum))
+        })
+        .await
     }
 
     async fn each(&self) -> anyhow::Result<BTreeMap<SocketAddr, Tally>> {

@@ -1,8 +1,9 @@
 //! A task definition as people register it, in the words of ECS's API.
 //!
 //! It is read from the same JSON that `aws ecs register-task-definition` takes, and says what the containers of a task are, in
-//! which order they start, and how one sees that they are well. Invariant: what is not understood is an error, except what
-//! has no meaning without AWS (roles, log drivers, sizes).
+//! which order they start, and how one sees that they are well. It leaves out what has no meaning
+//! without AWS (roles, log drivers, sizes) and what is not played here (`startTimeout`, `ulimits`). Invariant: what is left
+//! refers only to what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bollard::Docker;
 use bollard::container::LogOutput;
+use bollard::errors::Error::DockerResponseServerError;
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Ipam, IpamConfig,
     NetworkCreateRequest, NetworkingConfig, VolumeCreateRequest,
@@ -26,10 +27,10 @@ use tokio::process::Command;
 use super::LABEL;
 use super::ministack;
 use super::network::Inside;
-use crate::process::target_dir;
 
-/// How long a signal may take to be delivered, and a container to be made.
+/// Seconds that a signal may take to be delivered, and a container to be made.
 const REQUEST: u64 = 120;
+const REMOVAL: Duration = Duration::from_secs(60);
 
 /// An engine that answers.
 #[derive(Debug, Clone)]
@@ -87,16 +88,25 @@ pub enum Place {
 impl Engine {
     /// Opens the engine that `docker.sh` finds or starts, and clears away what an earlier estate left.
     pub async fn open() -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            rustix::process::geteuid().is_root(),
+            "the estate in containers needs root, and Docker's leave alone is not enough: it looks into containers' networks"
+        );
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker.sh");
         let output = Command::new(script).arg("up").output().await.context("running docker.sh")?;
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
         let host = String::from_utf8(output.stdout).context("what docker.sh says")?.trim().to_owned();
-        let version = bollard::API_DEFAULT_VERSION;
-        let docker = Docker::connect_with_socket(&host, REQUEST, version)
+        let socket = host.strip_prefix("unix://").with_context(|| {
+            format!(
+                "the estate in containers needs a Docker Engine of this machine, by unix://, and not {host}"
+            )
+        })?;
+        let docker = Docker::connect_with_socket(&host, REQUEST, bollard::API_DEFAULT_VERSION)
             .with_context(|| format!("connecting to Docker at {host}"))?;
         let docker = docker.negotiate_version().await.with_context(|| format!("asking Docker at {host}"))?;
-        let path = target_dir()?.join("docker/estate.lock");
-        let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+        // Beside the socket, so that there is one for each engine whoever uses it; docker.sh knows it.
+        let path = format!("{socket}.estate");
+        let lock = File::create(&path).with_context(|| format!("opening {path}"))?;
         lock.try_lock().context("another estate stands on this engine")?;
         let own = Self { docker, host, _lock: std::sync::Arc::new(lock) };
         own.sweep().await.context("clearing away what an earlier estate left")?;
@@ -125,16 +135,12 @@ impl Engine {
         let ours = || Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])]));
         let options = ListContainersOptions { all: true, filters: ours(), ..Default::default() };
         let found = self.docker.list_containers(Some(options)).await.context("listing containers")?;
-        let removed = futures_util::stream::iter(found.into_iter().filter_map(|container| container.id))
-            .for_each_concurrent(4, async |id| drop(self.remove(&id).await));
-        removed.await;
+        futures_util::stream::iter(found.into_iter().filter_map(|container| container.id).map(Ok))
+            .try_for_each_concurrent(4, async |id: String| self.remove(&id).await)
+            .await?;
         let options = ListNetworksOptions { filters: ours() };
         for network in self.docker.list_networks(Some(options)).await.context("listing networks")? {
-            let name = network.name.unwrap_or_default();
-            self.docker
-                .remove_network(&name)
-                .await
-                .with_context(|| format!("removing the network {name}"))?;
+            self.remove_network(&network.name.unwrap_or_default()).await?;
         }
         let options = ListVolumesOptions { filters: ours() };
         let volumes = self.docker.list_volumes(Some(options)).await.context("listing volumes")?;
@@ -159,7 +165,14 @@ impl Engine {
             ..Default::default()
         };
         self.docker.create_network(request).await.with_context(|| format!("making the network {subnet}"))?;
-        Ok(())
+        let here = std::net::UdpSocket::bind((gateway, 0));
+        here.with_context(|| format!("{gateway} is not of this machine: Docker's networks are elsewhere"))
+            .map(drop)
+    }
+
+    /// Removes a network that nobody is in.
+    pub async fn remove_network(&self, name: &str) -> anyhow::Result<()> {
+        self.docker.remove_network(name).await.with_context(|| format!("removing the network {name}"))
     }
 
     /// Makes a volume.
@@ -230,30 +243,24 @@ impl Engine {
     pub async fn signal(&self, id: &str, signal: &str) -> anyhow::Result<()> {
         let options = KillContainerOptions { signal: signal.to_owned() };
         match self.docker.kill_container(id, Some(options)).await {
-            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
             other => other.with_context(|| format!("sending {signal} to {id}")),
         }
     }
 
-    /// Freezes every process of a container: it neither answers nor ends.
-    pub async fn freeze(&self, id: &str) -> anyhow::Result<()> {
-        self.docker.pause_container(id).await.with_context(|| format!("freezing {id}"))
-    }
-
-    /// Undoes [`Engine::freeze`]; one that is not frozen is left alone.
-    pub async fn thaw(&self, id: &str) -> anyhow::Result<()> {
-        match self.docker.unpause_container(id).await {
-            Err(bollard::errors::Error::DockerResponseServerError { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("thawing {id}")),
-        }
-    }
-
-    /// Ends a container and forgets it.
+    /// Ends a container and forgets it; returns once nothing of it is left.
     pub async fn remove(&self, id: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + REMOVAL;
         let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
-        match self.docker.remove_container(id, Some(options)).await {
-            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            other => other.with_context(|| format!("removing {id}")),
+        loop {
+            match self.docker.remove_container(id, Some(options.clone())).await {
+                Ok(()) | Err(DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+                // Somebody else is about to, and nothing tells when it is done.
+                Err(DockerResponseServerError { status_code: 409, .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(error).with_context(|| format!("removing {id}")),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::agent::Agent;
+use super::arrivals::{self, Arrivals};
 use super::caller::Callers;
 use super::definition::Definition;
 use super::engine::Engine;
@@ -39,6 +40,8 @@ pub struct Estate {
     pub world: World,
     /// What answers like AWS.
     pub aws: FakeAws,
+    /// When requests arrived at its tasks.
+    pub arrivals: Arrivals,
     agent: Agent,
     folder: TempDir,
 }
@@ -54,8 +57,10 @@ impl Estate {
         let world = World::with(config);
         world.create_cluster(CLUSTER)?;
         let aws = FakeAws::start_at(world.clone(), SocketAddr::from((GATEWAY, 0))).await?;
+        let arrivals = Arrivals::start(GATEWAY).await?;
         let agent = Agent::start(world.clone(), engine.clone(), NETWORK, GATEWAY).await?;
-        Ok(Self { engine, world, aws, agent, folder: tempfile::tempdir().context("making a folder")? })
+        let folder = tempfile::tempdir().context("making a folder")?;
+        Ok(Self { engine, world, aws, arrivals, agent, folder })
     }
 
     /// The agent.
@@ -85,6 +90,11 @@ impl Estate {
     pub fn config(&self, number: u8, namespaces: &[&str]) -> String {
         let queue = self.aws.queue_url().replace("/legation", &format!("/{}", queue(number)));
         config(&self.aws.url(), &queue, namespaces)
+    }
+
+    /// The task definition that users copy, with the application that is called.
+    pub fn called(&self, service: &str) -> anyhow::Result<Definition> {
+        Definition::parse(&called(service, self.arrivals.address())?.to_string())
     }
 
     /// Registers a task definition.
@@ -155,14 +165,13 @@ fn queue(number: u8) -> String {
     format!("legation-{number}")
 }
 
-/// The task definition that users copy, with the application that is called.
-pub fn called(service: &str) -> anyhow::Result<Definition> {
-    Definition::parse(&called_json(service)?.to_string())
-}
-
-/// The same as the API takes it.
-pub fn called_json(service: &str) -> anyhow::Result<Value> {
-    with_app(service, &["/app", "serve", "--service", service], 8080)
+/// The task definition that users copy, as the API takes it, with the application that is called.
+pub fn called(service: &str, arrivals: SocketAddr) -> anyhow::Result<Value> {
+    let mut own = with_app(service, &["/app", "serve", "--service", service], 8080)?;
+    let environment = container(&mut own, "app")?["environment"].as_array_mut();
+    let told = json!({ "name": arrivals::VARIABLE, "value": arrivals.to_string() });
+    environment.context("the application has no environment")?.push(told);
+    Ok(own)
 }
 
 /// The task definition that users copy, with an application that calls `to`, by its name or by the sidecar's proxy.

@@ -18,7 +18,7 @@ use crate::process::target_dir;
 
 /// Legation itself, as users run it.
 pub const LEGATION: &str = "legation:estate";
-/// The same under another name, as the next release.
+/// The same program under another name, in place of the next release.
 pub const NEXT: &str = "legation:estate-next";
 /// Stock Envoy.
 pub const ENVOY: &str = "legation-envoy:estate";
@@ -26,7 +26,7 @@ pub const ENVOY: &str = "legation-envoy:estate";
 pub const APP: &str = "legation-app:estate";
 
 /// What the server's image may weigh.
-pub const LARGEST: u64 = 40 << 20;
+pub const LARGEST: u64 = 40_000_000;
 
 /// What is built into an image.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! The life of one task: its containers come up in the order of `dependsOn`, are looked after, and go down in reverse.
 //!
-//! Invariant: it tells the world that the task runs once every container has been started, and that it is over once none of its
-//! containers runs; whatever it made is removed by its end.
+//! Invariant: it tells the world that the task runs once every container has been started, that it has ended once none of its
+//! containers runs (or at once, where one has ended by itself), and that it is over once nothing of it is left.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -54,25 +54,32 @@ impl Life {
 
     /// From the first container to the last trace.
     pub(super) async fn live(self) -> anyhow::Result<()> {
-        let pause = match self.prepare().await {
-            Ok(pause) => pause,
+        let outcome = match self.prepare().await {
+            Ok(pause) => self.run(&pause).await,
             Err(error) => {
                 let reason = format!("CannotStartContainerError: {error:#}");
                 let world = &self.agent.world;
                 world.task_exited(&self.task.arn, 1, StopCode::TaskFailedToStart, &reason)?;
-                self.clear().await?;
-                world.task_gone(&self.task.arn)?;
-                return Err(error.context("preparing"));
+                Err(error.context("preparing"))
             }
         };
+        // Its address is somebody else's from here on, so nothing may be left of it.
+        let cleared = self.clear().await;
+        self.agent.world.task_gone(&self.task.arn)?;
+        outcome.and(cleared)
+    }
+
+    async fn run(&self, pause: &str) -> anyhow::Result<()> {
         let containers = self.definition.container_definitions.iter();
         let end = CancellationToken::new();
-        let all = join_all(containers.map(|container| self.look_after(container, &pause, &end)));
-        let (outcomes, judged) = tokio::join!(all, self.judge(&end));
-        self.clear().await?;
-        judged?;
-        self.agent.world.task_gone(&self.task.arn)?;
-        outcomes.into_iter().collect()
+        let all = join_all(containers.map(|container| self.look_after(container, pause, &end)));
+        let judged = async {
+            let judged = self.judge(&end).await;
+            end.cancel();
+            judged
+        };
+        let (outcomes, judged) = tokio::join!(all, judged);
+        outcomes.into_iter().collect::<anyhow::Result<()>>().and(judged)
     }
 
     /// The network namespace, with the task's address, and the volumes.
@@ -105,17 +112,18 @@ impl Life {
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    /// Tells the world how the task as a whole fares, until `end`: all started, one ended that must not, told to stop.
+    /// Tells the world how the task as a whole fares, until `end`: all started, one ended that must not, one that
+    /// can never start, told to stop.
     async fn judge(&self, end: &CancellationToken) -> anyhow::Result<()> {
         let world = &self.agent.world;
         let mut phases = self.phases.subscribe();
         let started = |phases: &Phases| phases.values().all(|phase| *phase != Phase::Waiting);
-        let over = |phases: &Phases| self.ended_essential(phases).is_some();
+        let over = |phases: &Phases| self.must_end(phases).is_some();
         let mut told = false;
         let exit = loop {
             let now = phases.borrow_and_update().clone();
-            if let Some(code) = self.ended_essential(&now) {
-                break Some(code);
+            if let Some(why) = self.must_end(&now) {
+                break Some(why);
             }
             if started(&now) && !told {
                 told = true;
@@ -127,18 +135,13 @@ impl Life {
                 _ = next => {}
             }
         };
-        if let Some(code) = exit.filter(|_| !self.stop.is_cancelled()) {
+        if let Some((code, why, reason)) = exit {
             // A stop that is asked for before the end is noticed takes its own course.
-            let _ = tokio::time::timeout(self.agent.notice(), self.stop.cancelled()).await;
-            end.cancel();
-            let code = i32::try_from(code).unwrap_or(-1);
-            let reason = "Essential container in task exited";
-            return Ok(world.task_exited(
-                &self.task.arn,
-                code,
-                StopCode::EssentialContainerExited,
-                reason,
-            )?);
+            let told = tokio::time::timeout(self.agent.notice(), self.stop.cancelled()).await.is_ok();
+            if !told && !self.stop.is_cancelled() {
+                let code = i32::try_from(code).unwrap_or(-1);
+                return Ok(world.task_exited(&self.task.arn, code, why, reason)?);
+            }
         }
         end.cancel();
         let ended = |phases: &Phases| phases.values().all(|phase| matches!(phase, Phase::Ended(_)));
@@ -148,41 +151,50 @@ impl Life {
         Ok(world.task_ended(&self.task.arn, i32::try_from(worst.unwrap_or(0)).unwrap_or(-1))?)
     }
 
-    fn ended_essential(&self, phases: &Phases) -> Option<i64> {
-        let essential = self.definition.container_definitions.iter().filter(|container| container.essential);
-        essential.filter_map(|container| phases.get(&container.name)).find_map(|phase| match phase {
-            Phase::Ended(code) => Some(*code),
+    /// Why the task can't go on, if it can't: with an exit code and ECS's own words.
+    fn must_end(&self, phases: &Phases) -> Option<(i64, StopCode, &'static str)> {
+        let containers = || self.definition.container_definitions.iter();
+        let ended = |container: &Container| match phases.get(&container.name) {
+            Some(Phase::Ended(code)) => Some(*code),
             _ => None,
-        })
+        };
+        if let Some(code) = containers().filter(|container| container.essential).find_map(ended) {
+            return Some((code, StopCode::EssentialContainerExited, "Essential container in task exited"));
+        }
+        let must_succeed = |other: &&Container| {
+            let named =
+                |it: &Dependency| it.condition == Condition::Success && it.container_name == other.name;
+            containers().any(|container| container.depends_on.iter().any(named))
+        };
+        let failed = containers().filter(must_succeed).filter_map(ended).find(|code| *code != 0);
+        failed.map(|code| (code, StopCode::TaskFailedToStart, "A dependency did not succeed"))
     }
 
     fn set(&self, name: &str, phase: Phase) {
         self.phases.send_modify(|phases| drop(phases.insert(name.to_owned(), phase)));
     }
 
-    /// One container, from what it waits for to its end.
+    /// One container, from what it waits for to its end. Whatever goes wrong with it ends it.
     async fn look_after(
         &self,
         container: &Container,
         pause: &str,
         end: &CancellationToken,
     ) -> anyhow::Result<()> {
+        let outcome = self.play(container, pause, end).await;
+        self.set(&container.name, Phase::Ended(outcome.as_ref().map_or(-1, |code| *code)));
+        outcome.map(drop).with_context(|| format!("container {}", container.name))
+    }
+
+    /// Its exit code; 0 where it was never to be started.
+    async fn play(&self, container: &Container, pause: &str, end: &CancellationToken) -> anyhow::Result<i64> {
         let mut phases = self.phases.subscribe();
         let may_start = phases.wait_for(|phases| container.depends_on.iter().all(|it| holds(it, phases)));
         tokio::select! {
             waited = may_start => drop(waited.context("nobody looks after the task")?),
-            () = end.cancelled() => {
-                self.set(&container.name, Phase::Ended(0));
-                return Ok(());
-            }
+            () = end.cancelled() => return Ok(0),
         }
-        let id = match self.start(container, pause).await {
-            Ok(id) => id,
-            Err(error) => {
-                self.set(&container.name, Phase::Ended(127));
-                return Err(error);
-            }
-        };
+        let id = self.start(container, pause).await?;
         self.set(&container.name, Phase::Running { id: id.clone(), health: Health::Unknown });
         let code = tokio::select! {
             code = self.agent.engine.ended(&id) => code?,
@@ -199,8 +211,7 @@ impl Life {
                 "a container has ended"
             );
         }
-        self.set(&container.name, Phase::Ended(code));
-        Ok(())
+        Ok(code)
     }
 
     async fn start(&self, container: &Container, pause: &str) -> anyhow::Result<String> {
@@ -250,7 +261,6 @@ impl Life {
         {
             return Ok(code);
         }
-        engine.thaw(id).await?;
         engine.signal(id, "SIGKILL").await?;
         engine.ended(id).await
     }
@@ -258,11 +268,12 @@ impl Life {
     /// Runs the health check of a container as long as it lives.
     async fn check(&self, container: &Container, id: &str) -> anyhow::Result<i64> {
         let Some(check) = &container.health_check else { return std::future::pending().await };
-        let inside = self.agent.engine.inside(id).await?;
+        // One that has ended already is told of elsewhere.
+        let Ok(inside) = self.agent.engine.inside(id).await else { return std::future::pending().await };
         let began = tokio::time::Instant::now();
         let start_period = Duration::from_secs(check.start_period.into());
         let mut failures = 0;
-        // ECS makes the first check after one interval; here after a second at most, so that tasks come up sooner.
+        // ECS makes the first checks after one interval each; here they come sooner, so that tasks come up sooner.
         let mut pause = Duration::from_secs(check.interval.into()).min(Duration::from_millis(500));
         loop {
             tokio::time::sleep(pause).await;
@@ -271,10 +282,7 @@ impl Life {
             let health = match passed {
                 true => Health::Healthy,
                 false if failures >= check.retries && began.elapsed() >= start_period => Health::Unhealthy,
-                false => {
-                    pause = pause.max(Duration::from_millis(500));
-                    continue;
-                }
+                false => continue,
             };
             pause = Duration::from_secs(check.interval.into());
             self.note_health(container, id, health)?;
@@ -302,13 +310,14 @@ impl Life {
         let engine = &self.agent.engine;
         let containers =
             self.definition.container_definitions.iter().map(|container| container.name.as_str());
+        let mut outcome = Ok(());
         for name in containers.chain(["pause"]) {
-            engine.remove(&format!("{}-{name}", self.task.id)).await?;
+            outcome = outcome.and(engine.remove(&format!("{}-{name}", self.task.id)).await);
         }
         for volume in &self.definition.volumes {
-            engine.remove_volume(&self.volume(&volume.name)).await?;
+            outcome = outcome.and(engine.remove_volume(&self.volume(&volume.name)).await);
         }
-        Ok(())
+        outcome
     }
 }
 

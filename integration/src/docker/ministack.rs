@@ -24,7 +24,7 @@ const START: Duration = Duration::from_secs(60);
 /// How long tasks may take to come up or go.
 const SETTLING: Duration = Duration::from_secs(180);
 
-/// A running world. Dropping it ends it, and its containers.
+/// A running world. [`Ministack::close`] ends it and its containers; dropping it leaves these to the next sweep.
 #[derive(Debug)]
 pub struct Ministack {
     address: SocketAddr,

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -99,7 +100,21 @@ impl Inside {
         command
     }
 
-    /// A program of the container that runs in its network and among its files: what `docker exec` runs, without the cost.
+    /// Where its files are, as this machine sees them.
+    pub fn files(self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.pid))
+    }
+
+    /// The user that it runs as.
+    pub fn user(self) -> anyhow::Result<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).context("its status")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("Uid:")).context("a status without Uid")?;
+        line.split_whitespace().next().unwrap_or_default().parse().context("a number")
+    }
+
+    /// A program of the container that runs in its network and among its files, as root: nearly what `docker exec` runs, at
+    /// a hundredth of the cost.
     pub fn exec(self, arguments: &[String]) -> Command {
         let mut command = Command::new("nsenter");
         command

@@ -142,6 +142,12 @@ impl Server {
         self.ip
     }
 
+    /// Inside its network and its files.
+    pub fn inside(&self) -> anyhow::Result<Inside> {
+        let running = self.running.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        Ok(running.1)
+    }
+
     /// Whether it runs.
     pub fn runs(&self) -> bool {
         self.running.is_some()
@@ -149,8 +155,7 @@ impl Server {
 
     /// JSON below `/api/v1/`.
     pub async fn api(&self, path: &str) -> anyhow::Result<Value> {
-        let (_, inside) = self.running.as_ref().with_context(|| format!("{} does not run", self.name))?;
-        inside.json(ADMIN, &format!("/api/v1/{path}")).await
+        self.inside()?.json(ADMIN, &format!("/api/v1/{path}")).await
     }
 
     /// The `items` of a list below `/api/v1/`.

@@ -3,7 +3,7 @@
 //! It is the wire format between the containers and whoever measures. Invariant: every request is in `ok` or in `failed` once
 //! its outcome is known, and in `sent` before; the latest failures are kept in full.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ const KEPT: usize = 20;
 pub struct Tally {
     /// Requests begun.
     pub sent: u64,
+    /// Of these, counted in the order in which they began, so many from the first on have an outcome.
+    pub settled: u64,
     /// Answered as they should be.
     pub ok: u64,
     /// Everything else.
@@ -23,8 +25,6 @@ pub struct Tally {
     pub misrouted: u64,
     /// The latest failures, the oldest of them first.
     pub failures: VecDeque<Failure>,
-    /// Who answered, by the last part of the task's ARN.
-    pub tasks: BTreeMap<String, Seen>,
 }
 
 /// One request that failed.
@@ -34,15 +34,6 @@ pub struct Failure {
     pub at: u64,
     /// Status and body, or the error.
     pub what: String,
-}
-
-/// What one task answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
-    /// How many requests.
-    pub requests: u64,
-    /// When the last of them arrived at the task, in microseconds since 1970, on its clock.
-    pub last_at: u64,
 }
 
 impl Tally {
@@ -55,20 +46,16 @@ impl Tally {
         self.failures.push_back(failure);
     }
 
-    /// Counts what a task answered.
-    pub fn good(&mut self, task: &str, seen: Seen) {
-        self.ok += seen.requests;
-        let own = self.tasks.entry(task.to_owned()).or_default();
-        own.requests += seen.requests;
-        own.last_at = own.last_at.max(seen.last_at);
+    /// Requests whose outcome is known.
+    pub fn known(&self) -> u64 {
+        self.ok + self.failed
     }
 
     /// Adds what another one tells.
     pub fn add(&mut self, other: &Self) {
-        for (task, seen) in &other.tasks {
-            self.good(task, *seen);
-        }
         self.sent += other.sent;
+        self.settled += other.settled;
+        self.ok += other.ok;
         self.misrouted += other.misrouted;
         self.failed += other.failed;
         self.failures.extend(other.failures.iter().cloned());
@@ -82,18 +69,17 @@ mod tests {
 
     #[test]
     fn sums_are_of_everything_that_was_told() {
-        let seen = |requests, last_at| Seen { requests, last_at };
-        let mut one = Tally { sent: 5, ..Tally::default() };
-        one.good("a", seen(2, 70));
-        one.good("a", seen(1, 50));
-        one.fail(Failure { at: 9, what: "status 503".to_owned() });
-        let mut two = Tally { sent: 3, ..Tally::default() };
-        two.good("a", seen(1, 90));
-        two.good("b", seen(1, 10));
-        two.fail(Failure { at: 3, what: "status 504".to_owned() });
+        let failure = |at, what: &str| Failure { at, what: what.to_owned() };
+        let mut one = Tally { sent: 5, ok: 3, ..Tally::default() };
+        one.fail(failure(9, "status 503"));
+        let mut two = Tally { sent: 3, ok: 2, ..Tally::default() };
+        two.fail(failure(3, "status 504"));
         one.add(&two);
-        assert_eq!((one.sent, one.ok, one.failed), (8, 5, 2));
-        assert_eq!(one.tasks["a"], seen(4, 90));
+        assert_eq!((one.sent, one.ok, one.failed, one.known()), (8, 5, 2, 7));
         assert_eq!(one.failures[0].what, "status 504", "the oldest first");
+        for at in 10..40 {
+            one.fail(failure(at, "later"));
+        }
+        assert_eq!((one.failures.len(), one.failures[KEPT - 1].at), (KEPT, 39), "the latest are kept");
     }
 }

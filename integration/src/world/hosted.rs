@@ -12,7 +12,7 @@ use super::task::Task;
 use super::{World, WorldError};
 
 impl World {
-    /// All containers of a task have been started: it is RUNNING. An error if it is not awaited any more.
+    /// All containers of a task have been started: it is RUNNING, unless it was told to stop meanwhile.
     pub fn task_started(&self, task: &str) -> Result<(), WorldError> {
         self.report(task, |task| {
             if task.desired_status == DesiredStatus::Running && task.last_status == LastStatus::Pending {

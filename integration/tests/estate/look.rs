@@ -2,9 +2,10 @@
 //!
 //! Invariant: it changes nothing but by waiting.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use integration::docker::arrivals::Arrivals;
 use integration::docker::caller::Callers;
 use integration::docker::server::Server;
 use integration::docker::tally::Tally;
@@ -19,30 +20,32 @@ pub(crate) const SETTLING: Duration = Duration::from_secs(120);
 pub(crate) struct Mark(Tally);
 
 impl Mark {
-    pub(crate) async fn now(callers: &Callers) -> anyhow::Result<Self> {
-        Ok(Self(callers.tally().await?))
+    /// Before anything.
+    pub(crate) fn zero() -> Self {
+        Self(Tally::default())
     }
 
-    /// What callers saw since then, as the beginnings of a row.
-    pub(crate) async fn row(&self, callers: &Callers, world: &'static str) -> anyhow::Result<Row> {
-        let (before, now) = (&self.0, callers.tally().await?);
+    /// Now, with everything before accounted for.
+    pub(crate) async fn now(callers: &Callers) -> anyhow::Result<Self> {
+        callers.settled().await.map(Self)
+    }
+
+    /// What callers saw since then, once the outcome of every request so far is known; and where the next measurement begins, so
+    /// that no failure is nobody's.
+    pub(crate) async fn row(&self, callers: &Callers, world: &'static str) -> anyhow::Result<(Row, Self)> {
+        let (before, now) = (&self.0, callers.settled().await?);
         let failed = now.failed - before.failed;
         let told = now.failures.iter().filter(|failure| !before.failures.contains(failure));
-        let told: Vec<_> = told.take(3).map(|failure| failure.what.trim().replace('\n', " ")).collect();
-        Ok(Row {
-            world,
-            requests: now.ok + now.failed - before.ok - before.failed,
-            failed,
-            note: told.join("; "),
-            ..Row::default()
-        })
+        let told: Vec<_> = told.take(3).map(|failure| failure.what.trim().to_owned()).collect();
+        let requests = now.known() - before.known();
+        Ok((Row { world, requests, failed, note: told.join("; "), ..Row::default() }, Self(now)))
     }
 
     /// Goes on until there were enough requests since then.
     pub(crate) async fn enough(&self, callers: &Callers, requests: u64) -> anyhow::Result<()> {
         wait::until(SETTLING, format!("{requests} requests"), async || {
             let now = callers.tally().await?;
-            Ok((now.ok + now.failed >= self.0.ok + self.0.failed + requests).then_some(()))
+            Ok((now.known() >= self.0.known() + requests).then_some(()))
         })
         .await
     }
@@ -87,39 +90,36 @@ pub(crate) async fn rotation(
     .await
 }
 
-/// From a moment to the last ACK of the withdrawal of a task, on the slowest server.
+/// From a moment to the last ACK of the withdrawal of a task, over these servers, of `least` sidecars at least.
 pub(crate) async fn withdrawn(
     servers: &[&Server],
     task: &str,
     since: SystemTime,
+    least: u64,
 ) -> anyhow::Result<Duration> {
-    let mut slowest = Duration::ZERO;
-    for server in servers {
-        let at = wait::until(SETTLING, format!("all ACKs of the withdrawal of {task}"), async || {
+    let last = wait::until(SETTLING, format!("{least} ACKs of the withdrawal of {task}"), async || {
+        let (mut acked, mut last) = (0, None);
+        for server in servers {
             let changes = server.items("changes").await?;
-            let found =
-                changes.into_iter().find(|change| change["instance"] == task && change["waiting"] == 0);
-            // A server without sidecars that had it has nobody to wait for.
-            Ok(found.map(|change| change["lastAckAt"].as_str().map(str::to_owned)))
-        })
-        .await?;
-        if let Some(at) = at {
-            let at: jiff::Timestamp = at.parse().with_context(|| at.clone())?;
-            slowest = slowest.max(SystemTime::from(at).duration_since(since).unwrap_or_default());
+            let Some(change) = changes.into_iter().find(|change| change["instance"] == task) else {
+                return Ok(None);
+            };
+            anyhow::ensure!(change["waiting"] == 0, "{change}");
+            acked += change["acked"].as_u64().unwrap_or_default();
+            if let Some(at) = change["lastAckAt"].as_str() {
+                let at: jiff::Timestamp = at.parse().with_context(|| at.to_owned())?;
+                last = last.max(Some(SystemTime::from(at)));
+            }
         }
-    }
-    Ok(slowest)
+        anyhow::ensure!(acked >= least, "{acked} sidecars have agreed");
+        Ok(last)
+    })
+    .await?;
+    Ok(last.duration_since(since).unwrap_or_default())
 }
 
-/// From a moment to the last request that a task received; nothing if it received none after that.
-pub(crate) async fn last_request(
-    callers: &Callers,
-    task: &str,
-    since: SystemTime,
-) -> anyhow::Result<Duration> {
-    let id = task.rsplit('/').next().unwrap_or(task);
-    let tally = callers.tally().await?;
-    let last = tally.tasks.get(id).map_or(0, |seen| seen.last_at);
-    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Duration::from_micros(last).saturating_sub(since))
+/// From a moment to the last request that arrived at a task; nothing if none did after that.
+pub(crate) fn last_request(arrivals: &Arrivals, task: &str, since: SystemTime) -> Duration {
+    let last = arrivals.last(task);
+    last.and_then(|last| last.duration_since(since).ok()).unwrap_or_default()
 }

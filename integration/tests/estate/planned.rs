@@ -1,11 +1,13 @@
 //! What ECS plans: deployments, scaling, stops. None of it may cost a request.
+//!
+//! Invariant: a row is measured once every stopped task is over.
 
 use std::time::Duration;
 
-use integration::docker::estate::called;
 use integration::estate::CLUSTER;
 use integration::world::{StopPlan, TaskSpec};
 
+use crate::look::Mark;
 use crate::report::{Bound, Row};
 use crate::stage::Stage;
 
@@ -14,14 +16,22 @@ const WITHDRAWN: Duration = Duration::from_millis(500);
 /// Tasks that a deployment starts at a time.
 const AT_A_TIME: usize = 4;
 
-fn bound(stage: &Stage) -> Bound {
-    Bound { failed: 0, withdrawn: Some(WITHDRAWN), requests: stage.sizes.requests }
+/// What came of stopped tasks, once there were requests enough.
+async fn row(stage: &mut Stage, mark: Mark, stopped: &[String]) -> anyhow::Result<Row> {
+    for arn in stopped {
+        stage.over(arn).await?;
+    }
+    mark.enough(&stage.callers, stage.sizes.requests).await?;
+    let mut row = stage.since(mark).await?;
+    stage.follow(&mut row, stopped).await?;
+    let (requests, limit) = (stage.sizes.requests, Some(WITHDRAWN));
+    Ok(Row { bound: Bound { withdrawn: limit, last_request: limit, requests, ..Bound::default() }, ..row })
 }
 
 /// Every task is replaced by one of the next revision: new ones come up first, old ones go as these are ready.
 pub(crate) async fn roll(stage: &mut Stage) -> anyhow::Result<Row> {
     let mark = stage.mark().await?;
-    let next = stage.estate.register(&called("payments")?)?;
+    let next = stage.estate.register(&stage.estate.called("payments")?)?;
     let world = stage.estate.world.clone();
     let mut old = stage.oldest(usize::MAX);
     let stopped: Vec<String> = old.iter().map(|task| task.arn.clone()).collect();
@@ -42,14 +52,7 @@ pub(crate) async fn roll(stage: &mut Stage) -> anyhow::Result<Row> {
             world.stop_task(&task.arn, StopPlan::default().by_scheduler())?;
         }
     }
-    for arn in &stopped {
-        stage.over(arn).await?;
-    }
-    stage.rotation("payments").await?;
-    stage.enough(&mark, stage.sizes.requests).await?;
-    let mut row = stage.since(&mark).await?;
-    stage.follow(&mut row, &stopped).await?;
-    Ok(Row { bound: bound(stage), ..row })
+    row(stage, mark, &stopped).await
 }
 
 /// Twice as many tasks, and as many as before.
@@ -62,13 +65,7 @@ pub(crate) async fn scale(stage: &mut Stage) -> anyhow::Result<Row> {
     stage.rotation("payments").await?;
     stage.synced().await?;
     let stopped = world.set_desired_count(CLUSTER, "payments", count, StopPlan::default())?;
-    for arn in &stopped {
-        stage.over(arn).await?;
-    }
-    stage.enough(&mark, stage.sizes.requests).await?;
-    let mut row = stage.since(&mark).await?;
-    stage.follow(&mut row, &stopped).await?;
-    Ok(Row { bound: bound(stage), ..row })
+    row(stage, mark, &stopped).await
 }
 
 /// Somebody stops tasks, and ECS replaces them.
@@ -85,11 +82,5 @@ pub(crate) async fn stop(stage: &mut Stage) -> anyhow::Result<Row> {
         stage.rotation("payments").await?;
         stage.synced().await?;
     }
-    for arn in &stopped {
-        stage.over(arn).await?;
-    }
-    stage.enough(&mark, stage.sizes.requests).await?;
-    let mut row = stage.since(&mark).await?;
-    stage.follow(&mut row, &stopped).await?;
-    Ok(Row { bound: bound(stage), ..row })
+    row(stage, mark, &stopped).await
 }

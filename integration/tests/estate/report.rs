@@ -18,6 +18,10 @@ pub(crate) struct Bound {
     pub(crate) failed: u64,
     /// The last ACK of 99 of 100 withdrawals after the stop.
     pub(crate) withdrawn: Option<Duration>,
+    /// The last request to 99 of 100 stopped tasks after the stop.
+    pub(crate) last_request: Option<Duration>,
+    /// What the note tells as the time that something took.
+    pub(crate) took: Option<Duration>,
     /// Requests at least, so that the figures say something.
     pub(crate) requests: u64,
 }
@@ -35,6 +39,8 @@ pub(crate) struct Row {
     /// From each stop to the last request that reached the task.
     pub(crate) last_request: Vec<Duration>,
     pub(crate) bound: Bound,
+    /// How long something took that is neither.
+    pub(crate) took: Option<Duration>,
     /// In a few words, what else was seen.
     pub(crate) note: String,
     /// Why the scenario could not be played to its end.
@@ -54,10 +60,18 @@ impl Row {
             bound.failed,
             self.note
         );
-        let p99 = quantile(&self.withdrawn, 0.99);
-        if let Some(limit) = bound.withdrawn {
-            anyhow::ensure!(!self.withdrawn.is_empty(), "nothing was withdrawn");
-            anyhow::ensure!(p99 <= limit, "withdrawn p99 {p99:?}, {limit:?} allowed: {:?}", self.withdrawn);
+        for (what, values, limit) in [
+            ("withdrawn", &self.withdrawn, bound.withdrawn),
+            ("last request", &self.last_request, bound.last_request),
+        ] {
+            let Some(limit) = limit else { continue };
+            let p99 = quantile(values, 0.99);
+            anyhow::ensure!(!values.is_empty(), "{what}: nothing was measured");
+            anyhow::ensure!(p99 <= limit, "{what} p99 {p99:?}, {limit:?} allowed: {values:?}");
+        }
+        if let Some(limit) = bound.took {
+            let took = self.took.context("no time was taken")?;
+            anyhow::ensure!(took <= limit, "it took {took:?}, {limit:?} allowed: {}", self.note);
         }
         anyhow::ensure!(
             self.requests >= bound.requests,
@@ -69,10 +83,15 @@ impl Row {
     }
 
     fn bound_in_words(&self) -> String {
-        let mut words = format!("{} failed", self.bound.failed);
-        if let Some(limit) = self.bound.withdrawn {
-            let _ = write!(words, ", withdrawn p99 {} ms", limit.as_millis());
+        let bound = self.bound;
+        let mut words = format!("{} failed", bound.failed);
+        if bound.requests > 0 {
+            let _ = write!(words, " of {} at least", bound.requests);
         }
+        for (what, limit) in [("withdrawn", bound.withdrawn), ("last request", bound.last_request)] {
+            let _ = limit.map(|limit| write!(words, ", {what} p99 {} ms", limit.as_millis()));
+        }
+        let _ = bound.took.map(|limit| write!(words, ", within {} s", limit.as_secs()));
         words
     }
 
@@ -146,7 +165,7 @@ impl Report {
                 pair(&row.withdrawn),
                 pair(&row.last_request),
                 row.bound_in_words(),
-                row.note,
+                row.broken.as_deref().unwrap_or(&row.note).replace(['|', '\n'], " "),
             );
         }
         for fact in self.facts() {

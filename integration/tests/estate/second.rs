@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use integration::docker::arrivals::Arrivals;
 use integration::docker::caller::Callers;
-use integration::docker::estate::{Estate, called_json, calling_json, config};
+use integration::docker::estate::{Estate, called, calling_json, config};
 use integration::docker::ministack::Ministack;
 use integration::docker::server::{NAME, Server};
 use integration::estate::NAMESPACE;
@@ -23,12 +24,20 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 214, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 214, 255, 10);
 /// From the stop to the last ACK: its events come by EventBridge and a queue, in Python.
 const WITHDRAWN: Duration = Duration::from_millis(500);
+/// From the stop to the last request: in a deployment old tasks serve until it is known that new ones are healthy, which no
+/// event tells.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+/// Tasks that call.
+const CALLERS: u32 = 2;
 
 /// An estate in that world.
 pub(crate) struct Second {
     world: Ministack,
     server: Server,
     callers: Callers,
+    arrivals: Arrivals,
+    /// Where the last measurement ended.
+    seen: Option<Mark>,
     definition: String,
     sizes: Sizes,
     _folder: tempfile::TempDir,
@@ -40,22 +49,56 @@ impl Second {
         let engine = &first.engine;
         engine.create_network(NETWORK, SUBNET, GATEWAY).await?;
         let world = Ministack::start(folder.path(), engine.host(), NETWORK, GATEWAY).await?;
+        match Self::build(first, world, sizes, folder).await {
+            Ok(own) => Ok(own),
+            // What is left in Docker goes with the first world's; the network can't be made twice.
+            Err(error) => Err(error.context("the second world can't be built")),
+        }
+    }
+
+    async fn build(
+        first: &Estate,
+        world: Ministack,
+        sizes: Sizes,
+        folder: tempfile::TempDir,
+    ) -> anyhow::Result<Self> {
+        let arrivals = Arrivals::start(GATEWAY).await?;
         let queue = world.queue("legation-1").await?;
         let text = config(&world.url(), &queue, &[NAMESPACE]);
-        let mut server =
-            Server::prepare(engine, NETWORK, "legation-second", SERVER, folder.path(), &text)?.known_as(NAME);
+        let engine = &first.engine;
+        let server = Server::prepare(engine, NETWORK, "legation-second", SERVER, folder.path(), &text)?;
+        let mut server = server.known_as(NAME);
         server.start().await?;
-        let definition = world.register(&called_json("payments")?).await?;
+        let definition = world.register(&called("payments", arrivals.address())?).await?;
         let caller = world.register(&calling_json("checkout", "payments", 8080, sizes.rate)?).await?;
         world.create("payments", &definition, sizes.tasks).await?;
-        world.create("checkout", &caller, 2).await?;
+        world.create("checkout", &caller, CALLERS).await?;
         world.settled("payments", sizes.tasks as usize, &definition).await?;
-        let tasks = world.settled("checkout", 2, &caller).await?;
+        let tasks = world.settled("checkout", CALLERS as usize, &caller).await?;
         let callers = Callers::at(tasks.iter().filter_map(|task| task.ip)).await?;
-        let own = Self { world, server, callers, definition, sizes, _folder: folder };
+        let own = Self { world, server, callers, arrivals, seen: None, definition, sizes, _folder: folder };
         own.rotation().await?;
+        let arns: Vec<String> = tasks.into_iter().map(|task| task.arn).collect();
+        look::hold_the_newest(&[&own.server], &arns).await?;
         own.callers.begin(50).await?;
         Ok(own)
+    }
+
+    async fn mark(&mut self) -> anyhow::Result<Mark> {
+        match self.seen.take() {
+            Some(seen) => Ok(seen),
+            None => Mark::now(&self.callers).await,
+        }
+    }
+
+    async fn since(&mut self, mark: Mark) -> anyhow::Result<Row> {
+        let (row, seen) = mark.row(&self.callers, WORLD).await?;
+        self.seen = Some(seen);
+        Ok(row)
+    }
+
+    async fn withdrawn(&self, task: &str, since: SystemTime) -> anyhow::Result<Duration> {
+        look::withdrawn(&[&self.server], task, since, u64::from(CALLERS)).await
     }
 
     async fn tasks(&self) -> anyhow::Result<Vec<String>> {
@@ -72,24 +115,25 @@ impl Second {
     }
 
     /// What callers saw since the mark, and how soon these tasks were withdrawn.
-    async fn row(&self, mark: &Mark, stopped: &[String]) -> anyhow::Result<Row> {
+    async fn row(&mut self, mark: Mark, stopped: &[String]) -> anyhow::Result<Row> {
         for arn in stopped {
             self.world.over(arn).await?;
         }
-        mark.enough(&self.callers, self.sizes.requests / 2).await?;
-        let mut row = mark.row(&self.callers, WORLD).await?;
+        mark.enough(&self.callers, self.sizes.requests).await?;
+        let mut row = self.since(mark).await?;
         for arn in stopped {
             let at = self.world.stopped_at(arn).await?;
-            row.withdrawn.push(look::withdrawn(&[&self.server], arn, at).await?);
-            row.last_request.push(look::last_request(&self.callers, arn, at).await?);
+            row.withdrawn.push(self.withdrawn(arn, at).await?);
+            row.last_request.push(look::last_request(&self.arrivals, arn, at));
         }
-        row.bound = Bound { failed: 0, withdrawn: Some(WITHDRAWN), requests: self.sizes.requests / 2 };
+        let (requests, withdrawn) = (self.sizes.requests, Some(WITHDRAWN));
+        row.bound = Bound { withdrawn, last_request: Some(LAST_REQUEST), requests, ..Bound::default() };
         Ok(row)
     }
 
     pub(crate) async fn close(self) -> anyhow::Result<()> {
-        self.callers.end().await?;
-        self.world.close().await
+        let callers = self.callers.end().await;
+        self.world.close().await.and(callers)
     }
 }
 
@@ -104,17 +148,17 @@ async fn second(stage: &mut Stage) -> anyhow::Result<&mut Second> {
 /// A rolling deployment by UpdateService.
 pub(crate) async fn roll(stage: &mut Stage) -> anyhow::Result<Row> {
     let own = second(stage).await?;
-    let (mark, stopped) = (Mark::now(&own.callers).await?, own.tasks().await?);
-    own.definition = own.world.register(&called_json("payments")?).await?;
+    let (mark, stopped) = (own.mark().await?, own.tasks().await?);
+    own.definition = own.world.register(&called("payments", own.arrivals.address())?).await?;
     own.world.roll("payments", &own.definition).await?;
     own.settled().await?;
-    own.row(&mark, &stopped).await
+    own.row(mark, &stopped).await
 }
 
 /// Out and in by UpdateService.
 pub(crate) async fn scale(stage: &mut Stage) -> anyhow::Result<Row> {
     let own = second(stage).await?;
-    let mark = Mark::now(&own.callers).await?;
+    let mark = own.mark().await?;
     let more = own.sizes.tasks + 2;
     own.world.scale("payments", more).await?;
     own.world.settled("payments", more as usize, &own.definition).await?;
@@ -124,13 +168,13 @@ pub(crate) async fn scale(stage: &mut Stage) -> anyhow::Result<Row> {
     own.settled().await?;
     let after = own.tasks().await?;
     let stopped: Vec<_> = before.into_iter().filter(|arn| !after.contains(arn)).collect();
-    own.row(&mark, &stopped).await
+    own.row(mark, &stopped).await
 }
 
 /// StopTask, and the scheduler replaces.
 pub(crate) async fn stop(stage: &mut Stage) -> anyhow::Result<Row> {
     let own = second(stage).await?;
-    let (mark, mut stopped) = (Mark::now(&own.callers).await?, Vec::new());
+    let (mark, mut stopped) = (own.mark().await?, Vec::new());
     while stopped.len() < own.sizes.stops.min(6) {
         let task = own.tasks().await?.remove(0);
         own.world.stop(&task).await?;
@@ -138,14 +182,14 @@ pub(crate) async fn stop(stage: &mut Stage) -> anyhow::Result<Row> {
         own.settled().await?;
         stopped.push(task);
     }
-    own.row(&mark, &stopped).await
+    own.row(mark, &stopped).await
 }
 
 /// SIGKILL to an application; measured from its death.
 pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
     let engine = stage.estate.engine.clone();
     let own = second(stage).await?;
-    let (mark, mut died) = (Mark::now(&own.callers).await?, Vec::new());
+    let (mark, mut died) = (own.mark().await?, Vec::new());
     for _ in 0..own.sizes.stops.min(4) {
         let task = own.tasks().await?.remove(0);
         let id = task.rsplit('/').next().unwrap_or(&task);
@@ -157,11 +201,12 @@ pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
         own.settled().await?;
         died.push((task, at));
     }
-    let mut row = mark.row(&own.callers, WORLD).await?;
+    let mut row = own.since(mark).await?;
     for (task, at) in &died {
-        row.withdrawn.push(look::withdrawn(&[&own.server], task, *at).await?);
-        row.last_request.push(look::last_request(&own.callers, task, *at).await?);
+        row.withdrawn.push(own.withdrawn(task, *at).await?);
+        row.last_request.push(look::last_request(&own.arrivals, task, *at));
     }
-    row.bound = Bound { failed: died.len() as u64 * 2, withdrawn: Some(Duration::from_secs(1)), requests: 0 };
+    let withdrawn = Some(Duration::from_secs(1));
+    row.bound = Bound { failed: died.len() as u64, withdrawn, ..Bound::default() };
     Ok(row)
 }

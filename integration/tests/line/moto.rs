@@ -94,7 +94,6 @@ impl Moto {
     }
 }
 
-/// One operation of a service that speaks awsJson.
 /// Puts what ECS tells of its tasks from now on into moto's EventBridge.
 async fn pass_on(aws: &FakeAws, moto: &Moto) -> anyhow::Result<()> {
     let input = json!({ "QueueUrl": aws.queue_url(), "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1 });
