@@ -185,7 +185,7 @@ variable "private_zone_id" {
 
   validation {
     condition     = can(regex("^(Z[A-Z0-9]{1,31})?$", var.private_zone_id))
-    error_message = "private_zone_id is the id of a hosted zone, such as Z0123456789ABCDEFGHIJ."
+    error_message = "private_zone_id is the id of a hosted zone alone, such as Z0123456789ABCDEFGHIJ, without /hostedzone/ before it."
   }
 }
 

@@ -189,7 +189,8 @@ WRONG = [
     ("PolicySource", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:legation-a1b2c3:policy::"),
     ("ConfigSource", "arn:aws:ssm:eu-west-1:123456789012:document/legation"), ("WatchedClusters", ["a" * 125]),
 ]
-WRONG_WITH_ALL = [("XdsName", "legation"), ("XdsName", "https://legation.internal"), ("PrivateZoneId", "prod.internal")]
+WRONG_WITH_ALL = [("XdsName", "legation"), ("XdsName", "https://legation.internal"), ("PrivateZoneId", "prod.internal"),
+                  ("PrivateZoneId", "/hostedzone/Z0123456789")]
 
 
 @pytest.mark.parametrize("base, name, value", [("usual", *it) for it in WRONG] + [("everything", *it) for it in WRONG_WITH_ALL], ids=str)
