@@ -24,7 +24,7 @@ resource "aws_sns_topic_policy" "topic" {
 resource "aws_cloudwatch_event_rule" "event_rule" {
   for_each = toset(local.has_events ? var.watched_clusters : [])
 
-  name        = "${var.name}-${each.key}"
+  name_prefix = "${var.name}-" # with the cluster's name it could be too long
   description = "Task events of one cluster, for Legation"
 
   event_pattern = jsonencode({
@@ -66,7 +66,7 @@ resource "aws_sqs_queue_policy" "rule_dead_letters" {
       Action    = "sqs:SendMessage"
       Resource  = aws_sqs_queue.rule_dead_letters[0].arn
       Condition = {
-        ArnLike = { "aws:SourceArn" = "arn:${local.partition}:events:${local.region}:${local.account}:rule/${var.name}-*" }
+        ArnLike = { "aws:SourceArn" = "arn:${local.partition}:events:${local.region}:${local.account}:rule/*" }
       }
     }]
   })

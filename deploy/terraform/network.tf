@@ -76,6 +76,17 @@ resource "aws_vpc_security_group_egress_rule" "aws" {
   cidr_ipv4         = "0.0.0.0/0"
 }
 
+resource "aws_vpc_security_group_egress_rule" "dns" {
+  for_each = toset(var.dns_cidr == "" ? [] : ["tcp", "udp"])
+
+  security_group_id = aws_security_group.server_security_group.id
+  description       = "DNS"
+  ip_protocol       = each.key
+  from_port         = 53
+  to_port           = 53
+  cidr_ipv4         = var.dns_cidr
+}
+
 resource "aws_lb" "load_balancer" {
   name                             = var.name
   load_balancer_type               = "network"
@@ -92,7 +103,9 @@ resource "aws_lb_target_group" "target_group" {
   protocol    = "TCP"
   port        = 18000
 
-  # Streams last for half an hour, so no delay waits for them: the server ends them when it is told to stop.
+  # How long ECS waits before it tells a task to stop. Streams last for half an hour, so no delay waits for them: the server
+  # ends them. For up to two minutes, whatever is said here, the load balancer sends some new connections to who leaves. A
+  # sidecar that finds nobody dials again; to wait as long would keep two tasks on one queue, which is worse.
   deregistration_delay = "30"
   preserve_client_ip   = "false"
 
@@ -120,5 +133,20 @@ resource "aws_lb_listener" "listener" {
   default_action {
     type             = "forward"
     target_group_arn = aws_lb_target_group.target_group.arn
+  }
+}
+
+# Evaluates no health: there is nobody else to answer with.
+resource "aws_route53_record" "xds_record" {
+  count = var.xds_name == "" ? 0 : 1
+
+  zone_id = var.private_zone_id
+  name    = var.xds_name
+  type    = "A"
+
+  alias {
+    zone_id                = aws_lb.load_balancer.zone_id
+    name                   = aws_lb.load_balancer.dns_name
+    evaluate_target_health = false
   }
 }

@@ -1,6 +1,6 @@
 output "xds_address" {
   description = "What sidecars give to legation bootstrap --server"
-  value       = "${aws_lb.load_balancer.dns_name}:18000"
+  value       = "${var.xds_name == "" ? aws_lb.load_balancer.dns_name : var.xds_name}:18000"
 }
 
 output "task_role_arn" {

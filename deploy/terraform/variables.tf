@@ -7,8 +7,13 @@ variable "name" {
   default     = "legation"
 
   validation {
-    condition     = can(regex("^[a-zA-Z][a-zA-Z0-9-]{0,31}$", var.name))
-    error_message = "name has 1 to 32 letters, digits and hyphens, a letter first."
+    condition     = can(regex("^[a-zA-Z]([a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?$", var.name))
+    error_message = "name has 1 to 32 letters, digits and hyphens, a letter first and no hyphen last."
+  }
+
+  validation {
+    condition     = !startswith(lower(var.name), "internal-") && !startswith(lower(var.name), "sg-")
+    error_message = "name may not begin with internal- or sg-, which AWS keeps for names of its own."
   }
 }
 
@@ -74,8 +79,8 @@ variable "watched_clusters" {
   type        = list(string)
 
   validation {
-    condition     = length(var.watched_clusters) > 0 && alltrue([for name in var.watched_clusters : can(regex("^[a-zA-Z0-9_-]{1,255}$", name))])
-    error_message = "watched_clusters has at least one name of a cluster, such as `prod-a`, and no ARN."
+    condition     = length(var.watched_clusters) > 0 && alltrue([for name in var.watched_clusters : can(regex("^[a-zA-Z0-9_-]{1,124}$", name))])
+    error_message = "watched_clusters has at least one name of a cluster, such as `prod-a`, each of up to 124 characters, and no ARN."
   }
 }
 
@@ -91,8 +96,8 @@ variable "config_source" {
   default     = ""
 
   validation {
-    condition     = can(regex("^(arn:[^:]+:(ssm|secretsmanager):.+)?$", var.config_source))
-    error_message = "config_source is the ARN of an SSM parameter or of a secret."
+    condition     = can(regex("^(arn:[^:]+:(ssm:[^:]+:[^:]+:parameter/|secretsmanager:[^:]+:[^:]+:secret:)[^:]+)?$", var.config_source))
+    error_message = "config_source is the ARN of an SSM parameter or of a whole secret, without a key behind it."
   }
 }
 
@@ -102,8 +107,8 @@ variable "policy_source" {
   default     = ""
 
   validation {
-    condition     = can(regex("^(arn:[^:]+:(ssm|secretsmanager):.+)?$", var.policy_source))
-    error_message = "policy_source is the ARN of an SSM parameter or of a secret."
+    condition     = can(regex("^(arn:[^:]+:(ssm:[^:]+:[^:]+:parameter/|secretsmanager:[^:]+:[^:]+:secret:)[^:]+)?$", var.policy_source))
+    error_message = "policy_source is the ARN of an SSM parameter or of a whole secret, without a key behind it."
   }
 }
 
@@ -162,6 +167,44 @@ variable "metrics_cidr" {
   }
 }
 
+variable "dns_cidr" {
+  description = "Name servers of your own that the VPC's DHCP options name, as a CIDR; empty for the VPC's own, which no security group stops"
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^([0-9.]+/[0-9]+)?$", var.dns_cidr))
+    error_message = "dns_cidr is a CIDR, such as 10.0.0.0/28."
+  }
+}
+
+variable "private_zone_id" {
+  description = "The Route 53 hosted zone, private to the VPCs of the sidecars, that xds_name is in; empty for no name"
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(Z[A-Z0-9]{1,31})?$", var.private_zone_id))
+    error_message = "private_zone_id is the id of a hosted zone alone, such as Z0123456789ABCDEFGHIJ, without /hostedzone/ before it."
+  }
+}
+
+variable "xds_name" {
+  description = "A name for the load balancer, such as legation.prod.internal, which stays when this is made anew; it needs private_zone_id"
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^([a-z0-9_-]+([.][a-z0-9_-]+)+)?$", var.xds_name))
+    error_message = "xds_name is a whole DNS name, such as legation.prod.internal."
+  }
+
+  validation {
+    condition     = (var.xds_name == "") == (var.private_zone_id == "")
+    error_message = "Give xds_name and private_zone_id together."
+  }
+}
+
 variable "assign_public_ip" {
   description = "ENABLED in public subnets without a NAT gateway, where the tasks reach AWS and the image no other way"
   type        = string
@@ -199,7 +242,7 @@ variable "size" {
 }
 
 variable "call_budget_percent" {
-  description = "How much of what AWS allows the account each replica may call, in percent; 50 shared by all is a good value"
+  description = "How much of what AWS allows the account each replica may call, in percent; 50 shared by all is a good value. With 25 a start is in time for up to 95,000 tasks"
   type        = number
   default     = 25
 

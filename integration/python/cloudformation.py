@@ -60,6 +60,7 @@ ATTRIBUTES = {
     "Arn": "arn",
     "QueueName": "name",
     "DNSName": "dns_name",
+    "CanonicalHostedZoneID": "zone_id",
     "LoadBalancerFullName": "arn_suffix",
     "TargetGroupFullName": "arn_suffix",
 }

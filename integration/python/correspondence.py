@@ -1,7 +1,8 @@
 """Which property of a CloudFormation resource is which argument of a Terraform resource.
 
 It knows the resources of deploy/ alone. Invariant: a property or argument that is in no table is an error, so nothing of the
-two stays uncompared; of names there may be one more in Terraform, where CloudFormation makes them up.
+two stays uncompared. Terraform may say more in two ways: names, where CloudFormation makes them up, and that it waits for a
+service, as CloudFormation does always.
 """
 
 import json
@@ -46,6 +47,10 @@ OTHERS = {
         "LoadBalancerArn": "load_balancer_arn", "Protocol": "protocol", "Port": "port",
         "DefaultActions/Type": "default_action/type", "DefaultActions/TargetGroupArn": "default_action/target_group_arn",
     }),
+    "AWS::Route53::RecordSet": ("aws_route53_record", {
+        "HostedZoneId": "zone_id", "Name": "name", "Type": "type", "AliasTarget/HostedZoneId": "alias/zone_id",
+        "AliasTarget/DNSName": "alias/name", "AliasTarget/EvaluateTargetHealth": "alias/evaluate_target_health",
+    }),
 }
 NETWORK = "NetworkConfiguration/AwsvpcConfiguration"
 BREAKER = "DeploymentConfiguration/DeploymentCircuitBreaker"
@@ -68,6 +73,7 @@ SERVICES = {
 # Words for what the other says by true or false.
 WORDS = {"ENABLED": "true", "DISABLED": "false", "internal": "true", "internet-facing": "false"}
 MADE_UP = {"name", "alarm_name"}
+WAITS = {"wait_for_steady_state", "timeouts/create", "timeouts/update"}
 
 
 def flat(value, path=""):
@@ -110,7 +116,7 @@ def compared(tables, stack, module):
             ours[other, noun, replica] = {table[path]: plain(value) for path, value in leaves.items()}
         for _, noun, key, body in module.instances(other):
             leaves = flat(body)
-            strangers = set(leaves) - set(table.values()) - MADE_UP
+            strangers = set(leaves) - set(table.values()) - MADE_UP - WAITS
             assert not strangers, f"{other}.{noun}: {strangers} is compared with nothing"
             theirs[other, noun, key] = {path: plain(value) for path, value in leaves.items() if path in table.values()}
     return ours, theirs

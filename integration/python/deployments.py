@@ -43,6 +43,9 @@ SERVERS = {
         "PolicySource": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:legation-policy-a1b2c3",
         "ClientSecurityGroup": "sg-0123456789abcdef0",
         "MetricsCidr": "10.0.0.0/8",
+        "DnsCidr": "10.0.3.0/28",
+        "PrivateZoneId": "Z0123456789ABCDEFGHIJ",
+        "XdsName": "legation.prod.internal",
         "AssignPublicIp": "ENABLED",
         "CpuArchitecture": "ARM64",
         "Size": "1024/4096",
@@ -60,6 +63,7 @@ SIDECAR = {
     "SecurityGroups": ["sg-0123456789abcdef0", "sg-0fedcba9876543210"],
     "XdsAddress": "legation.prod.internal:18000",
     "Image": "example.com/legation:1",
+    "EnvoyImage": "example.com/envoy:1.40.0",
     "AppImage": "example.com/checkout:1",
 }
 SIDECARS = {
@@ -70,6 +74,7 @@ SIDECARS = {
         "Namespace": "test",
         "EnvoyImage": "example.com/envoy:1.38.3",
         "AppCommand": ["/bin/orders", "--verbose"],
+        "AppHealthCommand": ["/bin/orders", "--check"],
         "AppPort": 9000,
         "DesiredCount": 3,
         "AssignPublicIp": "ENABLED",
@@ -169,12 +174,17 @@ class Both:
                 theirs.add((body["security_group_id"], way, body["ip_protocol"], *ports, peer, body["description"]))
         return ours, theirs
 
+    def outputs(self):
+        """By the names of Terraform."""
+        ours = {cloudformation.snake(name): value for name, value in self.stack.outputs().items()}
+        return ours, self.module.outputs()
+
     def services(self):
         """The ECS services, by noun and replica."""
         return correspondence.compared(correspondence.SERVICES, self.stack, self.module)
 
     def others(self):
-        """Load balancer, queues, subscriptions, logs and alarms, by noun and replica."""
+        """Load balancer and its name, queues, subscriptions, logs and alarms, by noun and replica."""
         return correspondence.compared(correspondence.OTHERS, self.stack, self.module)
 
 

@@ -150,6 +150,25 @@ def test_a_deployment_never_has_fewer_and_replicas_with_queues_are_told_apart():
     assert all(ecs["receivers"] == EVENTS["config"]["ecs"]["receivers"] for ecs in read)
 
 
+MEMORY = [
+    ("512Mi", 3072), ("64Mi", 384), ("0.5Gi", 3072), ("1Gi", 6144), ("1G", 5722), ("1500M", 8583), ("524288Ki", 3072),
+    ("536870912", 3072), (536870912, 3072), ("8Gi", None), ("1Ki", None), ("512000000000m", None), ("5e8", None), ("", None),
+]
+
+
+@pytest.mark.parametrize("memory, streams", MEMORY, ids=str)
+def test_no_more_streams_are_served_than_memory_does_for(memory, streams):
+    def served(values):
+        return yaml.safe_load(data(objects(values), "-config")["legation.yaml"]).get("xds", {}).get("maxStreams")
+
+    limited = with_values(DEFAULTS, {"resources": {"limits": {"memory": memory}}})
+    assert served(limited) == streams
+    assert served(with_values(limited, {"config": {"xds": {"maxStreams": 77}}})) == 77
+    assert served({**DEFAULTS, "resources": {"limits": None}}) is None
+    usual = re.search(r"max_streams: number\(([\d_]+)\)", (ROOT / "src/config.rs").read_text())
+    assert int(usual[1]) == 20_000, "the chart names it"
+
+
 def test_a_policy_reaches_its_file_unharmed():
     texts = {
         "a.yaml": "\n  # indented\n  apiVersion: legation/v1alpha1\n  kind: Policy\n",

@@ -17,7 +17,8 @@ import yaml
 
 import cloudformation
 import task_definitions
-from deployments import ACCOUNT, DEPLOY, NAME, REGION, ROOT, SERVERS, SIDECAR, SIDECARS, Both, module, statements, template
+import terraform
+from deployments import ACCOUNT, DATA, DEPLOY, NAME, REGION, ROOT, SERVERS, SIDECAR, SIDECARS, Both, module, statements, template
 
 CASES = [("server", name, it) for name, it in SERVERS.items()] + [("sidecar", name, it) for name, it in SIDECARS.items()]
 BOTH = {(kind, name): Both(kind, parameters) for kind, name, parameters in CASES}
@@ -71,7 +72,8 @@ def test_ecs_would_take_the_task_definitions(case):
 
 def test_the_task_definition_to_copy_is_that_of_the_template():
     written = (DEPLOY / "task-definition.json").read_text()
-    places = {"LEGATION_IMAGE": SIDECAR["Image"], "APP_IMAGE": SIDECAR["AppImage"], "XDS_ADDRESS": SIDECAR["XdsAddress"],
+    places = {"LEGATION_IMAGE": SIDECAR["Image"], "ENVOY_IMAGE": SIDECAR["EnvoyImage"], "APP_IMAGE": SIDECAR["AppImage"],
+              "XDS_ADDRESS": SIDECAR["XdsAddress"],
               "REGION": REGION, "LOG_GROUP": "<log_group.name>", "ACCOUNT": ACCOUNT, "EXECUTION_ROLE": "legation"}
     assert set(re.findall("<([A-Z_]+)>", written)) == set(places)
     assert task_definitions.faults(json.loads(written)) == []
@@ -80,6 +82,33 @@ def test_the_task_definition_to_copy_is_that_of_the_template():
     ours, _ = BOTH["sidecar", "usual"].task_definitions()
     (ours,) = ours.values()
     assert ours.pop("executionRoleArn") and filled == ours
+
+
+@pairs("sidecar")
+def test_every_essential_container_says_whether_it_is_well(case):
+    """With a check of some alone ECS counts a task as ready by these."""
+    for definition in BOTH[case].task_definitions()[0].values():
+        checked = {it["name"]: "healthCheck" in it for it in definition["containerDefinitions"] if it["essential"]}
+        assert checked == {"envoy": True, "app": True}
+
+
+def test_a_first_reading_has_the_time_that_it_is_said_to_need():
+    """The time is that of one page of tasks listed and described for each hundred, as the budget in the source allows."""
+    budget = (ROOT / "src/source/aws/budget.rs").read_text()
+    reserve = float(re.search(r"const RESERVE: f64 = ([\d.]+);", budget).group(1))
+    limit = re.search(r'"ecs:ListTasks", "ecs:DescribeTasks".*?burst: ([\d.]+),\s+per_second: ([\d.]+)', budget, re.DOTALL)
+    burst, per_second = map(float, limit.groups())
+    declared = template("server")["Parameters"]["CallBudgetPercent"]
+    percent, tasks = re.search(r"With (\d+) a start is in time for up to ([\d,]+) tasks", declared["Description"]).groups()
+    assert int(percent) == declared["Default"]
+    share = int(percent) / 100
+    needed = (2 * int(tasks.replace(",", "")) / 100 - (1 - reserve) * burst * share) / (per_second * share)
+    for definition in BOTH["server", "usual"].task_definitions()[0].values():
+        check = definition["containerDefinitions"][0]["healthCheck"]
+        given = check["startPeriod"] + (check["retries"] - 1) * check["interval"]
+        assert given - 30 <= needed <= given - 10, (needed, given)
+    for service in BOTH["server", "usual"].stack.of_type("AWS::ECS::Service").values():
+        assert service["HealthCheckGracePeriodSeconds"] >= given + check["interval"] + check["timeout"]
 
 
 EMULATED = ["AWS::SQS::Queue", "AWS::SNS::Topic", "AWS::Events::Rule", "AWS::IAM::Role", "AWS::IAM::Policy",
@@ -134,6 +163,7 @@ def test_variables_are_the_parameters_in_snake_case(kind):
         words = {other: cloudformation.snake(other) for other in parameters if re.search(rf"\b{other}\b", declared["Description"])}
         expected = re.sub(r"\w+", lambda word: words.get(word.group(), word.group()), declared["Description"])
         expected = expected.replace("parameters above", "variables above").replace("the server_yaml", "server.yaml")
+        expected = expected.removesuffix("; no two that differ in - and _ alone")  # loops of CloudFormation take these out of names
         if name not in ("namespace", "size", "xds_address"):
             assert said == expected, name
         if "Default" in declared:
@@ -155,16 +185,20 @@ WRONG = [
     ("Events", "on"), ("ClientCidr", ""), ("ClientSecurityGroup", "default"), ("AssignPublicIp", "true"),
     ("CpuArchitecture", "amd64"), ("Size", "512/8192"), ("Size", "512"), ("CallBudgetPercent", 0), ("Ec2Permissions", "yes"),
     ("ExecuteCommand", "yes"), ("LogRetentionDays", 31), ("AlarmTopicArn", "on-call"), ("MetricsCidr", "everybody"),
-    ("ClientCidr", "everybody"),
+    ("ClientCidr", "everybody"), ("DnsCidr", "10.0.0.2"), ("XdsName", "legation.prod.internal"), ("PrivateZoneId", "Z0123456789"),
+    ("PolicySource", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:legation-a1b2c3:policy::"),
+    ("ConfigSource", "arn:aws:ssm:eu-west-1:123456789012:document/legation"), ("WatchedClusters", ["a" * 125]),
 ]
+WRONG_WITH_ALL = [("XdsName", "legation"), ("XdsName", "https://legation.internal"), ("PrivateZoneId", "prod.internal"),
+                  ("PrivateZoneId", "/hostedzone/Z0123456789")]
 
 
-@pytest.mark.parametrize("name, value", WRONG, ids=str)
-def test_both_refuse_the_same_values(name, value):
+@pytest.mark.parametrize("base, name, value", [("usual", *it) for it in WRONG] + [("everything", *it) for it in WRONG_WITH_ALL], ids=str)
+def test_both_refuse_the_same_values(base, name, value):
     """CloudFormation knows no empty list: it is one of an empty text, which its pattern refuses."""
-    ours = {**SERVERS["usual"], name: value or [""] if isinstance(value, list) else value}
+    ours = {**SERVERS[base], name: value or [""] if isinstance(value, list) else value}
     stack = cloudformation.Stack(template("server"), ours)
-    theirs = module("server", {**SERVERS["usual"], name: value}).refusals()
+    theirs = module("server", {**SERVERS[base], name: value}).refusals()
     assert len(stack.refusals()) == 1 and len(theirs) == 1
     assert cloudformation.snake(name) in theirs[0]
 
@@ -180,13 +214,46 @@ def test_services_queues_balancer_logs_and_alarms_are_equal(case):
         assert ours and ours == theirs
 
 
+@pairs("server")
+def test_outputs_are_equal_and_the_address_is_the_name_if_there_is_one(case):
+    ours, theirs = BOTH[case].outputs()
+    assert ours and ours == theirs
+    name = SERVERS[case[1]].get("XdsName", "<load_balancer.dns_name>")
+    assert ours["xds_address"] == f"{name}:18000"
+    records = [it for (kind, *_), it in BOTH[case].others()[0].items() if kind == "aws_route53_record"]
+    assert [it["name"] for it in records] == [name] * ("XdsName" in SERVERS[case[1]])
+
+
+@pairs()
+def test_terraform_waits_for_services_and_fails_with_them_as_cloudformation_does(case):
+    services = [body for *_, body in BOTH[case].module.instances("aws_ecs_service")]
+    assert services and all(it["wait_for_steady_state"] is True for it in services)
+    (block,) = [it for it in BOTH[case].module.blocks if it.labels[:1] == ["aws_ecs_service"]]
+    (lifecycle,) = [it for it in block.blocks if it.kind == "lifecycle"]
+    condition = re.sub(r"\s", "", _source(lifecycle.blocks[0].attributes["condition"]))
+    assert re.fullmatch(r"self\.task_definition==aws_ecs_task_definition\.task_definition(\[each\.key\])?\.arn", condition)
+
+
+@pytest.mark.parametrize("name", ["a-", "-a", "1", "a" * 33, "internal-a", "Internal-a", "sg-a", "a_b"])
+def test_a_name_that_aws_would_refuse_is_refused(name):
+    """Of the load balancer or of a security group."""
+    (refusal,) = terraform.Module(DEPLOY / "terraform", {**MODULE, "name": name}, DATA).refusals()
+    assert refusal.startswith("name ")
+
+
+@pytest.mark.parametrize("name", ["a", "a-b", "internal", "sg", "a" * 32])
+def test_other_names_are_taken(name):
+    assert terraform.Module(DEPLOY / "terraform", {**MODULE, "name": name}, DATA).refusals() == []
+
+
+MODULE = {cloudformation.snake(name): value for name, value in SERVERS["usual"].items()}
 PROVIDER = json.loads((pathlib.Path(__file__).parent / "terraform_aws.json").read_text())["resources"]
 
 
 def strangers(block, known):
     """What the provider does not know of a resource, or misses in it."""
-    meta = {"for_each", "count", "depends_on"}
-    written = set(block.attributes) - meta | {inner.kind for inner in block.blocks}
+    meta = {"for_each", "count", "depends_on", "lifecycle"}
+    written = set(block.attributes) - meta | {inner.kind for inner in block.blocks if inner.kind not in meta}
     found = [f"{name} is no argument" for name in written - set(known)]
     found += [f"{name} is missing" for name, need in known.items() if need == "required" and name not in written]
     nested = [(inner, known[inner.kind]) for inner in block.blocks if isinstance(known.get(inner.kind), dict)]
@@ -298,7 +365,9 @@ def test_task_events_of_watched_clusters_pass_and_no_others(case):
     assert all(len(json.dumps(pattern)) <= 2048 for pattern in ours)
     rules = BOTH[case].stack.of_type("AWS::Events::Rule").values()
     assert all("EventBusName" not in rule for rule in rules), "ECS has its events on the default bus"
-    assert all(rule["Name"].startswith(f"{NAME}-") for rule in rules), "the dead-letter queue's policy relies on it"
+    assert all("Name" not in rule for rule in rules), "names of 64 characters have no room for those of stack and cluster"
+    theirs = [body for *_, body in BOTH[case].module.instances("aws_cloudwatch_event_rule")]
+    assert all(body["name_prefix"] == f"{NAME}-" and "name" not in body for body in theirs)
 
 
 @pairs("server")
@@ -307,7 +376,7 @@ def test_queues_let_in_the_topic_or_the_rules(case):
     assert ours == theirs
     for queue, document in ours.items():
         allowed = [it for it in document["Statement"] if it["Effect"] == "Allow"]
-        rules = {"ArnLike": {"aws:SourceArn": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{NAME}-*"}}
+        rules = {"ArnLike": {"aws:SourceArn": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/*"}}
         topic = {"ArnEquals": {"aws:SourceArn": "<topic.arn>"}}
         assert [it["Condition"] for it in allowed] == [rules if queue == "<rule_dead_letters.url>" else topic]
         assert [it["Action"] for it in allowed] == ["sqs:SendMessage"]
@@ -327,6 +396,9 @@ def test_only_clients_reach_the_balancer_and_only_it_the_servers(case):
     balancer, server = "<load_balancer_security_group.id>", "<server_security_group.id>"
     expected = {(balancer, 18000, client) for client in clients} | {(server, 18000, balancer), (server, 9090, balancer)}
     assert inbound == expected | ({(server, 9090, given["MetricsCidr"])} if "MetricsCidr" in given else set())
+    outbound = {(protocol, port, peer) for group, way, protocol, port, _, peer, _ in ours if (group, way) == (server, "out")}
+    dns = {(protocol, 53, given["DnsCidr"]) for protocol in ("tcp", "udp") if "DnsCidr" in given}
+    assert outbound == {("tcp", 443, "0.0.0.0/0")} | dns
 
 
 def test_arguments_and_ports_are_those_of_the_chart():

@@ -3,6 +3,8 @@
 It does not test what the commands do beyond that.
 """
 
+import contextlib
+import copy
 import http.server
 import json
 import os
@@ -17,9 +19,8 @@ from deployments import ACCOUNT, DEPLOY, REGION, SERVERS, SIDECAR, Both
 TASK = {
     "Cluster": "prod-a", "TaskARN": f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/prod-a/0123456789abcdef0123456789abcdef",
     "Family": "checkout", "Revision": "1", "ServiceName": "checkout", "AvailabilityZone": f"{REGION}a", "LaunchType": "FARGATE",
-    "Containers": [{"Name": "legation-init", "Labels": {"legation.namespace": "prod"},
-                    "Networks": [{"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.9"]}]}],
 }
+NETWORK = {"NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.9"]}
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +78,23 @@ def test_the_binary_knows_the_command_and_its_flags(legation, where):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown), f"`legation {' '.join(path)}` has no {flag}"
 
 
-@pytest.fixture
-def metadata():
+def seen_by_init(containers):
+    """What the task metadata say while `legation-init` runs: containers that wait for it are not there yet."""
+    waiting = {"legation-init"}
+    while more := {it["name"] for it in containers for on in it.get("dependsOn", []) if on["containerName"] in waiting} - waiting:
+        waiting |= more
+    there = [it for it in containers if it["name"] == "legation-init" or it["name"] not in waiting]
+    described = [{"Name": it["name"], "Labels": it.get("dockerLabels", {}), "Networks": [NETWORK],
+                  "Ports": [{"ContainerPort": port["containerPort"]} for port in it.get("portMappings", [])]} for it in there]
+    return {**TASK, "Containers": described}
+
+
+@contextlib.contextmanager
+def metadata(task):
     """The task metadata endpoint, as far as `bootstrap` asks it."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = json.dumps(TASK).encode()
+            body = json.dumps(task).encode()
             self.send_response(200 if self.path == "/v4/task" else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -94,19 +106,71 @@ def metadata():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
-        yield {"ECS_CONTAINER_METADATA_URI_V4": f"http://127.0.0.1:{server.server_port}/v4"}
-        server.shutdown()
-        serving.join()
+        try:
+            yield {"ECS_CONTAINER_METADATA_URI_V4": f"http://127.0.0.1:{server.server_port}/v4"}
+        finally:
+            server.shutdown()
+            serving.join()
 
 
-def test_the_init_container_leaves_a_bootstrap_and_the_binary(legation, metadata, tmp_path):
-    (tmp_path / "mesh").mkdir()
-    words = [word.replace("/mesh/", f"{tmp_path}/mesh/") for word in COMMAND_LINES["init"]]
-    ran = run(legation, *words, environment=metadata)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    node = json.loads((tmp_path / "mesh/envoy.yaml").read_text())["node"]
-    assert node["id"] == TASK["TaskARN"] and node["metadata"]["namespace"] == "prod"
-    assert run(str(tmp_path / "mesh/bin/legation"), "--version").stdout.startswith("legation ")
+def init(legation, containers, folder):
+    """Runs the init container of a definition in `folder`, which is its volume: what it ended with, and the bootstrap's node."""
+    words = [word.replace("/mesh/", f"{folder}/") for word in containers[0]["command"]]
+    with metadata(seen_by_init(containers)) as environment:
+        ran = run(legation, *words, environment=environment)
+    bootstrap = folder / "envoy.yaml"
+    return ran, json.loads(bootstrap.read_text())["node"] if bootstrap.exists() else None
+
+
+def described(name):
+    """The containers of the sidecar's example, by where they are written down."""
+    ours, theirs = Both("sidecar", SIDECAR).task_definitions()
+    ((_, ours),), ((_, theirs),) = ours.items(), theirs.items()
+    copied = json.loads((DEPLOY / "task-definition.json").read_text().replace("<XDS_ADDRESS>", SIDECAR["XdsAddress"]))
+    return {"cloudformation": ours, "terraform": theirs, "task-definition.json": copied}[name]["containerDefinitions"]
+
+
+def fault(ran, node):
+    """Why a sidecar with this bootstrap would be in no mesh, or could take the application's port first; `None` if it is sound."""
+    if ran.returncode:
+        return ran.stderr
+    facts = {key: node["metadata"].get(key) for key in ("namespace", "container_ports")}
+    return None if facts == {"namespace": "prod", "container_ports": [8080]} else f"{facts}"
+
+
+@pytest.mark.parametrize("where", ["cloudformation", "terraform", "task-definition.json"])
+def test_the_init_container_leaves_a_bootstrap_and_the_binary(legation, where, tmp_path):
+    containers = described(where)
+    ran, node = init(legation, containers, tmp_path)
+    assert (ran.returncode, ran.stderr, fault(ran, node)) == (0, "", None)
+    assert node["id"] == TASK["TaskARN"]
+    assert run(str(tmp_path / "bin/legation"), "--version").stdout.startswith("legation ")
+    assert [it["Name"] for it in seen_by_init(containers)["Containers"]] == ["legation-init"]
+
+
+def without_label(containers):
+    del containers[0]["dockerLabels"]
+
+
+def without_port(containers):
+    at = containers[0]["command"].index("--container-port")
+    del containers[0]["command"][at : at + 2]
+
+
+def with_another_port(containers):
+    containers[0]["command"][-1] = "8081"
+
+
+BROKEN = [(without_label, "legation.namespace"), (without_port, "'container_ports': []"), (with_another_port, "[8081]")]
+
+
+@pytest.mark.parametrize("breaking, words", BROKEN, ids=[row[0].__name__ for row in BROKEN])
+def test_what_init_can_not_know_by_itself_is_missed(legation, breaking, words, tmp_path):
+    """The application's own label and port are no help: its container is not there yet."""
+    containers = copy.deepcopy(described("cloudformation"))
+    breaking(containers)
+    found = fault(*init(legation, containers, tmp_path))
+    assert found and words in found, found
 
 
 def serve(legation, name, **texts):

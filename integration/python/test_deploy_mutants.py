@@ -121,6 +121,9 @@ DIFFERENCES = [
     ("services", (*REPLICAS, "Service${Replica}", "Properties", "DeploymentConfiguration", "MinimumHealthyPercent"), 0),
     ("services", (*REPLICAS, "Service${Replica}", "Properties", "NetworkConfiguration", "AwsvpcConfiguration", "Subnets"),
      {"Ref": "Subnets"}),
+    ("services", (*REPLICAS, "Service${Replica}", "Properties", "HealthCheckGracePeriodSeconds"), 300),
+    ("outputs", ("Outputs", "XdsAddress", "Value"), {"Fn::Sub": "${LoadBalancer.DNSName}:18001"}),
+    ("task_definitions", (*CONTAINER, "HealthCheck", "Retries"), 3),
     ("others", ("Resources", "TargetGroup", "Properties", "HealthCheckPath"), "/livez"),
     ("others", ("Resources", "TargetGroup", "Properties", "TargetGroupAttributes", 0, "Value"), "300"),
     ("others", ("Resources", "LoadBalancer", "Properties", "Scheme"), "internet-facing"),
@@ -135,6 +138,20 @@ DIFFERENCES = [
 def test_a_difference_of_the_two_is_noticed(what, path, new):
     ours, theirs = getattr(Both("server", SERVERS["usual"]), what)()
     broken, same = getattr(Both("server", SERVERS["usual"], of=changed(template("server"), path, new)), what)()
+    assert ours == theirs == same and broken != theirs
+
+
+WITH_A_NAME = [
+    ("others", ("Resources", "XdsRecord", "Properties", "AliasTarget", "HostedZoneId"), {"Ref": "PrivateZoneId"}),
+    ("others", ("Resources", "XdsRecord", "Properties", "Name"), "other.prod.internal"),
+    ("reach", ("Resources", "ServerSecurityGroup", "Properties", "SecurityGroupEgress", 2), None),
+]
+
+
+@pytest.mark.parametrize("what, path, new", WITH_A_NAME, ids=str)
+def test_a_difference_of_names_and_name_servers_is_noticed(what, path, new):
+    ours, theirs = getattr(Both("server", SERVERS["everything"]), what)()
+    broken, same = getattr(Both("server", SERVERS["everything"], of=changed(template("server"), path, new)), what)()
     assert ours == theirs == same and broken != theirs
 
 

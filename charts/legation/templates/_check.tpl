@@ -75,6 +75,13 @@ What the schema can't say: values that contradict each other, or that the chart 
 {{- if and .enabled (not (or .xds.cidrs .xds.selectors)) }}
 {{- $found = append $found "networkPolicy.xds: nobody could reach the xDS port; name cidrs or selectors" }}
 {{- end }}
+{{- if and .enabled $.Values.serviceMonitor.enabled (not (or .metrics.cidrs .metrics.selectors)) }}
+{{- $found = append $found "networkPolicy.metrics: Prometheus could not reach port 9090, and serviceMonitor.enabled has it ask there; name its selectors or cidrs" }}
+{{- end }}
+{{- $checked := index ($.Values.service.annotations | default dict) "service.beta.kubernetes.io/aws-load-balancer-healthcheck-port" }}
+{{- if and .enabled $checked (not (has $checked (list "traffic-port" "18000"))) (not .metrics.cidrs) }}
+{{- $found = append $found (printf "networkPolicy.metrics.cidrs: the load balancer could not check port %s, as service.annotations say, and no pod would get sidecars; name its subnets" $checked) }}
+{{- end }}
 {{- end }}
 {{- $volumes := list "config" "policies" "tls" }}
 {{- range .Values.extraVolumes }}

@@ -63,6 +63,24 @@ list of the context, the name and matchers. */}}
 {{- index . 1 }}{{ with $matchers }}{{ printf "{%s}" (join ", " .) }}{{ end }}
 {{- end }}
 
+{{/* How many sidecars the limit on memory does for: six for each MiB, at up to 110 KiB each. Nothing where that is more than
+the server's own limit of 20,000, or no limit is said. */}}
+{{- define "legation.maxStreams" -}}
+{{- with (.Values.resources | default dict).limits }}
+{{- with .memory }}
+{{- $units := dict "" 1.0 "k" 1e3 "Ki" 1024.0 "M" 1e6 "Mi" 1048576.0 "G" 1e9 "Gi" 1073741824.0 "T" 1e12 "Ti" 1099511627776.0 }}
+{{- $number := ternary (regexFind "^[0-9]+([.][0-9]+)?" (toString .)) (toString .) (kindIs "string" .) }}
+{{- $unit := ternary (trimPrefix $number (toString .)) "" (kindIs "string" .) }}
+{{- if and $number (hasKey $units $unit) }}
+{{- $streams := int64 (floor (divf (mulf (float64 $number) (get $units $unit) 6) 1048576)) }}
+{{- if and (ge $streams 1) (lt $streams 20000) }}
+{{- $streams }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The configuration of one replica. Takes a list of the context and the URL of its queue, which may be empty. */}}
 {{- define "legation.config" -}}
 {{- $context := first . }}
@@ -72,6 +90,10 @@ list of the context, the name and matchers. */}}
 {{- $_ := set $config "policies" (concat (list "/etc/legation/policies") ($config.policies | default list)) }}
 {{- if eq $values.ipFamily "IPv6" }}
 {{- $_ := set $config "listen" (dict "xds" "[::]:18000" "metrics" "[::]:9090") }}
+{{- end }}
+{{- $streams := include "legation.maxStreams" $context }}
+{{- if and $streams (not (hasKey ($config.xds | default dict) "maxStreams")) }}
+{{- $_ := set $config "xds" (set ($config.xds | default dict) "maxStreams" (int64 $streams)) }}
 {{- end }}
 {{- if $values.tls.secretName }}
 {{- $files := dict "certificateFile" "/etc/legation/tls/tls.crt" "privateKeyFile" "/etc/legation/tls/tls.key" }}

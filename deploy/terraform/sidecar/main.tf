@@ -69,15 +69,16 @@ resource "aws_ecs_task_definition" "task_definition" {
       logConfiguration = local.logs["init"]
     },
     {
-      name             = "envoy"
-      image            = var.envoy_image
-      essential        = true
-      user             = "65532"
-      memory           = 256
-      entryPoint       = ["/mesh/bin/legation", "sidecar", "run", "--drain", "20s", "--"]
-      command          = ["/usr/local/bin/envoy", "-c", "/mesh/envoy.yaml"]
-      dependsOn        = [{ containerName = "legation-init", condition = "SUCCESS" }]
-      healthCheck      = { command = ["CMD", "/mesh/bin/legation", "sidecar", "ready"], startPeriod = 10, interval = 5, timeout = 3, retries = 3 }
+      name       = "envoy"
+      image      = var.envoy_image
+      essential  = true
+      user       = "65532"
+      memory     = 256
+      entryPoint = ["/mesh/bin/legation", "sidecar", "run", "--drain", "20s", "--"]
+      command    = ["/usr/local/bin/envoy", "-c", "/mesh/envoy.yaml"]
+      dependsOn  = [{ containerName = "legation-init", condition = "SUCCESS" }]
+      # Slow to give up, or a moment without CPU would end the task just when it is needed.
+      healthCheck      = { command = ["CMD", "/mesh/bin/legation", "sidecar", "ready"], startPeriod = 120, interval = 5, timeout = 3, retries = 10 }
       startTimeout     = 120
       stopTimeout      = 120
       ulimits          = [{ name = "nofile", softLimit = 65535, hardLimit = 65535 }]
@@ -98,8 +99,10 @@ resource "aws_ecs_task_definition" "task_definition" {
         { name = "NO_PROXY", value = local.no_proxy },
         { name = "no_proxy", value = local.no_proxy },
       ]
-      dockerLabels     = { "legation.namespace" = var.namespace }             # which makes the service a member
-      dependsOn        = [{ containerName = "envoy", condition = "HEALTHY" }] # reversed at a stop: the application goes first
+      dockerLabels = { "legation.namespace" = var.namespace }             # which makes the service a member
+      dependsOn    = [{ containerName = "envoy", condition = "HEALTHY" }] # reversed at a stop: the application goes first
+      # Without it the task would count as ready when Envoy is.
+      healthCheck      = { command = concat(["CMD"], var.app_health_command), startPeriod = 10, interval = 5, timeout = 2, retries = 3 }
       stopTimeout      = 60
       mountPoints      = [{ sourceVolume = "mesh", containerPath = "/mesh", readOnly = true }]
       logConfiguration = local.logs["app"]
@@ -115,6 +118,7 @@ resource "aws_ecs_service" "service" {
   desired_count                      = var.desired_count
   deployment_minimum_healthy_percent = 100
   deployment_maximum_percent         = 200
+  wait_for_steady_state              = true # as CloudFormation does
 
   deployment_circuit_breaker {
     enable   = true
@@ -125,6 +129,14 @@ resource "aws_ecs_service" "service" {
     assign_public_ip = var.assign_public_ip == "ENABLED"
     security_groups  = var.security_groups
     subnets          = var.subnets
+  }
+
+  # Steady it may be with the tasks of before.
+  lifecycle {
+    postcondition {
+      condition     = self.task_definition == aws_ecs_task_definition.task_definition.arn
+      error_message = "ECS took the deployment of ${self.name} back: its events and the log of its tasks say why."
+    }
   }
 
   depends_on = [aws_iam_role_policy_attachment.execution]

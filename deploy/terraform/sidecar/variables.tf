@@ -53,9 +53,8 @@ variable "image" {
 }
 
 variable "envoy_image" {
-  description = "The image of a stock Envoy, 1.36 to 1.40, best by its digest"
+  description = "A copy of your own of the image of a stock Envoy, 1.36 to 1.40, such as distroless-v1.40.0, best by its digest"
   type        = string
-  default     = "envoyproxy/envoy:distroless-v1.40.0"
 }
 
 variable "app_image" {
@@ -67,6 +66,12 @@ variable "app_command" {
   description = "How the application is started: its program and arguments"
   type        = list(string)
   default     = ["/app/server"]
+}
+
+variable "app_health_command" {
+  description = "What ECS runs in the application's container to know whether it serves: a program and its arguments"
+  type        = list(string)
+  default     = ["/app/server", "health"]
 }
 
 variable "app_port" {
