@@ -87,7 +87,6 @@ fn main() -> ExitCode {
             judged.map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
-    let complete = arguments.filter.is_none() && arguments.skip.is_empty();
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if arguments.list {
         return ExitCode::SUCCESS;
@@ -97,7 +96,7 @@ fn main() -> ExitCode {
         Place::Built(stage) => runtime.block_on(stage.close()),
         Place::Empty | Place::Unbuildable(_) => Ok(()),
     };
-    let written = if complete { write(&report, full) } else { Ok(()) };
+    let written = write(&report, full);
     for error in [closed.as_ref().err(), written.as_ref().err()].into_iter().flatten() {
         eprintln!("{error:#}");
     }

@@ -113,7 +113,7 @@ impl Row {
             "last_request_ms": millis(&self.last_request),
             "bound": self.bound_in_words(),
             "met": self.judge().is_ok(),
-            "note": self.note,
+            "note": self.broken.as_ref().unwrap_or(&self.note),
         })
     }
 }
@@ -143,35 +143,9 @@ impl Report {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// As a table of Markdown.
+    /// As a table of Markdown, with its facts.
     pub(crate) fn table(&self) -> String {
-        let mut text = "\n| scenario | world | requests | failed | withdrawn ms p50 / p99 | last request ms p50 / p99 | bound | met | note |\n|---|---|---:|---:|---:|---:|---|---|---|\n".to_owned();
-        for row in self.rows() {
-            let pair = |values: &[Duration]| match values {
-                [] => "-".to_owned(),
-                _ => {
-                    let at = |share| quantile(values, share).as_secs_f64() * 1000.0;
-                    format!("{:.1} / {:.1}", at(0.5), at(0.99))
-                }
-            };
-            let met = if row.judge().is_ok() { "yes" } else { "**no**" };
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {} | {} | {met} | {} |",
-                row.scenario,
-                row.world,
-                row.requests,
-                row.failed,
-                pair(&row.withdrawn),
-                pair(&row.last_request),
-                row.bound_in_words(),
-                row.broken.as_deref().unwrap_or(&row.note).replace(['|', '\n'], " "),
-            );
-        }
-        for fact in self.facts() {
-            let _ = writeln!(text, "\n{fact}");
-        }
-        text
+        table(&self.rows().iter().map(Row::json).collect::<Vec<_>>(), &self.facts())
     }
 
     /// One line for the end.
@@ -182,17 +156,64 @@ impl Report {
         format!("\nestate: {met} of {} bounds met, {requests} requests", rows.len())
     }
 
-    /// As `REPORT.md` and `report.json` in a folder.
+    /// As `REPORT.md` and `report.json` in a folder. Scenarios that were not played keep the rows that they have there.
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let head = "# The estate in containers\n\nWritten by `make estate`, here in full size (`FULL=1`): every scenario of `integration/tests/estate` under steady load. \
-            A task is an application and a stock Envoy in one network namespace, as `deploy/task-definition.json` has it. *Withdrawn* is the time \
-            from the stop to the last sidecar's ACK; *last request* that to the last request which arrived at the task. Failed are requests that the \
-            calling application saw fail, after its sidecar's retries.\n";
-        std::fs::write(folder.join("REPORT.md"), format!("{head}{}", self.table()))
-            .context("writing REPORT.md")?;
-        let rows: Vec<_> = self.rows().iter().map(Row::json).collect();
+        let path = folder.join("report.json");
+        let before: Value = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| path.display().to_string())?,
+            Err(_) => Value::Null,
+        };
+        let mut rows: Vec<Value> = before["rows"].as_array().cloned().unwrap_or_default();
+        for row in self.rows().iter().map(Row::json) {
+            match rows.iter_mut().find(|old| old["scenario"] == row["scenario"]) {
+                Some(old) => *old = row,
+                None => rows.push(row),
+            }
+        }
         let text = format!("{:#}\n", json!({ "rows": rows, "facts": self.facts() }));
-        std::fs::write(folder.join("report.json"), text).context("writing report.json")
+        std::fs::write(&path, text).context("writing report.json")?;
+        let text = format!("{HEAD}{}", table(&rows, &self.facts()));
+        std::fs::write(folder.join("REPORT.md"), text).context("writing REPORT.md")
     }
+}
+
+const HEAD: &str = "\
+# The estate in containers
+
+Written by `make estate`, here in full size (`FULL=1`): every scenario of `integration/tests/estate` under steady load. A task is an
+application and a stock Envoy in one network namespace, as `deploy/task-definition.json` has it. *Withdrawn* is the time from the stop
+(or the death, or what the note says) to the last sidecar's ACK; *last request* that to the last request that arrived at the task.
+Failed are requests that the calling application saw fail, after its sidecar's retries.
+";
+
+fn table(rows: &[Value], facts: &[String]) -> String {
+    let mut text =
+        "\n| scenario | world | requests | failed | withdrawn ms p50 / p99 | last request ms p50 / p99 | \
+        bound | met | note |\n|---|---|---:|---:|---:|---:|---|---|---|\n"
+            .to_owned();
+    for row in rows {
+        let pair = |key: &str| match &row[key] {
+            Value::Null => "-".to_owned(),
+            both => format!("{} / {}", both["p50"], both["p99"]),
+        };
+        let word = |key: &str| row[key].as_str().unwrap_or_default().replace(['|', '\n'], " ");
+        let met = if row["met"] == true { "yes" } else { "**no**" };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {met} | {} |",
+            word("scenario"),
+            word("world"),
+            row["requests"],
+            row["failed"],
+            pair("withdrawn_ms"),
+            pair("last_request_ms"),
+            word("bound"),
+            word("note"),
+        );
+    }
+    for fact in facts {
+        let _ = writeln!(text, "\n{fact}");
+    }
+    text
 }
