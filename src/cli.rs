@@ -182,7 +182,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// The server configuration; without it, its text is in LEGATION_CONFIG, and that of a policy may be in LEGATION_POLICY.
+    /// The server configuration; without it, its text is in LEGATION_CONFIG. With or without it, that of one more policy may be in
+    /// LEGATION_POLICY.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the configuration, with its environment and its file sources, and end.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::serve::configuration;
 use super::table::table;
-use super::validate::{configuration, examine, report};
+use super::validate::{examine, report};
 use super::{Check, Exit, Format, Outcome, Stop, Terminal, environment};
 use crate::app;
 use crate::config::Config;
@@ -24,7 +25,7 @@ const POLICIES: [&str; 7] = [
 ];
 
 pub(super) fn run(check: &Check, terminal: &mut Terminal<'_>) -> Outcome {
-    let (name, text) = configuration(check.config.as_deref(), environment())?;
+    let (name, text) = configuration(check.config.as_deref(), environment(), terminal.err)?;
     let config = Config::parse(&name, &text, environment());
     let problems = match &config {
         Ok(config) => examine(config, file::examine_together),

@@ -44,7 +44,7 @@ pub(super) fn run(serve: &Serve, terminal: &mut Terminal<'_>) -> Outcome {
 }
 
 /// The configuration that a server is to have, with its name: the file, or else the text in the environment.
-fn configuration(
+pub(super) fn configuration(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
     err: &mut dyn Write,

@@ -6,16 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-use super::table::clean;
 use super::{Exit, Format, Outcome, Stop, Terminal};
 use crate::config::Config;
 use crate::diagnostic::{Entries, Problem, read_yaml, words::nearest};
 use crate::model::Namespace;
 use crate::policy::{self, Policy};
 use crate::source::file;
-
-/// The variable that may hold the configuration's text, and the name that it has in messages then.
-const CONFIG_TEXT: &str = "LEGATION_CONFIG";
 
 pub(super) fn run(files: &[PathBuf], format: Format, terminal: &mut Terminal<'_>) -> Outcome {
     let (mut problems, mut unreadable) = (Vec::<Problem>::new(), Vec::new());
@@ -47,28 +43,6 @@ pub(super) fn run(files: &[PathBuf], format: Format, terminal: &mut Terminal<'_>
 /// The text of a file that the caller named.
 pub(super) fn read(path: &Path) -> Result<String, Stop> {
     text_of(path).map_err(|message| Stop::new(Exit::Usage, message, None))
-}
-
-/// The configuration that a server is to have, with its name: the file, or else the text in the environment.
-pub(super) fn configuration(
-    file: Option<&Path>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(PathBuf, String), Stop> {
-    if let Some(file) = file {
-        return Ok((file.to_owned(), read(file)?));
-    }
-    let mut texts = environment.into_iter().filter(|(name, _)| name == CONFIG_TEXT).map(|(_, text)| text);
-    let text = texts.find(|text| !text.trim().is_empty()).ok_or_else(|| {
-        let help = format!("give --config FILE, or the text of the configuration in {CONFIG_TEXT}");
-        Stop::new(Exit::Usage, "no configuration", Some(&help))
-    })?;
-    // No configuration is one line without a colon.
-    if !text.contains(':') {
-        let message = format!("{CONFIG_TEXT} holds no configuration but `{}`", clean(&text));
-        let help = "it is for the configuration's text; a file is named by --config";
-        return Err(Stop::new(Exit::Usage, message, Some(help)));
-    }
-    Ok((CONFIG_TEXT.into(), text))
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -152,34 +126,6 @@ pub(super) fn examine(config: &Config, look: fn(&[PathBuf], &Namespace) -> Vec<P
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_configuration_is_a_file_or_a_text_in_the_environment() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("legation.yaml");
-        std::fs::write(&file, "a: file\n").unwrap();
-        let with = |text: &str| [("LEGATION_CONFIG".to_owned(), text.to_owned())];
-        let told = |file: Option<&Path>, text: &str| {
-            configuration(file, with(text)).map_err(|stop| match stop {
-                Stop::Told(exit, text) => (exit, text),
-                Stop::Io(error) => panic!("{error}"),
-            })
-        };
-        assert_eq!(
-            told(Some(&file), "a: text\n").unwrap(),
-            (file, "a: file\n".to_owned()),
-            "a file goes first"
-        );
-        assert_eq!(told(None, "a: text\n").unwrap(), ("LEGATION_CONFIG".into(), "a: text\n".to_owned()));
-        let (exit, text) = told(None, " \n").unwrap_err();
-        assert_eq!(exit, Exit::Usage);
-        assert!(
-            text.contains("give --config FILE, or the text of the configuration in LEGATION_CONFIG"),
-            "{text}"
-        );
-        let (_, text) = told(None, "/etc/legation.yaml").unwrap_err();
-        assert!(text.contains("a file is named by --config"), "{text}");
-    }
 
     #[test]
     fn texts_in_the_environment_are_checked_as_files_are() {
