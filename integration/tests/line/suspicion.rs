@@ -65,6 +65,13 @@ fn an_address_that_another_service_got_takes_no_requests_of_the_first() -> anyho
                 .zones(&[&old.zone]) // an address stays in its subnet
                 .served(),
         )?;
+        // An event of a service that nobody knows asks for a reading, and a reading would see the stop.
+        world.start_task(TaskSpec::of_service(CLUSTER, "audit"))?;
+        wait::until(SOON * 4, "audit to be known", async || {
+            let services = stage.server.items(&format!("namespaces/{NAMESPACE}/services")).await?;
+            Ok(services.iter().any(|service| service["name"] == "audit").then_some(()))
+        })
+        .await?;
 
         // Nobody hears that the old one stops; that a new one began at its address is heard.
         stage.aws.queue().deliver(Delivery { lost: 1.0, ..Delivery::default() });
