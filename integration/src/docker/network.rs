@@ -113,8 +113,8 @@ impl Inside {
         line.split_whitespace().next().unwrap_or_default().parse().context("a number")
     }
 
-    /// A program of the container that runs in its network and among its files, as root: nearly what `docker exec` runs, at
-    /// a hundredth of the cost.
+    /// A program of the container that runs in its network and among its files, as root: nearly what `docker exec` runs, without a
+    /// runtime of its own for each.
     pub fn exec(self, arguments: &[String]) -> Command {
         let mut command = Command::new("nsenter");
         command

@@ -29,7 +29,7 @@ const WITHDRAWN: Duration = Duration::from_millis(500);
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// Tasks that call.
 const CALLERS: u32 = 4;
-/// Tasks of payments at most: Docker's own health checks cost a hundred times what the first world's do.
+/// Tasks of payments at most: Docker's own health checks cost far more than the first world's.
 const MOST: u32 = 8;
 
 /// An estate in that world.
