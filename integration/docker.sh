@@ -67,19 +67,19 @@ up() {
     echo "$own"
 }
 
-# Whether the engine that `up` started still runs: what has ended and was not reaped does not.
+# Whether this process is an engine that runs: what has ended and was not reaped does not.
 runs() {
-    pid=$(cat "$place/pid" 2>/dev/null) || return 1
-    [ "$(cat "/proc/$pid/comm" 2>/dev/null || true)" = dockerd ] && ! grep -q '^State:.Z' "/proc/$pid/status"
+    [ "$(cat "/proc/$1/comm" 2>/dev/null || true)" = dockerd ] && ! grep -q '^State:.Z' "/proc/$1/status"
 }
 
 down() {
-    runs || return 0
+    pid=$(cat "$place/pid" 2>/dev/null) || return 0
+    runs "$pid" || return 0
     # Not under an estate that somebody else has there.
     flock --nonblock "$place/docker.sock.estate" true || return 0
     kill -TERM "$pid"
     tries=0
-    while runs; do
+    while runs "$pid"; do
         tries=$((tries + 1))
         [ "$tries" -lt 600 ] || fail "dockerd ($pid) does not end"
         sleep 0.1

@@ -114,7 +114,7 @@ impl FakeAws {
         self.accounts.clone()
     }
 
-    /// `http://127.0.0.1:<port>`.
+    /// `http://<address>:<port>`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,7 +1,8 @@
 //! Legation against the real thing: real Envoy, and an endpoint that answers like AWS.
 //!
 //! This crate holds what integration tests, the demo and the benchmarks stand on. It is not part of the
-//! product. Invariant: nothing here talks to AWS; every address it uses is on loopback.
+//! product. Invariant: nothing here talks to AWS; every address it uses is on loopback, or on a Docker network that it made
+//! itself (`docker`).
 
 pub mod agreement;
 pub mod aws;

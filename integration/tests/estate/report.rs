@@ -185,6 +185,7 @@ Written by `make estate`, here in full size (`FULL=1`): every scenario of `integ
 application and a stock Envoy in one network namespace, as `deploy/task-definition.json` has it. *Withdrawn* is the time from the stop
 (or the death, or what the note says) to the last sidecar's ACK; *last request* that to the last request that arrived at the task.
 Failed are requests that the calling application saw fail, after its sidecar's retries.
+In full size `payments` has 20 tasks (8 under ministack), called by 6 (4) at 60 requests a second each.
 ";
 
 fn table(rows: &[Value], facts: &[String]) -> String {
