@@ -10,6 +10,7 @@ use integration::estate::CLUSTER;
 use integration::http;
 use integration::world::{StopPlan, Task, TaskSpec, World};
 
+use crate::look;
 use crate::report::{Bound, Row};
 use crate::stage::Stage;
 
@@ -22,7 +23,7 @@ async fn kill_oldest(stage: &Stage) -> anyhow::Result<(String, SystemTime)> {
     Ok((task.arn.clone(), at))
 }
 
-/// Crashes, one after the other; of the requests that each application had, one may be lost.
+/// Crashes, one after the other; what each application had in flight may be lost.
 async fn crashes(stage: &mut Stage, count: usize, withdrawn: Duration) -> anyhow::Result<Row> {
     let mark = stage.mark().await?;
     let mut died = Vec::new();
@@ -35,12 +36,14 @@ async fn crashes(stage: &mut Stage, count: usize, withdrawn: Duration) -> anyhow
         died.push((arn, at));
     }
     let mut row = stage.since(mark).await?;
-    for (arn, at) in died {
-        row.withdrawn.push(stage.withdrawn(&arn, at).await?);
-        row.last_request.push(stage.last_request(&arn, at));
+    for (arn, at) in &died {
+        row.withdrawn.push(stage.withdrawn(arn, *at).await?);
+        row.last_request.push(stage.last_request(arn, *at));
     }
-    let bound = Bound { failed: count as u64, withdrawn: Some(withdrawn), ..Bound::default() };
-    Ok(Row { bound, ..row })
+    row.bound.withdrawn = Some(withdrawn);
+    let died: Vec<_> = died.into_iter().map(|(_, at)| at).collect();
+    look::only_what_was_in_flight(&mut row, &died, stage.sizes.share());
+    Ok(row)
 }
 
 /// Applications die, and ECS notices at once. What was in flight is repeated elsewhere.
@@ -78,10 +81,9 @@ pub(crate) async fn hang(stage: &mut Stage) -> anyhow::Result<Row> {
     let last_request = vec![stage.last_request(&task.arn, at)];
     // Its share of the requests, for as long as the health check may take: two failures, each after two seconds and two more.
     let noticed = Duration::from_secs(10);
-    let share = u64::from(stage.sizes.callers * stage.sizes.rate) / u64::from(stage.sizes.tasks);
     let limit = Some(noticed);
     let bound = Bound {
-        failed: share * noticed.as_secs(),
+        failed: u64::from(stage.sizes.share()) * noticed.as_secs(),
         withdrawn: limit,
         last_request: limit,
         ..Bound::default()

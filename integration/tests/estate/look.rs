@@ -2,13 +2,14 @@
 //!
 //! Invariant: it changes nothing but by waiting.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use integration::docker::arrivals::Arrivals;
 use integration::docker::caller::Callers;
 use integration::docker::server::Server;
-use integration::docker::tally::Tally;
+use integration::docker::tally::{Failure, Tally};
 use integration::wait;
 
 use crate::report::Row;
@@ -36,9 +37,10 @@ impl Mark {
         let (before, now) = (&self.0, callers.settled().await?);
         let failed = now.failed - before.failed;
         let told = now.failures.iter().filter(|failure| !before.failures.contains(failure));
-        let told: Vec<_> = told.take(3).map(|failure| failure.what.trim().to_owned()).collect();
+        let failures: Vec<_> = told.cloned().collect();
         let requests = now.known() - before.known();
-        Ok((Row { world, requests, failed, note: told.join("; "), ..Row::default() }, Self(now)))
+        let note = in_words(&failures);
+        Ok((Row { world, requests, failed, failures, note, ..Row::default() }, Self(now)))
     }
 
     /// Goes on until there were enough requests since then.
@@ -49,6 +51,35 @@ impl Mark {
         })
         .await
     }
+}
+
+/// What failures say, each once, with how often.
+fn in_words(failures: &[Failure]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for failure in failures {
+        *counts.entry(failure.what.trim()).or_default() += 1;
+    }
+    counts.iter().map(|(what, count)| format!("{count} x {what}")).collect::<Vec<_>>().join("; ")
+}
+
+/// What Envoy says of a request that its server had when the connection ended.
+const IN_FLIGHT: &str = "reset reason: connection termination";
+/// How soon after a death such requests are told to have failed.
+const TOLD: Duration = Duration::from_secs(2);
+/// How long an application may have had a request, on two cores that carry the whole estate.
+const SERVED: Duration = Duration::from_millis(100);
+
+/// Bounds what deaths of tasks may cost that get `rate` requests a second each: what they had in flight, and nothing else. By Service
+/// Connect's numbers this is not repeated, as the application may have acted on it; everything later is.
+pub(crate) fn only_what_was_in_flight(row: &mut Row, died: &[SystemTime], rate: u32) {
+    let each = (f64::from(rate) * SERVED.as_secs_f64()).ceil();
+    row.bound.failed = died.len() as u64 * each as u64;
+    let was_in_flight = |failure: &&Failure| {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(failure.at);
+        let follows = |died: &SystemTime| at.duration_since(*died).is_ok_and(|since| since < TOLD);
+        failure.what.contains(IN_FLIGHT) && died.iter().any(follows)
+    };
+    row.stray = row.failed - row.failures.iter().filter(was_in_flight).count() as u64;
 }
 
 /// Waits until each of these sidecars is connected to some server and holds its newest snapshot.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use integration::docker::tally::Failure;
 use integration::withdrawal::quantile;
 use serde_json::{Value, json};
 
@@ -34,6 +35,10 @@ pub(crate) struct Row {
     /// Requests whose outcome is known.
     pub(crate) requests: u64,
     pub(crate) failed: u64,
+    /// The latest of these.
+    pub(crate) failures: Vec<Failure>,
+    /// Of the failed, those of which the scenario has no explanation.
+    pub(crate) stray: u64,
     /// From each stop (or death, or change) to the last sidecar's ACK.
     pub(crate) withdrawn: Vec<Duration>,
     /// From each stop to the last request that reached the task.
@@ -58,6 +63,12 @@ impl Row {
             failed <= bound.failed,
             "{failed} requests failed, {} may: {}",
             bound.failed,
+            self.note
+        );
+        anyhow::ensure!(
+            self.stray == 0,
+            "{} requests failed that no death explains: {}",
+            self.stray,
             self.note
         );
         for (what, values, limit) in [

@@ -47,7 +47,7 @@ pub(crate) struct Second {
 
 impl Second {
     pub(crate) async fn open(first: &Estate, sizes: Sizes) -> anyhow::Result<Self> {
-        let sizes = Sizes { tasks: sizes.tasks.min(MOST), ..sizes };
+        let sizes = Sizes { tasks: sizes.tasks.min(MOST), callers: CALLERS, ..sizes };
         let folder = tempfile::tempdir().context("making a folder")?;
         let engine = &first.engine;
         engine.create_network(NETWORK, SUBNET, GATEWAY).await?;
@@ -209,7 +209,8 @@ pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
         row.withdrawn.push(own.withdrawn(task, *at).await?);
         row.last_request.push(look::last_request(&own.arrivals, task, *at));
     }
-    let withdrawn = Some(Duration::from_secs(1));
-    row.bound = Bound { failed: died.len() as u64, withdrawn, ..Bound::default() };
+    row.bound.withdrawn = Some(Duration::from_secs(1));
+    let died: Vec<_> = died.into_iter().map(|(_, at)| at).collect();
+    look::only_what_was_in_flight(&mut row, &died, own.sizes.share());
     Ok(row)
 }

@@ -54,6 +54,11 @@ impl Sizes {
         let outage = Duration::from_secs(125);
         Self { tasks: 20, callers: 6, rate: 60, stops: 20, requests: 10_000, outage, live: 30 }
     }
+
+    /// Requests that each task of payments gets each second.
+    pub(crate) fn share(&self) -> u32 {
+        (self.callers * self.rate).div_ceil(self.tasks)
+    }
 }
 
 /// Everything that scenarios need.
