@@ -15,6 +15,7 @@ pub mod estate;
 pub mod feed;
 pub mod http;
 pub mod load;
+pub mod loopback;
 pub mod probe;
 pub mod process;
 pub mod python;

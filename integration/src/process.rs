@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::loopback::Place;
 use crate::wait;
 
 /// Kills the process of the given id when its own input ends, that is when we do.
@@ -27,15 +28,15 @@ const WATCHER: &str = "read -r _ || kill -s KILL \"$0\" 2>/dev/null";
 const FIRST_PORT: u16 = 20_100;
 const PORTS: u64 = 12_000;
 
-type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
+type Order = (Command, Place, mpsc::SyncSender<io::Result<Child>>);
 
-/// The thread that starts everything.
+/// The thread that starts everything, each on the loopback of whoever asked.
 static STARTER: LazyLock<Option<mpsc::Sender<Order>>> = LazyLock::new(|| {
     let (orders, inbox) = mpsc::channel::<Order>();
     let started = std::thread::Builder::new().name("starter".to_owned()).spawn(move || {
-        for (mut command, answer) in inbox {
+        for (mut command, place, answer) in inbox {
             // Whoever asked may be gone; then the child is dropped, and ends with us at the latest.
-            let _ = answer.send(command.spawn());
+            let _ = answer.send(place.enter().and_then(|()| command.spawn()));
         }
     });
     started.ok().map(|_| orders)
@@ -45,7 +46,7 @@ fn start(command: Command) -> io::Result<Child> {
     let (answer, outcome) = mpsc::sync_channel(1);
     let gone = || io::Error::other("the thread that starts processes is gone");
     let starter = STARTER.as_ref().ok_or_else(gone)?;
-    starter.send((command, answer)).map_err(|_| gone())?;
+    starter.send((command, Place::here()?, answer)).map_err(|_| gone())?;
     outcome.recv().map_err(|_| gone())?
 }
 

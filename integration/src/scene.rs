@@ -1,7 +1,8 @@
-//! One test, or one demonstration, at a time on this machine's loopback.
+//! One test, or one demonstration, at a time on a loopback.
 //!
-//! Sidecars share ports such as 127.0.0.1:15001, so two at once would take each other's traffic. Invariant:
-//! whoever holds a [`Scene`] is alone, also among processes; when it ends badly, every log is shown.
+//! Sidecars share ports such as 127.0.0.1:15001, so two at once would take each other's traffic. Tests have a loopback of their own
+//! where that can be had, and run beside each other; demonstrations, and tests that look at the clock, are alone on the machine.
+//! Invariant: whoever holds a [`Scene`] is alone on its loopback, also among processes; when it ends badly, every log is shown.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,32 +11,34 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::TempDir;
 
+use crate::loopback;
 use crate::process::tail;
 
 /// How many lines of each log are shown after a failure.
 const SHOWN: usize = 80;
 
-/// A folder for files and logs, and the loopback for oneself.
+/// A folder for files and logs, and a loopback for oneself.
 #[derive(Debug)]
 pub struct Scene {
     name: String,
     folder: TempDir,
-    _alone: File,
+    _turn: File,
 }
 
 impl Scene {
-    /// Waits until nobody else is on, then takes the loopback.
+    /// Waits until nobody else is on this loopback, or wants the machine for itself. On the machine's own loopback it has both.
     pub fn open(name: &str) -> anyhow::Result<Self> {
         // The machine's, not the checkout's: two checkouts share the loopback too.
         let place = std::env::temp_dir().join("legation-loopback.lock");
-        let file = File::create(&place).with_context(|| format!("opening {}", place.display()))?;
-        if file.try_lock().is_err() {
+        let turn = File::create(&place).with_context(|| format!("opening {}", place.display()))?;
+        let beside = loopback::is_own();
+        if (if beside { turn.try_lock_shared() } else { turn.try_lock() }).is_err() {
             say(&format!("{name}: waiting for another test or demo on this machine to end\n"));
-            file.lock().context("waiting for the loopback")?;
+            (if beside { turn.lock_shared() } else { turn.lock() }).context("waiting for the loopback")?;
         }
         let prefix = format!("legation-{name}-");
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir().context("making a folder")?;
-        Ok(Self { name: name.to_owned(), folder, _alone: file })
+        Ok(Self { name: name.to_owned(), folder, _turn: turn })
     }
 
     /// Where files and logs go.
@@ -87,8 +90,16 @@ fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Runs a test on a runtime of its own, alone; shows every log if it fails.
+/// Runs a test on a runtime and a loopback of its own; shows every log if it fails.
 pub fn play<F>(name: &str, test: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(&Scene) -> anyhow::Result<()> + Send,
+{
+    loopback::with_own(|| play_alone(name, test))
+}
+
+/// Runs a test on a runtime of its own with nothing beside it, as it looks at the clock; shows every log if it fails.
+pub fn play_alone<F>(name: &str, test: F) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
 {
@@ -101,7 +112,7 @@ where
     outcome
 }
 
-/// As [`play`], on the runtime that there is.
+/// As these, on the runtime and the loopback that there are.
 pub async fn play_on<F>(name: &str, test: F) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use integration::aws::{FakeAws, Operation};
 use integration::control_plane::{ControlPlane, Setup, Sources};
-use integration::scene::play;
+use integration::scene::play_alone;
 use integration::{estate, vitals, wait};
 
 const SERVICES: usize = 5_000;
@@ -63,7 +63,7 @@ async fn generation(server: &ControlPlane) -> anyhow::Result<u64> {
 #[test]
 #[ignore = "takes about eight minutes"]
 fn a_hundred_thousand_tasks_are_read_within_half_of_what_aws_allows() -> anyhow::Result<()> {
-    play("scale", async |scene| {
+    play_alone("scale", async |scene| {
         let aws = FakeAws::start(estate::large(SERVICES, TASKS)?).await?;
         let sources = Sources { clusters: vec![estate::LARGE.to_owned()], ..Sources::default() };
         let setup = Setup { call_budget: 50, interval: MINUTE / 2, ..Setup::aws(&aws.url()) };

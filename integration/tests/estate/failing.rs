@@ -116,7 +116,7 @@ pub(crate) async fn reuse(stage: &mut Stage) -> anyhow::Result<Row> {
         stage.estate.create("squatter", &definition, 0)?;
     }
     let (mut stopped, mut squatters) = (Vec::new(), Vec::new());
-    for _ in 0..stage.sizes.stops.min(5) {
+    for _ in 0..stage.sizes.stops.div_ceil(2).min(5) {
         let task = stage.oldest(1).remove(0);
         world.stop_task(&task.arn, StopPlan::default())?;
         stage.over(&task.arn).await?;

@@ -178,7 +178,7 @@ pub(crate) async fn scale(stage: &mut Stage) -> anyhow::Result<Row> {
 pub(crate) async fn stop(stage: &mut Stage) -> anyhow::Result<Row> {
     let own = second(stage).await?;
     let (mark, mut stopped) = (own.mark().await?, Vec::new());
-    while stopped.len() < own.sizes.stops.min(6) {
+    while stopped.len() < own.sizes.stops.div_ceil(2).min(6) {
         let task = own.tasks().await?.remove(0);
         own.world.stop(&task).await?;
         own.world.over(&task).await?;
@@ -193,7 +193,7 @@ pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
     let engine = stage.estate.engine.clone();
     let own = second(stage).await?;
     let (mark, mut died) = (own.mark().await?, Vec::new());
-    for _ in 0..own.sizes.stops.min(4) {
+    for _ in 0..own.sizes.stops.div_ceil(2).min(4) {
         let task = own.tasks().await?.remove(0);
         let id = task.rsplit('/').next().unwrap_or(&task);
         let labels = [("legation.ministack.task", id), ("legation.ministack.container", "app")];

@@ -158,7 +158,7 @@ fn pools() -> Vec<Row> {
 async fn kept_alive(to: &str) -> anyhow::Result<usize> {
     let to: std::net::SocketAddrV4 = to.parse()?;
     let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(to.ip().octets()), to.port());
-    let table = tokio::fs::read_to_string("/proc/net/tcp").await?;
+    let table = tokio::fs::read_to_string("/proc/thread-self/net/tcp").await?;
     let kept = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // sl, local, remote, state, queues, and then timer:when, of which 02 is keepalive.
     let is = |fields: &Vec<&str>| {

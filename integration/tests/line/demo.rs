@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use integration::http::get;
 use integration::process::Process;
+use integration::scene::play_alone;
 use integration::wait;
 
 /// The stops take most of it.
@@ -20,15 +21,13 @@ fn pids(text: &str, name: &str) -> Vec<u32> {
     words.filter_map(|word| word.parse().ok()).collect()
 }
 
-// It takes the loopback itself, so this test must not hold it.
 #[test]
 fn it_shows_what_it_claims_and_leaves_nothing_behind() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let folder = tempfile::tempdir()?;
-        let log = folder.path().join("demo.log");
+    play_alone("demo", async |scene| {
+        let log = scene.folder().join("demo.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
-        command.env_remove("ONCE");
+        // It waits for its turn as well, and would wait for this test.
+        command.env_remove("ONCE").env("TMPDIR", scene.folder());
         let mut demo = Process::start("demo", command, &log)?;
         let said = || std::fs::read_to_string(&log);
         wait::until(SHOWN, "the demo to run on", async || {

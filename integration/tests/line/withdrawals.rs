@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use integration::aws::Delivery;
 use integration::load::Way;
-use integration::scene::play;
+use integration::scene::{play, play_alone};
 use integration::stage::{Knowledge, Stage};
 use integration::wait;
 use integration::withdrawal::{Withdrawal, quantile, stop_tasks};
@@ -62,12 +62,12 @@ async fn withdraw(folder: &std::path::Path, knowledge: Knowledge) -> anyhow::Res
 
 #[test]
 fn with_ecs_polled_each_second() -> anyhow::Result<()> {
-    play("polled", async |scene| withdraw(scene.folder(), Knowledge::Aws).await)
+    play_alone("polled", async |scene| withdraw(scene.folder(), Knowledge::Aws).await)
 }
 
 #[test]
 fn with_events_from_a_queue() -> anyhow::Result<()> {
-    play("events", async |scene| withdraw(scene.folder(), Knowledge::Events).await)
+    play_alone("events", async |scene| withdraw(scene.folder(), Knowledge::Events).await)
 }
 
 #[test]
@@ -87,5 +87,5 @@ fn what_no_event_tells_the_next_reading_finds() -> anyhow::Result<()> {
 
 #[test]
 fn with_the_state_pushed_on_change() -> anyhow::Result<()> {
-    play("pushed", async |scene| withdraw(scene.folder(), Knowledge::File).await)
+    play_alone("pushed", async |scene| withdraw(scene.folder(), Knowledge::File).await)
 }
