@@ -11,7 +11,15 @@ cargo-fuzz := 0.13.2
 # One static binary for each machine: what images hold, and what is measured.
 triple := $(shell uname -m)-unknown-linux-gnu
 release := $(target)/$(triple)/release
-build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple)
+# Whatever of it is built: with the features that all of it needs, so that nothing is built twice.
+build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple) -p legation -p bench
+# Tests that start nothing but themselves and the server, and those that need what `setup` gets.
+quick := $(patsubst tests/%.rs,--test %,$(wildcard tests/*.rs))
+slow := $(patsubst integration/tests/%.rs,--test %,$(wildcard integration/tests/*.rs)) \
+	$(patsubst integration/tests/%/main.rs,--test %,$(wildcard integration/tests/*/main.rs))
+
+# Tests wait most of the time.
+export RUST_TEST_THREADS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build image estate install replay
@@ -22,13 +30,13 @@ help: ## show this
 demo: setup build ## stop tasks under load and watch; ONCE=1 ends after the table
 	@ONCE='$(ONCE)' '$(target)/debug/demo'
 
-test: setup check build image replay ## everything: check, what fuzzing found, then the tests with real Envoy
-	$(CARGO) test -p integration; status=$$?; integration/docker.sh down; exit $$status
+test: setup check image replay ## everything: check, what fuzzing found, then the tests with real Envoy
+	$(CARGO) test --workspace $(slow); status=$$?; integration/docker.sh down; exit $$status
 
 check: ## format, clippy, unit, golden and property tests, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) test -p legation -p bench
+	$(CARGO) test --workspace --exclude fuzz --lib --bins $(quick)
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc -p legation --no-deps
 
 line: setup build $(envoy) ## only the tests with stock Envoy; ENVOY=1.36.2 takes another version
@@ -50,10 +58,10 @@ install: setup build ## the Helm chart, the templates, the modules and the guide
 	$(CARGO) test -p integration --test install -- --nocapture
 
 image: ## the static binary that the image holds
-	$(build-release) -p legation
+	$(build-release) --bin legation
 
 scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes
-	$(build-release) -p legation
+	$(build-release) --bin legation
 	LEGATION_BIN='$(abspath $(release)/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
 
 lag: setup build ## a hundred stopped tasks, told by events: how soon a hundred sidecars know, at most 30 ms for 99
@@ -64,7 +72,7 @@ soak: setup build ## three Envoys under edits, cuts and restarts; MINUTES=10 for
 	MINUTES='$(MINUTES)' SEED='$(SEED)' $(CARGO) test -p integration --test soak -- --nocapture three_envoys
 
 replay: ## what fuzzing found so far, and mutations of it for some seconds, without looking at coverage
-	$(CARGO) build -p fuzz
+	$(CARGO) build --workspace --bins --tests
 	@for target in requests session; do \
 		mkdir -p "$(target)/fuzz/blind-$$target"; \
 		"$(target)/debug/$$target" -max_total_time=4 -timeout=10 -verbosity=0 -print_final_stats=1 \
@@ -81,7 +89,7 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 	done
 
 bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
-	$(build-release) -p bench
+	$(build-release) --bins
 	'$(release)/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
 		$(if $(QUICK)$(ONLY),,--results bench) $(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
 
