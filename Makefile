@@ -11,9 +11,8 @@ cargo-fuzz := 0.13.2
 # One static binary for each machine: what images hold, and what is measured.
 triple := $(shell uname -m)-unknown-linux-gnu
 release := $(target)/$(triple)/release
-# Whatever of it is built: with the features that all of it needs, so that nothing is built twice.
-build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple) -p legation -p bench
-# Tests that start nothing but themselves and the server, and those that need what `setup` gets.
+build-release := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(triple)
+# The tests that need nothing but what is built, and those that need what `setup` gets.
 quick := $(patsubst tests/%.rs,--test %,$(wildcard tests/*.rs))
 slow := $(patsubst integration/tests/%.rs,--test %,$(wildcard integration/tests/*.rs)) \
 	$(patsubst integration/tests/%/main.rs,--test %,$(wildcard integration/tests/*/main.rs))
@@ -58,10 +57,10 @@ install: setup build ## the Helm chart, the templates, the modules and the guide
 	$(CARGO) test -p integration --test install -- --nocapture
 
 image: ## the static binary that the image holds
-	$(build-release) --bin legation
+	$(build-release) -p legation
 
 scale: setup ## 5,000 services with 100,000 tasks within half of what AWS allows; takes eight minutes
-	$(build-release) --bin legation
+	$(build-release) -p legation
 	LEGATION_BIN='$(abspath $(release)/legation)' $(CARGO) test -p integration --test scale -- --ignored --nocapture
 
 lag: setup build ## a hundred stopped tasks, told by events: how soon a hundred sidecars know, at most 30 ms for 99
@@ -89,7 +88,7 @@ fuzz: $(target)/tools/bin/cargo-fuzz ## whatever a client may send; SECONDS=600 
 	done
 
 bench: setup $(if $(go),$(target)/peers/go-control-plane) ## Legation beside go-control-plane; QUICK=1 for less, ONLY=S1,S7 for some
-	$(build-release) --bins
+	$(build-release) -p bench
 	'$(release)/bench' $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') \
 		$(if $(QUICK)$(ONLY),,--results bench) $(if $(go),--peer '$(target)/peers/go-control-plane') $(BENCH_ARGS)
 

@@ -1,14 +1,15 @@
 //! A loopback of one's own: a network namespace for a thread and everything that it starts.
 //!
 //! Sidecars share ports such as 127.0.0.1:15001 and addresses of aliases, so two meshes need two loopbacks. Only root can have
-//! another one; who can't stays on the machine's, and [`crate::scene`] has these wait for each other. Invariant: a thread that ran
-//! anything before never leaves its namespace.
+//! another one; who can't stays on the machine's, and [`crate::scene`] has these wait for each other. Invariant: the thread that
+//! asks stays where it is.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::Context;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -22,21 +23,38 @@ print("up", flush=True)
 sys.stdin.read()
 "#;
 
+/// Whether this process may make namespaces.
+static MAY_MAKE: LazyLock<bool> = LazyLock::new(|| {
+    let tried = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+});
+
 /// Runs `work` on a thread that has a loopback of its own, where that can be had; what it starts is there too.
 pub fn with_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let ended = std::thread::scope(|scope| {
-        let inside = || {
-            if let Err(error) = enter_a_new_one() {
-                eprintln!("no loopback of its own: {error:#}");
-            }
-            work()
-        };
-        scope.spawn(inside).join()
-    });
+    if !*MAY_MAKE {
+        return work();
+    }
+    let inside = || {
+        if let Err(error) = enter_a_new_one() {
+            eprintln!("no loopback of its own: {error:#}");
+        }
+        work()
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(inside).join());
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Whether this thread has another loopback than the machine's.
+/// Runs `work` where the process began.
+pub fn on_the_machines<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    if !is_own() {
+        return work();
+    }
+    let outside = || Place::of("self").and_then(|place| place.enter()).and_then(|()| work());
+    let ended = std::thread::scope(|scope| scope.spawn(outside).join());
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Whether this thread has another loopback than the process began with, which is the machine's.
 pub fn is_own() -> bool {
     let name = |whose: &str| std::fs::read_link(format!("/proc/{whose}/ns/net")).ok();
     name("thread-self") != name("self")
@@ -51,13 +69,17 @@ pub struct Place {
 
 impl Place {
     /// That of this thread.
-    pub fn here() -> std::io::Result<Self> {
-        let path = "/proc/thread-self/ns/net";
+    pub fn here() -> io::Result<Self> {
+        Self::of("thread-self")
+    }
+
+    fn of(whose: &str) -> io::Result<Self> {
+        let path = &format!("/proc/{whose}/ns/net");
         Ok(Self { name: std::fs::read_link(path)?, file: File::open(path)? })
     }
 
     /// Moves this thread there. Nothing is asked of the kernel, and so nothing refused, if it is there.
-    pub fn enter(&self) -> std::io::Result<()> {
+    pub fn enter(&self) -> io::Result<()> {
         if Self::here()?.name == self.name {
             return Ok(());
         }
@@ -93,8 +115,8 @@ mod tests {
 
     #[test]
     fn two_have_the_same_port_and_what_one_starts_is_with_it() {
-        if !rustix::process::geteuid().is_root() {
-            assert!(!with_own(is_own), "only root may");
+        if !*MAY_MAKE {
+            assert!(!with_own(is_own));
             return;
         }
         let inner = with_own(|| {
@@ -104,6 +126,8 @@ mod tests {
             assert!(other.is_ok(), "{other:?}");
             let same = std::thread::spawn(|| TcpListener::bind("127.0.0.1:15001").map(drop)).join().unwrap();
             assert!(same.is_err(), "a thread that this one starts is here too");
+            assert!(!on_the_machines(|| Ok(is_own())).unwrap());
+            assert!(is_own(), "who asked for that has stayed");
             drop(one);
             Place::here().unwrap()
         });

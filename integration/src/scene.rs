@@ -26,7 +26,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Waits until nobody else is on this loopback, or wants the machine for itself. On the machine's own loopback it has both.
+    /// Waits until nobody has the machine for itself; on the machine's own loopback, until it has the machine for itself.
     pub fn open(name: &str) -> anyhow::Result<Self> {
         // The machine's, not the checkout's: two checkouts share the loopback too.
         let place = std::env::temp_dir().join("legation-loopback.lock");
@@ -95,11 +95,18 @@ pub fn play<F>(name: &str, test: F) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()> + Send,
 {
-    loopback::with_own(|| play_alone(name, test))
+    loopback::with_own(|| run(name, test))
 }
 
-/// Runs a test on a runtime of its own with nothing beside it, as it looks at the clock; shows every log if it fails.
+/// As [`play`], on the machine's loopback and with no other test beside it, as it looks at the clock.
 pub fn play_alone<F>(name: &str, test: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
+{
+    run(name, test)
+}
+
+fn run<F>(name: &str, test: F) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(&Scene) -> anyhow::Result<()>,
 {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use integration::loopback::with_own;
 use integration::probe::Protocol;
 use integration::process::tail;
 use integration::scene::find_logs;
@@ -91,19 +90,17 @@ impl Case {
     }
 }
 
-/// A body on a runtime of its own, and on a loopback of its own where that can be had: what it leaves behind ends with it.
+/// A body on a runtime of its own: what it leaves behind ends with it.
 fn run<F>(body: F) -> Run
 where
     F: AsyncFn(&Context) -> anyhow::Result<()> + Send + Sync + 'static,
 {
     Run::Body(Box::new(move |context| {
-        with_own(|| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-            let runtime = runtime.context("starting a runtime")?;
-            let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, body(context)).await });
-            runtime.shutdown_background();
-            outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it did not end within {LIMIT:?}")))
-        })
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("starting a runtime")?;
+        let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, body(context)).await });
+        runtime.shutdown_background();
+        outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it did not end within {LIMIT:?}")))
     }))
 }
 

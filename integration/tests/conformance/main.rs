@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use case::{Case, Context, Run};
+use integration::loopback::with_own;
 use integration::probe::Protocol;
 use libtest_mimic::{Arguments, Failed, Trial};
 use report::{Outcome, Report};
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A case's trials. Those that measure time wait for their turn and let nothing run beside them.
+/// A case's trials. Those that measure time wait for their turn and let nothing run beside them; the others have a loopback of
+/// their own where that can be had.
 fn trials(mut case: Case, report: &Report, turn: &Arc<RwLock<()>>) -> Vec<Trial> {
     let (number, title, alone) = (case.number, case.title, case.alone);
     let mut trials = Vec::new();
@@ -100,7 +102,9 @@ fn trials(mut case: Case, report: &Report, turn: &Arc<RwLock<()>>) -> Vec<Trial>
                 Failed::from(format!("{error:#}\n{logs}"))
             };
             let context = Context::new(number, protocol).map_err(|error| failed(error, String::new()))?;
-            body(&context).map_err(|error| failed(error, context.logs()))?;
+            let run = || body(&context);
+            let outcome = if alone { run() } else { with_own(run) };
+            outcome.map_err(|error| failed(error, context.logs()))?;
             note(Outcome::Passed);
             Ok(())
         }));

@@ -46,7 +46,7 @@ async fn crashes(stage: &mut Stage, count: usize, withdrawn: Duration) -> anyhow
     Ok(row)
 }
 
-/// Applications die, and ECS notices at once. What was in flight is repeated elsewhere.
+/// Applications die, and ECS notices at once. What was in flight may be lost; what comes later is repeated elsewhere.
 pub(crate) async fn crash(stage: &mut Stage) -> anyhow::Result<Row> {
     crashes(stage, stage.sizes.stops, Duration::from_secs(1)).await
 }

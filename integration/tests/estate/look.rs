@@ -53,33 +53,39 @@ impl Mark {
     }
 }
 
-/// What failures say, each once, with how often.
+/// What failures say, each once and three at most, with how often.
 fn in_words(failures: &[Failure]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     for failure in failures {
         *counts.entry(failure.what.trim()).or_default() += 1;
     }
-    counts.iter().map(|(what, count)| format!("{count} x {what}")).collect::<Vec<_>>().join("; ")
+    counts.iter().take(3).map(|(what, count)| format!("{count} x {what}")).collect::<Vec<_>>().join("; ")
 }
 
-/// What Envoy says of a request that its server had when the connection ended.
-const IN_FLIGHT: &str = "reset reason: connection termination";
-/// How soon after a death such requests are told to have failed.
+/// How soon after a death requests are told to have failed that were in flight.
 const TOLD: Duration = Duration::from_secs(2);
-/// How long an application may have had a request, on two cores that carry the whole estate.
-const SERVED: Duration = Duration::from_millis(100);
 
-/// Bounds what deaths of tasks may cost that get `rate` requests a second each: what they had in flight, and nothing else. By Service
-/// Connect's numbers this is not repeated, as the application may have acted on it; everything later is.
+/// Bounds what deaths of tasks may cost that get `rate` requests a second each: what they had in flight, which is at most what comes
+/// in a tenth of a second on two cores that carry the whole estate, and nothing else. By Service Connect's numbers this is not
+/// repeated, as the application may have acted on it; everything later is.
 pub(crate) fn only_what_was_in_flight(row: &mut Row, died: &[SystemTime], rate: u32) {
-    let each = (f64::from(rate) * SERVED.as_secs_f64()).ceil();
-    row.bound.failed = died.len() as u64 * each as u64;
-    let was_in_flight = |failure: &&Failure| {
+    let each = u64::from(rate).div_ceil(10);
+    row.bound.failed = died.len() as u64 * each;
+    row.bound.in_flight = true;
+    let mut explained = vec![0; died.len()];
+    for failure in row.failures.iter().filter(|failure| was_in_flight(failure)) {
         let at = SystemTime::UNIX_EPOCH + Duration::from_micros(failure.at);
         let follows = |died: &SystemTime| at.duration_since(*died).is_ok_and(|since| since < TOLD);
-        failure.what.contains(IN_FLIGHT) && died.iter().any(follows)
-    };
-    row.stray = row.failed - row.failures.iter().filter(was_in_flight).count() as u64;
+        if let Some(death) = died.iter().rposition(follows) {
+            explained[death] += 1;
+        }
+    }
+    row.stray = row.failed - explained.into_iter().map(|count| each.min(count)).sum::<u64>();
+}
+
+/// Whether a request failed as one does whose server had it when the connection ended: before its answer began, as Envoy says, or after.
+fn was_in_flight(failure: &Failure) -> bool {
+    failure.what.contains("reset reason: connection termination") || failure.what.starts_with("broken answer")
 }
 
 /// Waits until each of these sidecars is connected to some server and holds its newest snapshot.

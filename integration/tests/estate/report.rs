@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 pub(crate) struct Bound {
     /// Failed requests at most.
     pub(crate) failed: u64,
+    /// Whether only those may fail that something had in flight when it died.
+    pub(crate) in_flight: bool,
     /// The last ACK of 99 of 100 withdrawals after the stop.
     pub(crate) withdrawn: Option<Duration>,
     /// The last request to 99 of 100 stopped tasks after the stop.
@@ -96,6 +98,7 @@ impl Row {
     fn bound_in_words(&self) -> String {
         let bound = self.bound;
         let mut words = format!("{} failed", bound.failed);
+        words += if bound.in_flight { ", of what was in flight" } else { "" };
         if bound.requests > 0 {
             let _ = write!(words, " of {} at least", bound.requests);
         }

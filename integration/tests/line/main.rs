@@ -1,6 +1,6 @@
 //! The whole line, with stock Envoy at its end.
 //!
-//! Each test has the loopback for itself. `make line` runs them; they need what `integration/setup.sh` gets.
+//! Each test has a loopback for itself. `make line` runs them; they need what `integration/setup.sh` gets.
 
 #![allow(missing_docs, reason = "tests")]
 
