@@ -18,7 +18,7 @@ slow := $(patsubst integration/tests/%.rs,--test %,$(wildcard integration/tests/
 	$(patsubst integration/tests/%/main.rs,--test %,$(wildcard integration/tests/*/main.rs))
 
 # Tests wait most of the time.
-export RUST_TEST_THREADS ?= 5
+export RUST_TEST_THREADS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check line conformance knobs faults scale lag soak fuzz bench deny fmt setup build image estate install replay

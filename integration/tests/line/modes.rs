@@ -154,14 +154,15 @@ fn every_mode_is_reached_and_a_stop_withdraws_one_of_two_on_a_machine() -> anyho
         ensure!(withdrawn == [&leaving.arn], "{withdrawn:?}");
 
         // Another comes to the machine, which costs no call; and one to a new machine, which costs one of each.
-        ensure!(ASKS.map(|operation| stage.aws.calls(operation)) == [1, 1]);
+        let asks = || ASKS.map(|operation| stage.aws.calls(operation));
+        ensure!(asks() == [1, 1], "{:?}", asks());
         stage.world.start_task(TaskSpec::of_service(CLUSTER, "bridged"))?;
         stage.until_rotation_is("bridged", &stage.tasks("bridged")).await?;
-        ensure!(ASKS.map(|operation| stage.aws.calls(operation)) == [1, 1]);
+        ensure!(asks() == [1, 1], "{:?}", asks());
         stage.world.add_machine(CLUSTER)?;
         stage.world.start_task(TaskSpec::of_service(CLUSTER, "hosted"))?;
         stage.until_rotation_is("hosted", &stage.tasks("hosted")).await?;
-        ensure!(ASKS.map(|operation| stage.aws.calls(operation)) == [2, 2]);
+        ensure!(asks() == [2, 2], "{:?}", asks());
         load.more(100).await?;
         load.is_flawless()?;
         load.stop().await?;

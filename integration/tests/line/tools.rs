@@ -1,6 +1,7 @@
 //! What tools find: client status on the admin side and only there, health and reflection beside discovery.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
@@ -16,6 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use integration::shop::Shop;
+use integration::wait;
 
 const SERVICES: &str = "\
 services:
@@ -52,19 +54,24 @@ fn client_status_is_told_on_the_admin_side_and_health_and_reflection_beside_disc
 {
     play("tools", async |scene| {
         let shop = Shop::open(scene, SERVICES).await?;
-        let mut status = ClientStatusDiscoveryServiceClient::new(channel(shop.server.admin()).await?);
-        let answer = status.fetch_client_status(ClientStatusRequest::default()).await?.into_inner();
-        let [sidecar] = answer.config.as_slice() else { anyhow::bail!("not one sidecar: {answer:?}") };
+        let status = ClientStatusDiscoveryServiceClient::new(channel(shop.server.admin()).await?);
+        // The last of its ACKs may be on their way.
+        let settled = async || {
+            let answer =
+                status.clone().fetch_client_status(ClientStatusRequest::default()).await?.into_inner();
+            let [sidecar] = answer.config.as_slice() else { anyhow::bail!("not one sidecar: {answer:?}") };
+            let sent = sidecar.generic_xds_configs.iter().filter(|config| config.xds_config.is_some());
+            ensure!(sent.clone().all(|config| config.config_status() == ConfigStatus::Synced), "{answer:?}");
+            Ok((sent.count() == 6).then(|| sidecar.clone()))
+        };
+        let what = "cluster, assignment, two listeners and two routes to be in sync";
+        let sidecar = wait::until(Duration::from_secs(10), what, settled).await?;
         ensure!(sidecar.node.as_ref().is_some_and(|node| node.id == "till-1"), "{:?}", sidecar.node);
         // Of the sidecar's own service nobody knows anything, so its local cluster has nobody in it.
         let (local, configs): (Vec<_>, Vec<_>) =
             sidecar.generic_xds_configs.iter().partition(|config| config.name == "shop/@local/till");
         ensure!(local.iter().all(|config| config.xds_config.is_none()) && local.len() == 1, "{local:?}");
-        ensure!(configs.len() == 6, "cluster, assignment, two listeners, two routes: {configs:?}");
-        let settled = configs
-            .iter()
-            .all(|config| config.config_status() == ConfigStatus::Synced && config.xds_config.is_some());
-        ensure!(settled, "{configs:?}");
+        ensure!(configs.len() == 6, "{configs:?}");
 
         let mut elsewhere = ClientStatusDiscoveryServiceClient::new(channel(shop.server.xds()).await?);
         let refused = elsewhere.fetch_client_status(ClientStatusRequest::default()).await;

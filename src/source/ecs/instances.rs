@@ -232,6 +232,8 @@ impl EcsSource {
     pub(super) async fn read_wanted_instances(&mut self, cell: Option<&CellWriter>) {
         let mut wanted = std::mem::take(&mut self.instances.wanted);
         wanted.extend(self.never_asked(self.tasks.iter()));
+        // A reading that was under way then may have found some.
+        wanted.retain(|machine| !self.instances.known.contains_key(machine));
         let found = self.locate(cell, wanted).await;
         self.instances.take(found);
     }

@@ -338,6 +338,24 @@ async fn an_instance_that_an_event_names_is_asked_for_at_once() {
     assert_eq!(ASKS.map(|call| cluster.count(call)), [2, 2]);
 }
 
+#[tokio::test]
+async fn what_a_reading_found_after_an_event_named_it_is_not_asked_for_again() {
+    let cluster = on_one_machine("bridge");
+    let mut source = prod(&cluster);
+    source.sweep(None).await.expect("a view");
+    {
+        let mut world = cluster.world();
+        world.machine("n", "10.9.0.2");
+        world.place("b", "n", 40_000);
+    }
+    let (writer, _cell) = cell("ecs/prod-a");
+    source.hear(Some(&writer), vec![Letter::of(vec![event("c", on("n", 40_001))])]);
+    source.sweep(Some(&writer)).await.expect("a view");
+    assert_eq!(ASKS.map(|call| cluster.count(call)), [2, 2], "the reading asks, for another task there");
+    source.rest(&writer, tokio::time::Instant::now(), tokio::time::Instant::now()).await;
+    assert_eq!(ASKS.map(|call| cluster.count(call)), [2, 2]);
+}
+
 /// What is drawn after an event is what a reading of the same would draw, however tasks share machines and ports.
 #[tokio::test]
 async fn to_draw_what_changed_is_to_draw_everything() {
