@@ -17,7 +17,7 @@ quick := $(patsubst tests/%.rs,--test %,$(wildcard tests/*.rs))
 slow := $(patsubst integration/tests/%.rs,--test %,$(wildcard integration/tests/*.rs)) \
 	$(patsubst integration/tests/%/main.rs,--test %,$(wildcard integration/tests/*/main.rs))
 
-# Tests wait most of the time.
+# Tests wait most of the time; those that wait to be alone on the machine hold up one of these.
 export RUST_TEST_THREADS ?= 4
 
 .DEFAULT_GOAL := help
